@@ -43,7 +43,7 @@
 //
 // The store's lock is held for renames and manifest writes, never while content is copied, hashed
 // or freed. The number of system calls does not depend on the number of disks: a removal compares
-// the versions of all manifests with the index by one io_uring (disk_survey.go). Lock order: disk,
+// the versions of all manifests with the index by one io_uring (survey.go). Lock order: disk,
 // then store. A process holds a disk's lock as long as it has the disk open. The commit of a
 // promotion takes only the locks of its disks: the guest may be quiesced.
 //

@@ -2,6 +2,7 @@ package store
 
 import (
 	"errors"
+	"strings"
 
 	"cowblk/cow"
 	"cowblk/cow/finding"
@@ -81,4 +82,18 @@ func (s *Store) adviseNoSpace(err error) error {
 	return &noSpaceError{err: err, advice: "the file system of store " + shell.Text(s.dir) + " has no room left for this. Room comes from a larger file system or quota, " +
 		"from other files and snapshots on it, and from disks and images of the store that nobody needs: to remove one takes no room, and " +
 		s.command("list") + " shows what each takes. A disk with a damaged manifest gives room back only after its layers are pruned (" + s.command("check") + " shows those that no disk needs)"}
+}
+
+// command returns a command line for an error's advice: the program on this store, with words
+// quoted for a shell.
+func (s *Store) command(words ...string) string {
+	return s.program + " " + shell.Line(words...)
+}
+
+// listText joins a list for a message.
+func listText(all []string) string {
+	if len(all) == 0 {
+		return "none"
+	}
+	return strings.Join(all, ", ")
 }

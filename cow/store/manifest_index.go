@@ -20,7 +20,7 @@ import (
 )
 
 // The index, in index/disks, caches what the manifests name. A deletion need not read all
-// manifests: it checks that they have not changed (disk_survey.go). An entry is used only if the
+// manifests: it checks that they have not changed (survey.go). An entry is used only if the
 // manifest is in the recorded state: an unreadable manifest in another state may name any layer. One
 // fact is only in the index, and it only keeps layers: what a disk named whose directory was moved
 // away.

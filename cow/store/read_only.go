@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -72,71 +70,4 @@ func (s *Store) refuseUnfinished(disk string) error {
 		}
 	}
 	return nil
-}
-
-// replaceRunDir returns a directory of this user, named after the store in dir, if the run
-// directory run lies in a store that is not writable; empty: run can be used.
-func replaceRunDir(o *Options, dir, run string) string {
-	host, ok := o.FS.(vfs.HostFS)
-	if !ok || !within(dir, run) {
-		return ""
-	}
-	// Check the nearest existing directory.
-	for at := run; within(dir, at); at = filepath.Dir(at) {
-		err := host.Writable(at)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if !cannotWrite(err) {
-			return ""
-		}
-		break
-	}
-	if _, err := o.FS.Stat(dir); err != nil {
-		return ""
-	}
-	return otherRunDir(o.Getenv, dir)
-}
-
-// otherRunDir returns a directory of this user that is named after the store in dir and lies
-// outside it.
-func otherRunDir(getenv func(string) string, dir string) string {
-	name := "store-" + shortName(dir)
-	if d := userRunDir(getenv); d != "" {
-		return filepath.Join(d, name)
-	}
-	return filepath.Join(ownMemoryDir(), name)
-}
-
-// OtherRunDir returns a directory for sockets that RunDir has no space for. It need not exist.
-func (s *Store) OtherRunDir() string { return otherRunDir(s.getenv, s.dir) }
-
-// MakeOtherRunDir creates OtherRunDir.
-func (s *Store) MakeOtherRunDir() error { return s.makeRunDir(s.OtherRunDir()) }
-
-func (s *Store) makeRunDir(dir string) error {
-	if parent := filepath.Dir(dir); parent == ownMemoryDir() {
-		if sfs, ok := s.fs.(vfs.SharedFS); ok {
-			if err := sfs.MakeSharedDir(parent); err != nil {
-				return fmt.Errorf("run directory: %w", err)
-			}
-		}
-	}
-	if err := s.makeDir(dir); err != nil {
-		return fmt.Errorf("run directory: %w", err)
-	}
-	if err := s.trustedRunDir(dir, true); err != nil {
-		return err
-	}
-	s.restrictDir(filepath.Dir(dir), filepath.Base(dir), enterPerm)
-	return s.trustedRunDir(dir, false)
-}
-
-// CannotCreate reports whether an error means that nothing can be created in a directory: no space,
-// no quota, or a read-only file system.
-func CannotCreate(err error) bool { return noSpace(err) || errors.Is(err, unix.EROFS) }
-
-// within reports whether path is dir or below it. Both must be clean.
-func within(dir, path string) bool {
-	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }

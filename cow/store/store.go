@@ -37,9 +37,6 @@ const (
 	runtimeEnv = "XDG_RUNTIME_DIR"
 )
 
-// maxSocketPath is sizeof(sun_path) less the terminating zero (unix(7)).
-const maxSocketPath = 107
-
 // Options for Open; the zero value is usable.
 type Options struct {
 	FS  vfs.FS       // default: vfs.OS
@@ -146,48 +143,8 @@ func DefaultDir(getenv func(string) string) (string, error) {
 	return "", finding.Invalidf("no place for the store: neither XDG_DATA_HOME nor HOME is set; use --store DIR or COWBLK_STORE")
 }
 
-// runDir returns the directory of the sockets: the system's or the user's run directory for the
-// default store, and a directory inside any other store, so that stores do not share sockets.
-func runDir(dir string, getenv func(string) string) string {
-	if def, err := DefaultDir(getenv); err == nil && def == dir {
-		if d := userRunDir(getenv); d != "" {
-			return d
-		}
-	}
-	return filepath.Join(dir, "run")
-}
-
 // Dir returns the store's absolute directory.
 func (s *Store) Dir() string { return s.dir }
-
-// RunDir returns the absolute directory of the sockets. It may not exist yet.
-func (s *Store) RunDir() string { return s.runDir }
-
-// MakeRunDir creates RunDir. Other users may enter it: the mode of each socket controls
-// connections. They must not be able to open it: ListenUnix locks it.
-func (s *Store) MakeRunDir() error {
-	dir := s.getenv(runtimeEnv)
-	if dir != "" && !filepath.IsAbs(dir) && os.Geteuid() != 0 {
-		s.log.Warn("an environment variable is ignored: expected an absolute path", "variable", runtimeEnv, "found", dir, "run_directory", s.runDir)
-	}
-	err := s.makeRunDir(s.runDir)
-	if dir := s.getenv(runtimeEnv); err != nil && !errors.Is(err, ErrInvalid) && filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
-		err = fmt.Errorf("%w: %s is %s: set it to a directory that you can write to, as logging in does", err, runtimeEnv, shell.Word(dir))
-	}
-	return err
-}
-
-// Socket returns the path of the disk's vhost-user socket. ErrInvalid: the path is too long.
-func (s *Store) Socket(name string) (string, error) { return s.socket(name, ".sock") }
-
-func (s *Store) socket(name, ext string) (string, error) {
-	p := filepath.Join(s.runDir, name+ext)
-	if len(p) > maxSocketPath {
-		return "", finding.Invalidf("socket path %s has %d bytes, a UNIX socket allows %d: use a store with a shorter path, or --socket-path",
-			p, len(p), maxSocketPath)
-	}
-	return p, nil
-}
 
 func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)

@@ -140,3 +140,19 @@ func (tx *txn) cleanUp() error {
 	// The rest is garbage, locked or not, and needs no store lock.
 	return tx.s.removeTxnDir(tx.dir)
 }
+
+// writeFile durably writes a file in the transaction. Its name is durable after the next sync of
+// the directory.
+func (tx *txn) writeFile(name string, data []byte, perm os.FileMode) error {
+	f, err := tx.s.fs.OpenFile(tx.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+	if err != nil {
+		return err
+	}
+	if _, err = f.WriteAt(data, 0); err == nil {
+		err = f.Datasync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}

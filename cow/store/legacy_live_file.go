@@ -1,66 +1,16 @@
 package store
 
 import (
-	"errors"
-	"fmt"
-	"path/filepath"
-
-	"github.com/google/uuid"
-
+	"bytes"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/google/uuid"
 )
-
-// sharedMapsDir is the directory of shared maps in a run directory.
-const sharedMapsDir = "unflushed"
-
-// sharedMinFree is the space that a directory of shared maps should have, in bytes: a disk needs up
-// to 256 KiB.
-const sharedMinFree = 1 << 20
-
-// SharedDirs returns the directories for shared maps of this user's processes, in order of
-// preference. The first is in the store's run directory, which need not be in memory.
-func (s *Store) SharedDirs() []string {
-	var dirs []string
-	if !within(ownMemoryDir(), s.runDir) { // else the last one is the same
-		dirs = append(dirs, filepath.Join(s.runDir, sharedMapsDir))
-	}
-	if d := userRunDir(s.getenv); d != "" {
-		dirs = append(dirs, filepath.Join(d, sharedMapsDir))
-	}
-	return append(dirs, ownMemoryDir())
-}
-
-// sharedDir returns the first usable directory of SharedDirs. Other processes find it in the header
-// of the head.
-func (s *Store) sharedDir() (string, error) {
-	sfs, ok := s.fs.(vfs.SharedFS)
-	if !ok {
-		return "", errors.ErrUnsupported
-	}
-	full := "" // the first usable one without enough space
-	var errs []error
-	for _, dir := range s.SharedDirs() {
-		err := sfs.MakeSharedDir(dir)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if host, ok := s.fs.(vfs.HostFS); ok {
-			if free, err := host.Free(dir); err == nil && free < sharedMinFree {
-				if full == "" {
-					full = dir
-				}
-				continue
-			}
-		}
-		return dir, nil
-	}
-	if full != "" {
-		return full, nil
-	}
-	return "", errors.Join(errs...)
-}
 
 // legacyLiveFile returns the path of a file in which earlier versions kept unflushed writes, in the
 // directory of a disk.
@@ -109,10 +59,28 @@ func (s *Store) refuseLegacyLiveFile(m *Manifest, id uuid.UUID, what layer.Unflu
 		if err != nil {
 			return err
 		}
-		if layer.LegacyLiveFile(s.fs, path, boot) {
+		if isLegacyLiveFile(s.fs, path, boot) {
 			return fmt.Errorf("%s: %w: an older cowblk was killed, which kept there what its guest had not flushed\nserve disk %q with that version and stop it in order (SIGTERM); or, if the guest was restarted since, or its last writes may be lost as at a power cut, serve the disk with --drop-unflushed",
 				path, layer.ErrUnflushed, name)
 		}
 	}
 	return nil
+}
+
+// isLegacyLiveFile reports whether name is a live file that an older cowblk made in this run of the
+// kernel: its form of the shared map, on the store's own file system, which is not used any more.
+// Its header is "COWBLK\x00V", a UUID, device and inode (64 bits each), and the name of the run of
+// the kernel. A file that cannot be read counts as one.
+func isLegacyLiveFile(fsys vfs.FS, name, boot string) bool {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	var p [layer.SectorSize]byte
+	if n, err := f.ReadAt(p[:], 0); n < len(p) {
+		return !errors.Is(err, io.EOF)
+	}
+	const bootAt = 8 + 16 + 8 + 8
+	return bytes.HasPrefix(p[:], []byte("COWBLK\x00V")) && bytes.HasPrefix(p[bootAt:], []byte(boot))
 }
