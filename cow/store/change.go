@@ -16,6 +16,14 @@ import (
 // Once it is durable, recovery finishes the change on all of them if the process dies.
 const commitFile = "commit.json"
 
+// The files of a promotion and of its reversal are staged in the transaction before the guest is
+// quiesced. From then on the change only renames files, which needs no space, so it can always be
+// undone. A file is named after the index of its disk.
+const (
+	stagedAfter  = ".after"
+	stagedBefore = ".before"
+)
+
 // change is the content of commitFile. The record may outlive the change if its directory cannot be
 // removed, so recovery changes only disks that still have their old head.
 type change struct {

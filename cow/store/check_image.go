@@ -81,12 +81,6 @@ func (c *checker) imageData(k *Report, img *Image) error {
 	return nil
 }
 
-const (
-	adviceImage      = "restore the image's data file from a backup"
-	adviceNoImage    = "put the image's directory back; importing another under this name does not help"
-	adviceOtherImage = "this is another image of the same name: put the original one back"
-)
-
 // touchedImage reports an image whose modification time differs and whose content is the same.
 func (c *checker) touchedImage(k *Report, img *Image, now vfs.Identity) {
 	p := k.add("image data", imagefile.StateFinding(c.s.ImageData(img.Name), img.Identity, now, ""))

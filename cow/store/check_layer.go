@@ -177,8 +177,6 @@ func (c *checker) progress(what string, done, total int64) {
 	}
 }
 
-func layerObject(id uuid.UUID) string { return "layer " + id.String() }
-
 // repairLayer carries out the remedies that Inspect named, if this is a repair.
 func (c *checker) repairLayer(k *Report, m *Manifest, i int, r *layerResult) {
 	if !c.o.Repair || !slices.ContainsFunc(r.problems, func(p *finding.Finding) bool { return p.Status == finding.Repairable }) {

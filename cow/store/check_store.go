@@ -13,7 +13,6 @@ import (
 
 	"cowblk/cow/layer"
 	"cowblk/cow/shell"
-	"cowblk/cow/strictjson"
 )
 
 // staleTxns reports the transactions of dead processes and, in a repair, finishes or undoes them.
@@ -273,18 +272,16 @@ func (s *Store) layersInJournals() (map[uuid.UUID]bool, error) {
 	return named, err
 }
 
-// readJournal reads the journal of a transaction; a missing journal is empty.
-func (s *Store) readJournal(dir string) (j journal, err error) {
-	path := filepath.Join(dir, journalFile)
-	data, err := s.readBounded(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return j, nil
+// notDirectories reports the entries with the checked names, or all.
+func (c *checker) notDirectories(storeReport *Report) {
+	entries, err := c.s.NotDirectories()
+	if err != nil {
+		return // reported with the directory
 	}
-	if err == nil {
-		if err = strictjson.Decode(data, &j, strictjson.Options{}); err != nil {
-			j = journal{} // discard a partial result
-			err = fmt.Errorf("%s: %w", path, err)
+	for _, t := range entries {
+		if len(c.o.Names) > 0 && !slices.Contains(c.o.Names, t.Name) {
+			continue
 		}
+		storeReport.add(t.Kind+" "+t.Name, refused(t.Path, "entry of "+dirOf(t.Kind)+"/", "a directory", t.What, adviceNotDirectory)).Leftover = true
 	}
-	return j, err
 }

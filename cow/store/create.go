@@ -280,9 +280,6 @@ func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64, share bool)
 	return lock, err
 }
 
-// shareAdvice names the option that ignores a lock: any process that can read a base can lock it.
-const shareAdvice = "if you know that nobody changes the base: --force-share (of create --base, serve, run and export)"
-
 // openBaseFile opens the base of a disk. ErrInUse: another process writes to it or has it locked,
 // unless share is set.
 func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {

@@ -165,15 +165,6 @@ func (s *Store) mayRead(path string) bool {
 	return err == nil
 }
 
-// cannotWrite reports whether an error means a file is not writable for this process: a read-only
-// file system or a file of another user. It may still be readable.
-func cannotWrite(err error) bool {
-	return errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission)
-}
-
-// noSpace reports whether an error means that the file system or the user's quota is full.
-func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
-
 // restrict removes the access of other users that earlier versions granted.
 func (l *Lock) restrict() {
 	if f, ok := l.file.(vfs.Restricter); ok && !l.readOnly {

@@ -52,4 +52,30 @@
 // directories 0700, and directories that other users must traverse 0711 (store_lock.go).
 //
 // The only goroutines of the package wait for the store's lock (waiters).
+//
+// # Rooms
+//
+// Files of one room know each other. Arrows point to what a room uses; each may use what is right
+// of it or below, and all use the last line.
+//
+//	check*.go          ──► every room below
+//	promote pending    ──► open
+//	rollback           ──► users ──► txn
+//	remove*            ──► open, users, txn
+//	create* import     ──► files: whose bytes are they (owners, store_files)
+//	                   ──► txn
+//	tree               ──► open
+//
+//	open               open, open_tag, open_files, disk_lock, serving*, access, trust_base,
+//	                   quiesce_record, legacy_live_file
+//	users              which disks need a layer or an image: survey*, manifest_index;
+//	                   layer_release moves the others out
+//	txn                journal and recovery: txn*, change (several disks at once), read_only
+//	trust              trusted_path, trusted_files, recognize_store
+//	places             run_dir, memory_dir, reserve
+//	objects            manifest, image, base, usage
+//	store              store, store_lock, name, document, errors, not_directory
+//
+// Image files before their import are the subject of package imagefile, a device-mapper table of
+// package dmtable.
 package store

@@ -6,10 +6,12 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"syscall"
 
 	"cowblk/cow/finding"
 	"cowblk/cow/shell"
 	"cowblk/cow/strictjson"
+	"cowblk/cow/vfs"
 )
 
 // maxDocument limits the size of the store's JSON files, in bytes: a manifest of 65,535 layers has
@@ -114,4 +116,41 @@ func (s *Store) adviseName(kind, path string, err error) error {
 		"move the directory out of the store\nfor another disk with the same content: %[2]s, then %[3]s", other.found,
 		s.command("promote", other.found, "--tag", "TAG"), s.command("create", "NEW", "--from", other.found+"@TAG"))
 	return err
+}
+
+// Files of cowblk that it deletes or overwrites by name are recognized by their content: another
+// program, or a user, may have a file of the same name.
+
+// errForeign is for a file that cowblk has not made.
+var errForeign = errors.New("expected a file of cowblk, found one with other content")
+
+// beginOf returns at most the first n bytes of a regular file; errForeign: it is of another type.
+func (s *Store) beginOf(path string, n int) ([]byte, error) {
+	f, err := s.openOwn(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text := make([]byte, n)
+	n, err = f.ReadAt(text, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return text[:n], nil
+}
+
+// openOwn opens a regular file for reading. It follows no symbolic link; errForeign.
+func (s *Store) openOwn(path string) (vfs.File, error) {
+	f, err := s.fs.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%s: %w", shell.Text(path), errForeign)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if st, err := s.fs.Stat(path); err == nil && !st.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", shell.Text(path), errForeign)
+	}
+	return f, nil
 }

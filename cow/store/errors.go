@@ -2,13 +2,17 @@ package store
 
 import (
 	"errors"
+	"io/fs"
 	"strings"
+	"syscall"
 
 	"cowblk/cow"
 	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
+
+	"golang.org/x/sys/unix"
 )
 
 // One sentinel per decision a caller makes. Every error of this package wraps at most one of them.
@@ -96,4 +100,25 @@ func listText(all []string) string {
 		return "none"
 	}
 	return strings.Join(all, ", ")
+}
+
+// cannotWrite reports whether an error means a file is not writable for this process: a read-only
+// file system or a file of another user. It may still be readable.
+func cannotWrite(err error) bool {
+	return errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission)
+}
+
+// noSpace reports whether an error means that the file system or the user's quota is full.
+func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// isDamage reports whether a document is missing or unreadable because of its content: a retry
+// would not help.
+func isDamage(err error) bool {
+	var io *fs.PathError
+	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return !errors.As(err, &io)
 }

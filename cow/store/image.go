@@ -134,3 +134,9 @@ func (s *Store) allocated(path string) int64 {
 	}
 	return st.Size()
 }
+
+const (
+	adviceImage      = "restore the image's data file from a backup"
+	adviceNoImage    = "put the image's directory back; importing another under this name does not help"
+	adviceOtherImage = "this is another image of the same name: put the original one back"
+)

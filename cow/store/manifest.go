@@ -276,3 +276,5 @@ func (s *Store) DiskNames() ([]string, error) { return s.names(disksDir) }
 
 // ImageNames returns the sorted names of the images.
 func (s *Store) ImageNames() ([]string, error) { return s.names(imagesDir) }
+
+func layerObject(id uuid.UUID) string { return "layer " + id.String() }

@@ -6,16 +6,19 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/bits"
 	"os"
+	"regexp"
 	"slices"
 	"syscall"
 	"time"
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -32,8 +35,6 @@ import (
 // as moved away.
 
 const (
-	indexDir     = "index"
-	indexFile    = "disks"
 	indexVersion = 1
 	indexPerm    = filePerm
 )
@@ -299,4 +300,24 @@ func (s *Store) voidLines(name string) error {
 		}
 	}
 	return f.Datasync()
+}
+
+// indexLine is the beginning of a line of an index, of any version. voidLines overwrites the first
+// digit.
+var indexLine = regexp.MustCompile(`(?m)^[-0-9a-f][0-9a-f]{15} \{"version":`)
+
+// ownIndex returns errForeign for a file in the place of an index, or of its temporary file, that
+// contains something else. A missing or empty file, and zeros after a power cut, are accepted.
+func (s *Store) ownIndex(path string) error {
+	text, err := s.beginOf(path, compactFrom)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(bytes.Trim(text, "\n\x00")) == 0 || indexLine.Match(text) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", shell.Text(path), errForeign)
 }

@@ -68,3 +68,12 @@ func ParseRef(s string) (Ref, error) {
 	}
 	return r, nil
 }
+
+// Kinds of objects.
+const (
+	KindImage = "image"
+	KindBase  = "base" // a file or device used in place
+	KindZeros = "zeros"
+	KindLayer = "layer"
+	KindDisk  = "disk"
+)

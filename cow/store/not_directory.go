@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 )
 
 // NotDirectory is an entry of images/ or disks/ with a valid name that is not a directory: a file,
@@ -84,18 +83,4 @@ func fileText(mode fs.FileMode) string {
 		return "a socket"
 	}
 	return "a device"
-}
-
-// notDirectories reports the entries with the checked names, or all.
-func (c *checker) notDirectories(storeReport *Report) {
-	entries, err := c.s.NotDirectories()
-	if err != nil {
-		return // reported with the directory
-	}
-	for _, t := range entries {
-		if len(c.o.Names) > 0 && !slices.Contains(c.o.Names, t.Name) {
-			continue
-		}
-		storeReport.add(t.Kind+" "+t.Name, refused(t.Path, "entry of "+dirOf(t.Kind)+"/", "a directory", t.What, adviceNotDirectory)).Leftover = true
-	}
 }

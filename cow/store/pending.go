@@ -180,14 +180,6 @@ func (p *Pending) Close(swapped bool) {
 	p.txn.close()
 }
 
-// The files of a promotion and of its reversal are staged in the transaction before the guest is
-// quiesced. From then on the change only renames files, which needs no space, so it can always be
-// undone. A file is named after the index of its disk.
-const (
-	stagedAfter  = ".after"
-	stagedBefore = ".before"
-)
-
 // stage writes the old and the new manifests, and for several disks the commit records of both
 // directions.
 func (p *Pending) stage() error {

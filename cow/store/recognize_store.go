@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,10 +11,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/google/uuid"
-
 	"cowblk/cow/finding"
-	"cowblk/cow/layer"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
@@ -206,16 +204,6 @@ func (s *Store) holdsStoreObject() (bool, error) {
 	return false, nil
 }
 
-// checkMapMagic returns nil if a file begins like the map of a layer, which may be damaged or of a
-// newer version.
-func (s *Store) checkMapMagic(path string) error {
-	_, err := layer.ReadHeader(s.fs, path)
-	if errors.Is(err, layer.ErrDamaged) || errors.Is(err, layer.ErrUnsupported) {
-		return nil
-	}
-	return err
-}
-
 // foreignInEmpty returns an entry that a new or emptied store does not have. Without a lock file
 // there may only be directories and sockets.
 func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
@@ -284,7 +272,27 @@ func (s *Store) hasDirs(names ...string) (bool, error) {
 	return true, nil
 }
 
-func isUUID(name string) bool {
-	_, err := uuid.Parse(name)
-	return err == nil && len(name) == len(uuid.Nil.String())
+// lockText says what a store's lock file contains.
+type lockText int
+
+const (
+	lockOther   lockText = iota // another program's
+	lockUnknown                 // nothing, or what a power cut has left of lockMagic
+	lockOwn                     // lockMagic
+)
+
+// readLockText reads the beginning of the lock file.
+func (s *Store) readLockText() (lockText, error) {
+	text, err := s.beginOf(s.path(lockFile), 4096)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return lockUnknown, nil // the caller's open reports it
+	case err != nil:
+		return lockUnknown, fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
+	case strings.HasPrefix(string(text), lockMagic):
+		return lockOwn, nil
+	case strings.HasPrefix(lockMagic, string(bytes.TrimRight(text, "\x00"))):
+		return lockUnknown, nil
+	}
+	return lockOther, nil
 }

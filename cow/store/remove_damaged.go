@@ -11,10 +11,6 @@ import (
 	"github.com/google/uuid"
 )
 
-// damagedFile is the manifest of a damaged disk during its removal. It must not be used: a copy of
-// another disk's manifest names the layers of that disk.
-const damagedFile = diskFile + ".damaged"
-
 // PlanRemoveDamaged returns what RemoveDamaged would do, or its error.
 func (s *Store) PlanRemoveDamaged(name string) (*Removal, error) {
 	if err := CheckName("disk", name); err != nil {

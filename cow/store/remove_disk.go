@@ -38,15 +38,6 @@ func (s *Store) planDisk(v *survey, m *Manifest) (*Removal, error) {
 	return plan, nil
 }
 
-// storeBytes returns the space of a layer's files in the store, in bytes on the file system.
-func (s *Store) storeBytes(l *Layer) int64 {
-	p := s.paths(l)
-	if l.inStore() {
-		return s.allocated(p.Map) + s.allocated(p.Data)
-	}
-	return s.allocated(p.Checksums)
-}
-
 // removeDisk renames the disk's directory, with its manifest and lock, to tmp/. That removes the
 // disk, and the manifest there lists the layers to remove. The store is locked for renames only.
 func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err error) {

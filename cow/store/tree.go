@@ -10,15 +10,6 @@ import (
 	"github.com/google/uuid"
 )
 
-// Kinds of a Node.
-const (
-	KindImage = "image"
-	KindBase  = "base" // a file or device used in place
-	KindZeros = "zeros"
-	KindLayer = "layer"
-	KindDisk  = "disk"
-)
-
 // Node is one object of a store's tree: an image or base, the layers on it that disks share, and
 // disks, each of which stands for its head. In JSON a tree is an array of nodes, each after its
 // parent, so its size grows with the number of nodes and not with the depth.

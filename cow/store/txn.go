@@ -4,12 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/strictjson"
 	"cowblk/cow/vfs"
 )
 
@@ -155,4 +158,20 @@ func (tx *txn) writeFile(name string, data []byte, perm os.FileMode) error {
 		err = cerr
 	}
 	return err
+}
+
+// readJournal reads the journal of a transaction; a missing journal is empty.
+func (s *Store) readJournal(dir string) (j journal, err error) {
+	path := filepath.Join(dir, journalFile)
+	data, err := s.readBounded(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return j, nil
+	}
+	if err == nil {
+		if err = strictjson.Decode(data, &j, strictjson.Options{}); err != nil {
+			j = journal{} // discard a partial result
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return j, err
 }

@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+
+	"github.com/google/uuid"
 )
 
 // A directory in tmp/ is removed only if it is recognizably cowblk's: another one may have a UUID
@@ -24,6 +27,10 @@ var (
 	imageProofs = []string{imageFile}
 	layerProofs = []string{mapFile}
 )
+
+// damagedFile is the manifest of a damaged disk during its removal. It must not be used: a copy of
+// another disk's manifest names the layers of that disk.
+const damagedFile = diskFile + ".damaged"
 
 // linkFile is the symbolic link that stood for the directory of a removed disk.
 const linkFile = "link"
@@ -249,4 +256,19 @@ func (s *Store) removeAllowed(k dirLayout, dir string) (left string, err error) 
 		return "", err
 	}
 	return "", nil
+}
+
+// checkMapMagic returns nil if a file begins like the map of a layer, which may be damaged or of a
+// newer version.
+func (s *Store) checkMapMagic(path string) error {
+	_, err := layer.ReadHeader(s.fs, path)
+	if errors.Is(err, layer.ErrDamaged) || errors.Is(err, layer.ErrUnsupported) {
+		return nil
+	}
+	return err
+}
+
+func isUUID(name string) bool {
+	_, err := uuid.Parse(name)
+	return err == nil && len(name) == len(uuid.Nil.String())
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/google/uuid"
 
@@ -238,18 +237,6 @@ func (s *Store) removeStaleTxn(dir string) error {
 		return err
 	}
 	return s.removeTxnDir(dir)
-}
-
-// isDamage reports whether a document is missing or unreadable because of its content: a retry
-// would not help.
-func isDamage(err error) bool {
-	var io *fs.PathError
-	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP} {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	return !errors.As(err, &io)
 }
 
 func (s *Store) existingLayers(layers []uuid.UUID) (existing []uuid.UUID, err error) {

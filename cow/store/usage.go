@@ -68,3 +68,12 @@ func (s *Store) LayerUsage(l *Layer) (*Usage, error) {
 	u.Allocated = s.storeBytes(l)
 	return u, nil
 }
+
+// storeBytes returns the space of a layer's files in the store, in bytes on the file system.
+func (s *Store) storeBytes(l *Layer) int64 {
+	p := s.paths(l)
+	if l.inStore() {
+		return s.allocated(p.Map) + s.allocated(p.Data)
+	}
+	return s.allocated(p.Checksums)
+}
