@@ -273,9 +273,7 @@ func TestAddChecksumsRefuses(t *testing.T) {
 	}
 	must(t, os.Truncate(p.Map, 8192+100))
 	before := snap(t, p.Map)
-	if err := l.AddChecksums(nil); !errors.Is(err, ErrNoTableSpace) {
-		t.Errorf("with something behind the map: %v", err)
-	}
+	wantErr(t, l.AddChecksums(nil), ErrNoTableSpace, "with something behind the map")
 	if snap(t, p.Map)[p.Map] != before[p.Map] {
 		t.Error("it was modified")
 	}
@@ -292,9 +290,7 @@ func TestAddChecksumsRefuses(t *testing.T) {
 		}
 	}
 	p, _ = sample(t, false)
-	if err := reopen(t, p, OpenParams{Write: true}).AddChecksums(nil); !errors.Is(err, ErrNotSealed) {
-		t.Errorf("a head: %v", err)
-	}
+	wantErr(t, reopen(t, p, OpenParams{Write: true}).AddChecksums(nil), ErrNotSealed, "a head")
 }
 
 // Seal clears the feature bit of data checksums in a head.

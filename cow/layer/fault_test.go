@@ -149,9 +149,7 @@ func TestOrderOfForcedFormat(t *testing.T) {
 func TestCreateFails(t *testing.T) {
 	for _, fail := range []string{"truncate data", "truncate map", "sync data", "write map 0", "sync map", "sync directory"} {
 		p := paths(t)
-		if _, err := CreateHead(&recordingFS{fail: fail}, p, CreateParams{Size: 1 << 20}); !errors.Is(err, errInjected) {
-			t.Errorf("%s fails: got %v", fail, err)
-		}
+		wantErr(t, errOf(CreateHead(&recordingFS{fail: fail}, p, CreateParams{Size: 1 << 20})), errInjected, "%s fails: got", fail)
 		if left, _ := os.ReadDir(filepath.Dir(p.Map)); len(left) != 0 {
 			t.Errorf("%s fails: %v was left behind", fail, left)
 		}
@@ -168,9 +166,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 		must(t, l.Err())
 		l.Bitmap().Set(1, 1)
 		r.fail = fail
-		if err := l.Seal(time.Now()); !errors.Is(err, errInjected) {
-			t.Errorf("%s fails: Seal: got %v", fail, err)
-		}
+		wantErr(t, l.Seal(time.Now()), errInjected, "%s fails: Seal: got", fail)
 		r.fail = ""
 		pages := l.Bitmap().TakeDirty(nil)
 		for name, err := range map[string]error{
@@ -196,9 +192,7 @@ func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 	l.Bitmap().Set(1, 1)
 	pages := l.Bitmap().TakeDirty(nil)
 	r.fail = "write map 4096"
-	if err := l.WriteMap(pages); !errors.Is(err, errInjected) {
-		t.Fatalf("got %v", err)
-	}
+	wantErr(t, l.WriteMap(pages), errInjected, "got")
 	r.fail = ""
 	must(t, l.Err())
 	must(t, l.Close())
@@ -212,9 +206,7 @@ func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 func TestOpenForWritingFails(t *testing.T) {
 	p := paths(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-	if _, err := Open(&recordingFS{fail: "write map 0"}, p, OpenParams{Write: true}); !errors.Is(err, errInjected) {
-		t.Errorf("got %v", err)
-	}
+	wantErr(t, errOf(Open(&recordingFS{fail: "write map 0"}, p, OpenParams{Write: true})), errInjected, "got")
 	if l := reopen(t, p, OpenParams{Write: true}); l.Err() != nil {
 		t.Error(l.Err())
 	}

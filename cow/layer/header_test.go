@@ -168,9 +168,7 @@ func TestEncodeKeepsReservedBytes(t *testing.T) {
 // The tables in FORMAT.md have every field at the offset of the encoders.
 func TestFormatDocument(t *testing.T) {
 	doc, err := os.ReadFile("../FORMAT.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	header, sums, ok := strings.Cut(string(doc), "### Checksum file")
 	if !ok {
 		t.Fatal("FORMAT.md has no section \"Checksum file\"")

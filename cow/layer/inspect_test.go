@@ -3,7 +3,6 @@ package layer
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -172,15 +171,11 @@ func TestRepairNeedsTheLayerAlone(t *testing.T) {
 	if _, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true}); err != nil {
 		t.Errorf("beside a reader: %v", err)
 	}
-	if _, err := Repair(vfs.OS{}, p, k); !errors.Is(err, ErrInUse) {
-		t.Errorf("beside a reader: %v", err)
-	}
+	wantErr(t, errOf(Repair(vfs.OS{}, p, k)), ErrInUse, "beside a reader")
 	must(t, l.Close())
 	p, k = sample(t, false)
 	reopen(t, p, OpenParams{Write: true})
-	if _, err := Inspect(vfs.OS{}, p, InspectParams{Known: k}); !errors.Is(err, ErrInUse) {
-		t.Errorf("beside a writer: %v", err)
-	}
+	wantErr(t, errOf(Inspect(vfs.OS{}, p, InspectParams{Known: k})), ErrInUse, "beside a writer")
 }
 
 // All data is read, and errors are reported.
@@ -203,9 +198,7 @@ func TestInspectReadsData(t *testing.T) {
 	if len(found.Findings) != 1 || found.Findings[0].File != p.Data || found.Findings[0].Remedy != NoRemedy {
 		t.Errorf("unreadable data: %v", found.Findings)
 	}
-	if _, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return errInjected }}); !errors.Is(err, errInjected) {
-		t.Errorf("stopped: %v", err)
-	}
+	wantErr(t, errOf(Inspect(vfs.OS{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return errInjected }})), errInjected, "stopped")
 }
 
 // The clean mark of a head is cleared, durably, before anything else is written, once per open; a
@@ -305,8 +298,7 @@ func FuzzInspect(f *testing.F) {
 			if found.Header.DataOffset+found.Header.Size > 1<<40 {
 				return
 			}
-			_, err = Repair(unsynced{}, p, k)
-			must(t, err)
+			must(t, errOf(Repair(unsynced{}, p, k)))
 			if done, err := Repair(unsynced{}, p, k); err != nil || len(done) != 0 {
 				t.Fatalf("a second repair: %v, %v", done, err)
 			}

@@ -56,11 +56,9 @@ func flip(t *testing.T, name string, off int64) {
 	must(t, err)
 	defer f.Close()
 	var b [1]byte
-	_, err = f.ReadAt(b[:], off)
-	must(t, err)
+	must(t, errOf(f.ReadAt(b[:], off)))
 	b[0] ^= 0x10
-	_, err = f.WriteAt(b[:], off)
-	must(t, err)
+	must(t, errOf(f.WriteAt(b[:], off)))
 }
 
 func TestOpenRefuses(t *testing.T) {

@@ -63,9 +63,7 @@ func TestInvalidSharedMap(t *testing.T) {
 		"a sync has failed": func(t *testing.T, p Paths, _ string) {
 			l := reopen(t, p, OpenParams{Write: true})
 			l.data = failingSync{l.data}
-			if err := l.SyncData(); !errors.Is(err, syscall.EIO) {
-				t.Fatal(err)
-			}
+			wantErr(t, l.SyncData(), syscall.EIO, "error")
 			must(t, l.Abandon())
 		},
 	} {
@@ -243,9 +241,7 @@ func TestSharedMapContradicts(t *testing.T) {
 	_, err = f.WriteAt([]byte{1}, MapPageSize+200/8) // block 200 of 200
 	must(t, errors.Join(err, f.Close()))
 	for _, write := range []bool{true, false} {
-		if _, err := Open(vfs.OS{}, p, OpenParams{Write: write}); !errors.Is(err, ErrDamaged) {
-			t.Errorf("%v, expected ErrDamaged", err)
-		}
+		wantErr(t, errOf(Open(vfs.OS{}, p, OpenParams{Write: write})), ErrDamaged, "error")
 	}
 }
 

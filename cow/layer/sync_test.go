@@ -53,9 +53,7 @@ func TestSyncBesideOneThatFails(t *testing.T) {
 		first := make(chan error)
 		go func() { first <- l.SyncData() }()
 		synctest.Wait()
-		if err := l.SyncData(); !errors.Is(err, ErrSyncFailed) {
-			t.Errorf("beside a sync that fails: got %v, want ErrSyncFailed", err)
-		}
+		wantErr(t, l.SyncData(), ErrSyncFailed, "beside a sync that fails")
 		if err := <-first; !errors.Is(err, errInjected) {
 			t.Errorf("the sync that fails: got %v", err)
 		}

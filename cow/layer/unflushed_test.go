@@ -128,9 +128,7 @@ func TestMakeDurableBesideReaders(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	one, two := reopen(t, p, OpenParams{}), reopen(t, p, OpenParams{})
-	if _, err := Open(vfs.OS{}, p, OpenParams{Write: true}); !errors.Is(err, ErrInUse) {
-		t.Fatalf("%v, expected ErrInUse", err)
-	}
+	wantErr(t, errOf(Open(vfs.OS{}, p, OpenParams{Write: true})), ErrInUse, "error")
 	must(t, one.MakeDurable())
 	must(t, two.MakeDurable()) // at the same time, or a bit later
 	must(t, one.MakeDurable())
@@ -152,8 +150,7 @@ func TestRepairKeepsUnflushed(t *testing.T) {
 	f, err := os.OpenFile(p.Map, os.O_RDWR, 0)
 	must(t, err)
 	var b [1]byte
-	_, err = f.ReadAt(b[:], 300)
-	must(t, err)
+	must(t, errOf(f.ReadAt(b[:], 300)))
 	b[0] ^= 4
 	_, err = f.WriteAt(b[:], 300)
 	must(t, errors.Join(err, f.Close()))

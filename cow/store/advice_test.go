@@ -50,12 +50,8 @@ func TestAdviceOverwritesNothing(t *testing.T) {
 	write(t, vmdk+".new.qcow2", nil)
 	write(t, vmdk+".new.raw", nil)
 	write(t, mid+".new.qcow2", nil)
-	if err := os.Mkdir(vmdk+".new-2.qcow2", 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("nowhere", xz+".unpacked"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(vmdk+".new-2.qcow2", 0o755))
+	must(t, os.Symlink("nowhere", xz+".unpacked"))
 	s := newStore(t)
 	for path, want := range map[string]string{
 		vmdk: vmdk + " " + vmdk + ".new-3.qcow2",

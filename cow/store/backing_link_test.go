@@ -14,18 +14,12 @@ import (
 func TestBackingByASymbolicLink(t *testing.T) {
 	s := newStore(t)
 	dir, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	secret := filepath.Join(dir, "private", "secret")
-	if err := os.Mkdir(filepath.Dir(secret), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(filepath.Dir(secret), 0o700))
 	write(t, secret, noise(1, 1<<20))
 	for link, to := range map[string]string{"link": secret, "linked": "private", "twice": "link"} {
-		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Symlink(to, filepath.Join(dir, link)))
 	}
 	for i, name := range []string{"link", "linked/secret", "twice"} {
 		top := overlay(t, filepath.Join(dir, fmt.Sprint("top", i)), filepath.Join(dir, name), "raw")
@@ -34,9 +28,7 @@ func TestBackingByASymbolicLink(t *testing.T) {
 			t.Errorf("%s, without leave: %v", name, err)
 		}
 		img, err := s.Import(context.Background(), top, fmt.Sprint("img", i), ImportOptions{Backing: true})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if got := fmt.Sprint(img.Backing); got != "["+secret+" (raw)]" {
 			t.Errorf("%s: recorded %s", name, got)
 		}

@@ -30,9 +30,7 @@ func TestHostileBacking(t *testing.T) {
 	raw := write(t, path("raw"), noise(1, 1<<20))
 	must := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 	}
 	must(syscall.Mkfifo(path("fifo"), 0o600))
 	must(os.Symlink("fifo", path("to-fifo")))
@@ -137,9 +135,7 @@ func TestBackingFollowed(t *testing.T) {
 		t.Fatalf("without leave: %v", err)
 	}
 	img, err := s.Import(context.Background(), top, "img", ImportOptions{Backing: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if fmt.Sprint(img.Backing) != fmt.Sprintf("[%s (qcow2) %s (raw)]", path("mid.qcow2"), path("base raw")) {
 		t.Errorf("backing files %v", img.Backing)
 	}
@@ -149,13 +145,9 @@ func TestBackingFollowed(t *testing.T) {
 	}
 	// Another process writes to the bottom of the chain.
 	f, err := vfs.OS{}.OpenFile(path("base raw"), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer f.Close()
-	if err := f.LockImage(vfs.ImageWrite); err != nil {
-		t.Fatal(err)
-	}
+	must(t, f.LockImage(vfs.ImageWrite))
 	if _, err := s.Import(context.Background(), top, "img2", ImportOptions{Backing: true}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "--force-share") {
 		t.Errorf("while somebody writes to a backing file: %v", err)
 	}
@@ -171,31 +163,19 @@ func TestImportOfOpenDisk(t *testing.T) {
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	src := s.paths(m.Head()).Data
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(src, link); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink(src, link))
 	d := openDisk(t, s, "vm1")
 	for _, path := range []string{src, link} {
-		if _, err := s.Import(context.Background(), path, "img", ImportOptions{}); !errors.Is(err, ErrInUse) {
-			t.Errorf("import of %s, which a disk writes to: %v", path, err)
-		}
+		wantErr(t, errOf(s.Import(context.Background(), path, "img", ImportOptions{})), ErrInUse, "import of %s, which a disk writes to", path)
 	}
 	if _, err := s.Import(context.Background(), src, "forced", ImportOptions{ForceShare: true}); err != nil {
 		t.Error(err)
 	}
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, d.Close())
 	f, err := vfs.OS{}.OpenFile(src, os.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Lock(true); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Import(context.Background(), src, "img", ImportOptions{}); !errors.Is(err, ErrInUse) {
-		t.Errorf("import of a file with a writer's flock: %v", err)
-	}
+	must(t, err)
+	must(t, f.Lock(true))
+	wantErr(t, errOf(s.Import(context.Background(), src, "img", ImportOptions{})), ErrInUse, "import of a file with a writer's flock")
 	f.Close()
 	if _, err := s.Import(context.Background(), src, "img", ImportOptions{}); err != nil {
 		t.Error(err)
@@ -218,9 +198,7 @@ func TestImportHoldsSource(t *testing.T) {
 			return
 		}
 		defer f.Close()
-		if err := f.LockImage(vfs.ImageWrite); !errors.Is(err, vfs.ErrImageLocked) {
-			t.Errorf("a writer beside the import: %v", err)
-		}
+		wantErr(t, f.LockImage(vfs.ImageWrite), vfs.ErrImageLocked, "a writer beside the import")
 	}})
 	if err != nil || !tried {
 		t.Fatal(err, tried)
@@ -241,9 +219,7 @@ func TestPathsThatAreNoText(t *testing.T) {
 	for i, src := range []string{bad, odd} {
 		name := fmt.Sprint("img", i)
 		img, err := s.Import(context.Background(), src, name, ImportOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		again, err := s.Image(name)
 		if err != nil || again.Source != img.Source || !strings.HasPrefix(again.Source, `"`) {
 			t.Errorf("source %q, read again %v, %v", img.Source, again, err)

@@ -92,9 +92,7 @@ func countingStore(t testing.TB) (*Store, *counting) {
 		FS: c, Log: slog.New(slog.DiscardHandler), Getenv: noEnv,
 		Now: func() time.Time { return time.Date(2006, 11, 27, 12, 0, 0, 0, time.UTC) },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return s, c
 }
 
@@ -106,9 +104,7 @@ func counted(t *testing.T, s *Store, c *counting) map[string]int64 {
 	counts := map[string]int64{}
 	s.clockMargin = -time.Hour // the index trusts the disks as if they were old
 	// The first command that deletes reads all manifests.
-	if _, err := s.Remove(ctx, "d0"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "d0")))
 	count := func(what string, f func() error) {
 		t.Helper()
 		before := c.calls.Load()
@@ -157,9 +153,7 @@ func manyDisks(t testing.TB, s *Store, n int) {
 	importRaw(t, s, "img", noise(1, 1<<16))
 	importRaw(t, s, "spare", noise(2, 1<<16))
 	create(t, s, "golden", CreateOptions{From: "img"})
-	if _, err := s.Promote(context.Background(), []string{"golden"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(context.Background(), []string{"golden"}, "t")))
 	for i := range n {
 		create(t, s, fmt.Sprintf("d%d", i), CreateOptions{From: "golden@t"})
 	}
@@ -188,9 +182,7 @@ func TestCallsDoNotFollowDepth(t *testing.T) {
 		s, c := countingStore(t)
 		create(t, s, "golden", CreateOptions{Size: 1 << 20})
 		for i := range tags {
-			if _, err := s.Promote(ctx, []string{"golden"}, fmt.Sprint("t", i)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"golden"}, fmt.Sprint("t", i))))
 		}
 		counts := map[string]int64{}
 		last := fmt.Sprint("golden@t", tags-1)
@@ -198,28 +190,18 @@ func TestCallsDoNotFollowDepth(t *testing.T) {
 		create(t, s, "clone", CreateOptions{From: last})
 		counts["create"] = c.calls.Load() - before
 		m, err := s.Disk("clone")
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		before = c.calls.Load()
 		p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Commit(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
+		must(t, p.Commit())
 		for _, h := range p.Heads() {
-			if err := h.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, h.Close())
 		}
 		p.Close(true)
 		counts["promote"] = c.calls.Load() - before
 		before = c.calls.Load()
-		if _, err := s.Remove(ctx, "clone"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(s.Remove(ctx, "clone")))
 		counts["remove"] = c.calls.Load() - before
 		return counts
 	}

@@ -30,19 +30,13 @@ func TestCheckOfLinkedFiles(t *testing.T) {
 			create(t, s, "d", CreateOptions{From: "golden"})
 			create(t, s, "other", CreateOptions{From: "golden"})
 			for _, tag := range []string{"t", "u"} {
-				if _, err := s.Promote(ctx, []string{"d"}, tag); err != nil {
-					t.Fatal(err)
-				}
+				must(t, errOf(s.Promote(ctx, []string{"d"}, tag)))
 			}
 			d, err := s.Disk("d")
 			other, err2 := s.Disk("other")
-			if err := errors.Join(err, err2); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errors.Join(err, err2))
 			from, to := c.from(s, d, other), c.to(s, d, other)
-			if err := errors.Join(os.Remove(to), make(from, to)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errors.Join(os.Remove(to), make(from, to)))
 			named := "d"
 			if strings.HasPrefix(c.what, "another") && link == "symbolic link" {
 				named = "other" // the file itself does not show who links to it

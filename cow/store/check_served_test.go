@@ -123,13 +123,9 @@ func TestCheckFull(t *testing.T) {
 	}
 	// No sample and no time shows this change of content. The recorded hash is changed instead.
 	img, err := h.Image("img")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	img.ChunkSHA256 = sum(nil)
-	if err := h.writeDocument(h.path(imagesDir, "img", imageFile), img); err != nil {
-		t.Fatal(err)
-	}
+	must(t, h.writeDocument(h.path(imagesDir, "img", imageFile), img))
 	if r := check(t, h.Store, CheckOptions{}); r.Found != 0 {
 		t.Errorf("not full: %v", problemTexts(h, r))
 	}
@@ -151,9 +147,7 @@ func TestCheckFull(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := h.Check(ctx, CheckOptions{Depth: CheckFull}); !errors.Is(err, context.Canceled) {
-		t.Errorf("interrupted: %v", err)
-	}
+	wantErr(t, errOf(h.Check(ctx, CheckOptions{Depth: CheckFull})), context.Canceled, "interrupted")
 }
 
 // Orphans with content are removed only on request, and never while a document that may name them
@@ -189,9 +183,7 @@ func TestCheckNames(t *testing.T) {
 	}
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	for name, want := range map[string]error{"nosuch": ErrNotFound, "a/b": ErrInvalid, "": ErrInvalid} {
-		if _, err := s.Check(ctx, CheckOptions{Names: []string{name}}); !errors.Is(err, want) {
-			t.Errorf("%q: %v", name, err)
-		}
+		wantErr(t, errOf(s.Check(ctx, CheckOptions{Names: []string{name}})), want, "%q", name)
 	}
 	if r := check(t, s, CheckOptions{Names: []string{"vm1", "vm1"}}); len(r.Reports) != 1 {
 		t.Errorf("twice: %+v", r.Reports)

@@ -41,9 +41,7 @@ func newMould(t *testing.T) *mould {
 	create(t, s, "place", CreateOptions{Base: base})
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	put(t, s, "vm1", noise(5, 8192), 0)
-	if _, err := s.Promote(context.Background(), []string{"vm1"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(context.Background(), []string{"vm1"}, "t")))
 	put(t, s, "vm1", noise(6, 8192), 8192)
 	create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 	create(t, s, "bare", CreateOptions{Size: 1 << 20})
@@ -90,18 +88,14 @@ func copyTree(t *testing.T, from, to string) string {
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return to
 }
 
 func check(t *testing.T, s *Store, o CheckOptions) *CheckReport {
 	t.Helper()
 	r, err := s.Check(context.Background(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return r
 }
 

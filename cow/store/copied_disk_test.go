@@ -11,13 +11,9 @@ import (
 // loses nothing.
 func TestCopiedByHand(t *testing.T) {
 	s := newStore(t)
-	if _, err := s.Create(t.Context(), "a", CreateOptions{Size: 1 << 20}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Create(t.Context(), "a", CreateOptions{Size: 1 << 20})))
 	disks := filepath.Join(s.Dir(), "disks")
-	if err := os.CopyFS(filepath.Join(disks, "b"), os.DirFS(filepath.Join(disks, "a"))); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.CopyFS(filepath.Join(disks, "b"), os.DirFS(filepath.Join(disks, "a"))))
 	says := func(what string) {
 		t.Helper()
 		_, err := s.Disk("b")
@@ -32,18 +28,12 @@ func TestCopiedByHand(t *testing.T) {
 		}
 	}
 	says("copied by hand")
-	if err := os.Rename(filepath.Join(disks, "a"), filepath.Join(t.TempDir(), "a")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Rename(filepath.Join(disks, "a"), filepath.Join(t.TempDir(), "a")))
 	says(`set its name to "b" in `)
 	path := filepath.Join(disks, "b", "disk.json")
 	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(strings.Replace(string(text), `"name": "a"`, `"name": "b"`, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, os.WriteFile(path, []byte(strings.Replace(string(text), `"name": "a"`, `"name": "b"`, 1)), 0o600))
 	if m, err := s.Disk("b"); err != nil || m.Name != "b" {
 		t.Errorf("as advised: %v", err)
 	}

@@ -92,9 +92,7 @@ func TestTable(t *testing.T) {
 	}
 
 	// The RFC's rotation: the first W becomes an R and a new W is added on top.
-	if _, err := s.Remove(ctx, "again"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "again")))
 	m = create(t, s, "rotated", CreateOptions{Table: f.two()})
 	if len(m.Layers) != 2 {
 		t.Fatalf("manifest %+v", m)
@@ -109,9 +107,7 @@ func TestTable(t *testing.T) {
 	}
 
 	// A promotion puts the store's own layer on top.
-	if _, err := s.Promote(ctx, []string{"rotated"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"rotated"}, "t")))
 	create(t, s, "clone", CreateOptions{From: "rotated@t"})
 	if got := content(t, s, "clone"); !bytes.Equal(got, want) {
 		t.Error("a clone of a table's layers reads something else")

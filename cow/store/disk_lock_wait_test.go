@@ -29,20 +29,12 @@ func TestServeWaitsForTheLock(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := faultfs.New()
 				s, err := Open("/store", Options{FS: m.Process(nil), Getenv: noEnv})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := s.Create(context.Background(), "vm1", CreateOptions{Size: 1 << 20}); err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
+				must(t, errOf(s.Create(context.Background(), "vm1", CreateOptions{Size: 1 << 20})))
 				if c.held > 0 {
 					lock, err := s.LockDisk("vm1")
-					if err != nil {
-						t.Fatal(err)
-					}
-					if err := lock.SetServing(c.holder); err != nil {
-						t.Fatal(err)
-					}
+					must(t, err)
+					must(t, lock.SetServing(c.holder))
 					time.AfterFunc(c.held, func() { lock.Unlock() })
 				}
 				start := time.Now()

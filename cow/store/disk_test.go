@@ -35,9 +35,7 @@ func TestCreateAndPromote(t *testing.T) {
 	}
 
 	done, err := s.Promote(ctx, []string{"vm1"}, "configured")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	p := done[0]
 	if p.Depth != 2 || p.Tag != "configured" {
 		t.Errorf("promotion %+v", p)
@@ -49,9 +47,7 @@ func TestCreateAndPromote(t *testing.T) {
 	if u, err := s.LayerUsage(&m.Layers[0]); err != nil || u.State != "sealed" || u.Blocks == 0 {
 		t.Errorf("sealed layer %+v, %v", u, err)
 	}
-	if _, err := s.Promote(ctx, []string{"vm1"}, "configured"); !errors.Is(err, ErrExists) {
-		t.Errorf("tag given twice: %v", err)
-	}
+	wantErr(t, errOf(s.Promote(ctx, []string{"vm1"}, "configured")), ErrExists, "tag given twice")
 	if p, err := s.Promote(ctx, []string{"vm1"}, ""); err != nil || p[0].Tag != "20061127T120000Z" {
 		t.Errorf("default tag: %+v, %v", p, err)
 	}
@@ -85,9 +81,7 @@ func TestCreateAndPromote(t *testing.T) {
 			t.Errorf("removal %+v, %v", r, err)
 		}
 		nothingLeft(t, s)
-		if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrNotFound) {
-			t.Errorf("removed twice: %v", err)
-		}
+		wantErr(t, errOf(s.Remove(ctx, "img")), ErrNotFound, "removed twice")
 	})
 }
 
@@ -95,9 +89,7 @@ func TestCreateRefused(t *testing.T) {
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{From: "img"})
-	if _, err := s.Promote(context.Background(), []string{"vm1"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(context.Background(), []string{"vm1"}, "t")))
 	qcow2 := tempFile(t, "x.qcow2", buildQcow2(qcow2File{clusterBits: 9, size: 4096}))
 	odd := tempFile(t, "odd", make([]byte, 1000))
 	before := snapshot(t, s.Dir())
@@ -159,9 +151,7 @@ func TestImageTouched(t *testing.T) {
 	img := importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	now := time.Unix(1e9, 5)
-	if err := os.Chtimes(s.ImageData("img"), now, now); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chtimes(s.ImageData("img"), now, now))
 	content(t, s, "vm1")
 	again, err := s.Image("img")
 	if err != nil || again.Identity.MTime != now.UnixNano() || again.ChunkSHA256 != img.ChunkSHA256 {
@@ -176,17 +166,13 @@ func TestImageOfEarlierVersion(t *testing.T) {
 	data := sparse(imageSize, 4096)
 	img := importRaw(t, s, "img", data)
 	img.SHA256, img.ChunkSHA256 = sum(data), ""
-	if err := s.writeDocument(s.path(imagesDir, "img", imageFile), img); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.writeDocument(s.path(imagesDir, "img", imageFile), img))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	if r := check(t, s, CheckOptions{Depth: CheckFull}); r.Found != 0 {
 		t.Errorf("check: %+v", r)
 	}
 	touch := func(sec int64) {
-		if err := os.Chtimes(s.ImageData("img"), time.Unix(sec, 0), time.Unix(sec, 0)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Chtimes(s.ImageData("img"), time.Unix(sec, 0), time.Unix(sec, 0)))
 	}
 	touch(1e9)
 	content(t, s, "vm1")
@@ -224,18 +210,12 @@ func TestTrustBase(t *testing.T) {
 	base := tempFile(t, "base", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{Base: base})
 	os.Chtimes(base, time.Time{}, time.Unix(1e9, 0))
-	if _, err := s.TrustBase(ctx, "vm1"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.TrustBase(ctx, "vm1")))
 	content(t, s, "vm1")
 	write(t, base, noise(2, imageSize))
-	if _, err := s.TrustBase(ctx, "vm1"); !errors.Is(err, ErrRefused) {
-		t.Errorf("another content was trusted: %v", err)
-	}
+	wantErr(t, errOf(s.TrustBase(ctx, "vm1")), ErrRefused, "another content was trusted")
 	create(t, s, "zeros", CreateOptions{Size: 512})
-	if _, err := s.TrustBase(ctx, "zeros"); !errors.Is(err, ErrInvalid) {
-		t.Errorf("no base: %v", err)
-	}
+	wantErr(t, errOf(s.TrustBase(ctx, "zeros")), ErrInvalid, "no base")
 }
 
 func TestBaseInPlaceStaysAsItIs(t *testing.T) {
@@ -258,14 +238,8 @@ func TestReadOnlyOpen(t *testing.T) {
 	put(t, s, "vm1", noise(1, 4096), 0)
 	before := snapshot(t, s.Dir())
 	o, err := s.OpenDisk(context.Background(), "vm1", OpenOptions{ReadOnly: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := o.Disk.WriteAt(noise(2, 512), 0); !errors.Is(err, cow.ErrReadOnly) {
-		t.Errorf("write: %v", err)
-	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	wantErr(t, errOf(o.Disk.WriteAt(noise(2, 512), 0)), cow.ErrReadOnly, "write")
+	must(t, o.Close())
 	sameFiles(t, before, snapshot(t, s.Dir()))
 }

@@ -13,9 +13,7 @@ import (
 func rewrite(t *testing.T, path, from, to string) {
 	t.Helper()
 	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	changed := strings.Replace(string(text), from, to, 1)
 	if changed == string(text) {
 		t.Fatalf("nothing changed in %s", text)
@@ -41,9 +39,7 @@ func TestBaseWithoutBytes(t *testing.T) {
 					o.Close()
 				}
 			}
-			if _, err := s.Promote(ctx, []string{name}, "t"); !errors.Is(err, ErrRefused) {
-				t.Errorf("%s with a base of %s bytes: promote: expected %v, found %v", name, size, ErrRefused, err)
-			}
+			wantErr(t, errOf(s.Promote(ctx, []string{name}, "t")), ErrRefused, "%s with a base of %s bytes: promote", name, size)
 			if r, err := s.Check(ctx, CheckOptions{Names: []string{name}}); err != nil || r.Left() == 0 {
 				t.Errorf("%s with a base of %s bytes: check: expected a problem, found %+v, %v", name, size, r, err)
 			}
@@ -85,9 +81,7 @@ func TestDocumentsThatFormatRefuses(t *testing.T) {
 		s := newStore(t)
 		importRaw(t, s, "golden", noise(3, 1<<20))
 		create(t, s, "d", CreateOptions{From: "golden"})
-		if _, err := s.Promote(ctx, []string{"d"}, "t"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
 		path := s.path(disksDir, "d", diskFile)
 		if c.document == image {
 			path = s.path(imagesDir, "golden", imageFile)
@@ -116,16 +110,12 @@ func TestDocumentsOfEarlierVersions(t *testing.T) {
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	create(t, s, "d", CreateOptions{From: "golden"})
 	put(t, s, "d", noise(7, 8192), 4096)
-	if _, err := s.Promote(ctx, []string{"d"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
 	path := s.path(disksDir, "d", diskFile)
 	rewrite(t, path, ",\n      \"sealed\": \"2006-11-27T12:00:00Z\"", "")
 	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`, `"created": "0001-01-01T00:00:00Z"`)
 	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`, `"created": "2006-11-27T12:00:00.123456789Z"`)
-	if _, err := s.Disk("d"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Disk("d")))
 	if got := content(t, s, "d"); string(got[4096:12288]) != string(noise(7, 8192)) {
 		t.Error("what was written is not there")
 	}
@@ -140,14 +130,10 @@ func TestTableOfLayersWithoutTimes(t *testing.T) {
 	ctx := context.Background()
 	f := newTableFiles(t)
 	s := newStore(t)
-	if _, err := s.Create(ctx, "first", CreateOptions{Table: f.two()}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Create(ctx, "first", CreateOptions{Table: f.two()})))
 	m, err := s.Disk("first")
 	must(t, err)
-	if _, err := s.Remove(ctx, "first"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "first")))
 	for i := range m.Layers {
 		changeHeader(t, m.Layers[i].Map, func(sector []byte) {
 			for _, at := range []int{112, 120} { // created, sealed_at
@@ -155,9 +141,7 @@ func TestTableOfLayersWithoutTimes(t *testing.T) {
 			}
 		})
 	}
-	if _, err := s.Create(ctx, "second", CreateOptions{Table: f.two()}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Create(ctx, "second", CreateOptions{Table: f.two()})))
 	if m, err = s.Disk("second"); err != nil {
 		t.Fatal(err)
 	}

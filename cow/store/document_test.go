@@ -24,9 +24,7 @@ func TestDocumentsAreStrict(t *testing.T) {
 	disk, image := s.path(disksDir, "d", diskFile), s.path(imagesDir, "golden", imageFile)
 	for _, path := range []string{disk, image} {
 		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for _, c := range []struct{ what, from, to string }{
 			{"another case", `"name"`, `"Name"`},
 			{"another case of an inner member", `"fingerprint"`, `"Fingerprint"`},
@@ -85,24 +83,16 @@ func TestDocumentsAreStrict(t *testing.T) {
 		}
 		write(t, path, text)
 	}
-	if _, err := s.Disk("d"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Disk("d")))
 	// A FIFO in place of a document blocks no command, and a huge file is not read.
-	if err := errors.Join(os.Rename(disk, disk+".kept"), syscall.Mkfifo(disk, 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(os.Rename(disk, disk+".kept"), syscall.Mkfifo(disk, 0o600)))
 	if _, err := s.Disk("d"); err == nil {
 		t.Error("a FIFO as manifest: expected an error, found none")
 	}
 	os.Remove(disk)
 	write(t, disk, nil)
-	if err := os.Truncate(disk, maxDocument+1); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Disk("d"); !errors.Is(err, ErrRefused) {
-		t.Errorf("a manifest of %d bytes: expected %v, found %v", maxDocument+1, ErrRefused, err)
-	}
+	must(t, os.Truncate(disk, maxDocument+1))
+	wantErr(t, errOf(s.Disk("d")), ErrRefused, "a manifest of %d bytes", maxDocument+1)
 }
 
 // TestMayIgnoreIsKept: unknown members in may-ignore survive every rewrite of a document.
@@ -113,34 +103,24 @@ func TestMayIgnoreIsKept(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		create(t, s, name, CreateOptions{From: "golden"})
 		m, err := s.Disk(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		m.MayIgnore = []byte(`{"setting":{"n":12345678901234567890,"of":"` + name + `"}}`)
-		if err := s.writeDocument(s.path(disksDir, name, diskFile), m); err != nil {
-			t.Fatal(err)
-		}
+		must(t, s.writeDocument(s.path(disksDir, name, diskFile), m))
 	}
 	kept := func(after string) {
 		t.Helper()
 		for _, name := range []string{"a", "b"} {
 			m, err := s.Disk(name)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			if !bytes.Contains(m.MayIgnore, []byte("12345678901234567890")) || !bytes.Contains(m.MayIgnore, []byte(`"`+name+`"`)) {
 				t.Errorf("after %s: disk %s has %s", after, name, m.MayIgnore)
 			}
 		}
 	}
 	kept("writing it")
-	if _, err := s.Promote(ctx, []string{"a", "b"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"a", "b"}, "t")))
 	kept("promotion of both")
-	if _, err := s.Promote(ctx, []string{"a"}, "u"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"a"}, "u")))
 	kept("promotion")
 	create(t, s, "c", CreateOptions{From: "a@t"})
 	if m, err := s.Disk("c"); err != nil || m.MayIgnore != nil {

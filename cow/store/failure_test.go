@@ -90,9 +90,7 @@ func TestFailureAtEveryStep(t *testing.T) {
 				importRaw(t, s, "spare", noise(2, 4096))
 				create(t, s, "vm1", CreateOptions{From: "img"})
 				put(t, s, "vm1", noise(3, 4096), 0)
-				if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
-					t.Fatal(err)
-				}
+				must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 				create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 				want := content(t, s, "vm2")
 
@@ -144,9 +142,7 @@ func together(t *testing.T, s *Store, a, b, tag string) {
 func consistent(t *testing.T, s *Store, want []byte) {
 	t.Helper()
 	w, err := s.begin(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	w.close()
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {
 		t.Errorf("%d work directories", len(works))

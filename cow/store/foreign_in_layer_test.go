@@ -38,9 +38,7 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 		for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EACCES, syscall.EBUSY, syscall.EXDEV, nil} {
 			s := newStore(t)
 			create(t, s, "a", CreateOptions{Size: 1 << 16})
-			if _, err := s.Promote(ctx, []string{"a"}, "t"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"a"}, "t")))
 			head := filepath.Dir(s.paths(first(s.Disk("a")).Head()).Map)
 			must(t, os.MkdirAll(filepath.Join(head, "photos", "map"), 0o700))
 			for _, name := range []string{"notes.txt", "photos/1.jpg", "photos/map/data"} {
@@ -99,9 +97,7 @@ func TestIndexIsNoLink(t *testing.T) {
 			}
 			must(t, os.Symlink(foreign, path))
 			create(t, s, "b", CreateOptions{Size: 4096})
-			if _, err := s.Remove(ctx, "b"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, "b")))
 			check(t, s, CheckOptions{Repair: true})
 			if got := first(os.ReadFile(foreign)); string(got) != content {
 				t.Errorf("a link %s: the foreign file holds %q", name, got)

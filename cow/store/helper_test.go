@@ -8,6 +8,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
@@ -16,6 +18,24 @@ import (
 	"testing"
 	"time"
 )
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// errOf is for must: it drops the result of a call.
+func errOf[T any](_ T, err error) error { return err }
+
+// wantErr reports an error that is not want.
+func wantErr(t testing.TB, err, want error, format string, args ...any) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: expected %v, found %v", fmt.Sprintf(format, args...), want, err)
+	}
+}
 
 func noEnv(string) string { return "" }
 
@@ -31,9 +51,7 @@ func openStore(t testing.TB, dir string) *Store {
 		Log: slog.New(slog.DiscardHandler), Getenv: noEnv,
 		Now: func() time.Time { return time.Date(2006, 11, 27, 12, 0, 0, 0, time.UTC) },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return s
 }
 
@@ -57,9 +75,7 @@ func sparse(size int, at ...int) []byte {
 
 func write(t testing.TB, path string, data []byte) string {
 	t.Helper()
-	if err := os.WriteFile(path, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, data, 0o644))
 	return path
 }
 
@@ -73,27 +89,21 @@ func tempFile(t testing.TB, name string, data []byte) string {
 func importRaw(t testing.TB, s *Store, name string, data []byte) *Image {
 	t.Helper()
 	img, err := s.Import(context.Background(), tempFile(t, "src.raw", data), name, ImportOptions{Format: imagefile.Raw})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return img
 }
 
 func create(t testing.TB, s *Store, name string, o CreateOptions) *Manifest {
 	t.Helper()
 	m, err := s.Create(context.Background(), name, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return m
 }
 
 func openDisk(t testing.TB, s *Store, name string) *Opened {
 	t.Helper()
 	o, err := s.OpenDisk(context.Background(), name, OpenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return o
 }
 
@@ -101,15 +111,9 @@ func openDisk(t testing.TB, s *Store, name string) *Opened {
 func put(t testing.TB, s *Store, name string, p []byte, off int64) {
 	t.Helper()
 	o := openDisk(t, s, name)
-	if _, err := o.Disk.WriteAt(p, off); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(o.Disk.WriteAt(p, off)))
+	must(t, o.Disk.Flush())
+	must(t, o.Close())
 }
 
 // content returns the content of a disk as a guest reads it.
@@ -117,12 +121,8 @@ func content(t testing.TB, s *Store, name string) []byte {
 	t.Helper()
 	o := openDisk(t, s, name)
 	p := make([]byte, o.Disk.Size())
-	if _, err := o.Disk.ReadAt(p, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(o.Disk.ReadAt(p, 0)))
+	must(t, o.Close())
 	return p
 }
 
@@ -168,9 +168,7 @@ func snapshot(t testing.TB, dirs ...string) map[string]string {
 			all[path] = sum(data)
 			return err
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 	}
 	return all
 }

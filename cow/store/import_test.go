@@ -50,13 +50,9 @@ func TestImport(t *testing.T) {
 					t.Errorf("progress %s: %d of %d", phase, done, total)
 				}
 			}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			got, err := os.ReadFile(s.ImageData(tt.name))
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			if !bytes.Equal(got, want) {
 				t.Error("the image's content is not the source's")
 			}
@@ -183,9 +179,7 @@ func TestImportNameTaken(t *testing.T) {
 	importRaw(t, s, "img", noise(1, 512))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	for _, name := range []string{"img", "vm1"} {
-		if _, err := s.Import(context.Background(), tempFile(t, "src", noise(1, 512)), name, ImportOptions{}); !errors.Is(err, ErrExists) {
-			t.Errorf("import as %s: %v", name, err)
-		}
+		wantErr(t, errOf(s.Import(context.Background(), tempFile(t, "src", noise(1, 512)), name, ImportOptions{})), ErrExists, "import as %s", name)
 		if _, err := s.Create(context.Background(), name, CreateOptions{Size: 512}); !errors.Is(err, ErrExists) {
 			t.Errorf("create %s: %v", name, err)
 		}

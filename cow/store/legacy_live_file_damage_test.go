@@ -16,9 +16,7 @@ func TestFormerHeadBesideDamage(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{})
 	must(t, err)
-	if _, err := o.Disk.Detach(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(o.Disk.Detach()))
 	p, err := s.PreparePromotion(ctx, []*Manifest{o.Manifest}, "t")
 	must(t, err)
 	for _, h := range p.Heads() {

@@ -19,9 +19,7 @@ import (
 // continue. Later its live file means nothing and is removed.
 func TestAnOlderVersionWasKilled(t *testing.T) {
 	boot, err := vfs.OS{}.Boot()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for name, c := range map[string]struct {
 		boot    string
 		clean   bool
@@ -40,12 +38,8 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 			m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			if !c.clean {
 				o, err := s.OpenDisk(ctx, "vm1", OpenOptions{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := o.Disk.Detach(); err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
+				must(t, errOf(o.Disk.Detach()))
 				o.Lock.Unlock()
 			}
 			id := m.Head().UUID
@@ -53,9 +47,7 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 			file = binary.LittleEndian.AppendUint64(file, 1)
 			file = append(binary.LittleEndian.AppendUint64(file, 2), c.boot...)
 			path := s.legacyLiveFile("vm1", id)
-			if err := os.WriteFile(path, append(file, make([]byte, 8192)...), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.WriteFile(path, append(file, make([]byte, 8192)...), 0o600))
 			o, err := s.OpenDisk(ctx, "vm1", c.o)
 			if c.refused {
 				if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "--drop-unflushed") {
@@ -63,15 +55,9 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 				}
 				return
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := o.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the file is still there: %v", err)
-			}
+			must(t, err)
+			must(t, o.Close())
+			wantErr(t, errOf(os.Stat(path)), os.ErrNotExist, "the file is still there")
 		})
 	}
 }

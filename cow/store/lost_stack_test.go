@@ -20,9 +20,7 @@ func TestRepairKeepsEmptyLayersBelowOthers(t *testing.T) {
 		s := newStore(t)
 		create(t, s, "a", CreateOptions{Size: 1 << 20})
 		for _, tag := range []string{"t1", "t2"} {
-			if _, err := s.Promote(ctx, []string{"a"}, tag); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"a"}, tag)))
 		}
 		put(t, s, "a", noise(1, 4096), 0)
 		saw := content(t, s, "a")

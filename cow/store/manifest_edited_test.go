@@ -229,9 +229,7 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			h.promote("a", "t")
 			h.indexed()
 			do(h)
-			if _, err := os.Stat(h.path(imagesDir, "img", dataFile)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(os.Stat(h.path(imagesDir, "img", dataFile))))
 			if !bytes.Contains(content(t, h.Store, "kept"), noise(2, 4096)) && name != "image changed in place" {
 				t.Error("the disk shows something else")
 			}
@@ -294,9 +292,7 @@ func TestPruneGivesUpADiskThatIsAway(t *testing.T) {
 			t.Errorf("%d problems, %d left", r.Found, r.Left())
 		}
 	}
-	if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrInUse) {
-		t.Errorf("remove the image: %v", err)
-	}
+	wantErr(t, errOf(s.Remove(ctx, "img")), ErrInUse, "remove the image")
 	if r := check(t, s, CheckOptions{Repair: true, Prune: true}); r.Left() != 0 {
 		t.Errorf("%d problems are left", r.Left())
 	}

@@ -60,16 +60,12 @@ func family(t testing.TB, s *Store) map[string][]byte {
 	create(t, s, "golden", CreateOptions{From: "img"})
 	for i, tag := range []string{"a", "b"} {
 		put(t, s, "golden", noise(uint64(10+i), 4096), int64(i)*8192)
-		if _, err := s.Promote(ctx, []string{"golden"}, tag); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(s.Promote(ctx, []string{"golden"}, tag)))
 		create(t, s, "of"+tag, CreateOptions{From: "golden@" + tag})
 		put(t, s, "of"+tag, noise(uint64(20+i), 4096), 16384)
 	}
 	create(t, s, "first", CreateOptions{Size: 1 << 20})
-	if _, err := s.Remove(ctx, "first"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "first")))
 	if n := len(s.readIndex().entries); n != 3 {
 		t.Fatalf("the index has %d disks after a removal, expected 3", n)
 	}
@@ -112,9 +108,7 @@ func TestStoreChangedByOthers(t *testing.T) {
 	}
 	mustNot := func(t *testing.T, err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 	}
 	for _, c := range []struct {
 		name  string
@@ -207,29 +201,17 @@ func TestRemovalDuringAnOlderPromotion(t *testing.T) {
 	older := openStore(t, s.Dir())
 	older.fs = indexless{}
 	lock, err := older.LockDisk("ofb")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	p, err := older.PreparePromotion(ctx, []*Manifest{first(s.Disk("ofb"))}, "x")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	create(t, s, "more", CreateOptions{Size: 4096})
-	if _, err := s.Remove(ctx, "more"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "more")))
 	for _, h := range p.Heads() {
-		if err := h.Close(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, h.Close())
 	}
-	if err := p.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.Commit())
 	p.Close(true)
-	if err := lock.Unlock(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, lock.Unlock())
 	create(t, s, "clone", CreateOptions{From: "ofb@x"})
 	dismantled(t, s, contents, "clone", "golden", "ofb", "ofa")
 }
@@ -323,9 +305,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 				for i := range 6 {
 					before := c.calls.Load()
 					create(t, s, fmt.Sprint("c", i), CreateOptions{From: "golden@b"})
-					if _, err := s.Promote(ctx, []string{fmt.Sprint("c", i)}, "t"); err != nil {
-						t.Fatal(err)
-					}
+					must(t, errOf(s.Promote(ctx, []string{fmt.Sprint("c", i)}, "t")))
 					costs = append(costs, c.calls.Load()-before)
 				}
 				if costs = costs[1:]; slices.Max(costs) != slices.Min(costs) {
@@ -334,9 +314,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 				layers := len(entries(t, s.path(layersDir)))
 				for i := range 6 {
 					said.Reset()
-					if _, err := s.Remove(ctx, fmt.Sprint("c", i)); err != nil {
-						t.Fatal(err)
-					}
+					must(t, errOf(s.Remove(ctx, fmt.Sprint("c", i))))
 					if n := strings.Count(said.String(), "\n"); n != 1 {
 						t.Errorf("a removal says %d lines:\n%s", n, said.String())
 					}
@@ -400,9 +378,7 @@ func TestRemoveWithoutRoom(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStore(t)
 			contents := family(t, s)
-			if err := c.do(s); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.do(s))
 			s.fs = nothingNew{}
 			dismantled(t, s, contents, "golden", "ofa", "ofb")
 			if _, err := s.Remove(context.Background(), "img"); err != nil {
@@ -421,9 +397,7 @@ func TestCopiedManifestKeepsLayers(t *testing.T) {
 			create(t, s, "a", CreateOptions{Size: 1 << 20})
 			must := func(err error) {
 				t.Helper()
-				if err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
 			}
 			promote := func(name, tag string) {
 				t.Helper()

@@ -28,23 +28,15 @@ func TestMemoryDirWhoseNameIsTaken(t *testing.T) {
 				t.Errorf("nobody has taken it: %s", got)
 			}
 			for _, path := range []string{plain, plain + "-", plain + "-0000"} {
-				if err := take(path); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.Lchown(path, attacker, attacker); err != nil {
-					t.Fatal(err)
-				}
+				must(t, take(path))
+				must(t, os.Lchown(path, attacker, attacker))
 			}
 			mine := memoryDirIn(shm, uid)
 			if !strings.HasPrefix(mine, plain+"-") || len(mine) < len(plain)+16 || mine == memoryDirIn(shm, uid) {
 				t.Errorf("it can be guessed: %s", mine)
 			}
-			if err := os.Mkdir(mine, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Chown(mine, uid, uid); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Mkdir(mine, 0o700))
+			must(t, os.Chown(mine, uid, uid))
 			if again := memoryDirIn(shm, uid); again != mine {
 				t.Errorf("first %s, then %s", mine, again)
 			}

@@ -21,18 +21,12 @@ func aliases(t *testing.T, path string) map[string]string {
 	dir := t.TempDir()
 	a := map[string]string{"same path": path}
 	a["symbolic link"] = filepath.Join(dir, "symlink")
-	if err := os.Symlink(path, a["symbolic link"]); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink(path, a["symbolic link"]))
 	a["hard link"] = path + ".hard"
-	if err := os.Link(path, a["hard link"]); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Link(path, a["hard link"]))
 	t.Cleanup(func() { os.Remove(a["hard link"]) })
 	linked := filepath.Join(dir, "linkdir")
-	if err := os.Symlink(filepath.Dir(path), linked); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink(filepath.Dir(path), linked))
 	a["symbolic link to its directory"] = filepath.Join(linked, filepath.Base(path))
 	if mount := bindMount(t, path); mount != "" {
 		a["bind mount"] = mount
@@ -90,9 +84,7 @@ func TestTableSharesFiles(t *testing.T) {
 		_, err := s.Create(ctx, "b", CreateOptions{Table: table})
 		if err == nil {
 			t.Errorf("%s: expected a refusal, found a disk", what)
-			if _, err := s.Remove(ctx, "b"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, "b")))
 			return
 		}
 		if !errors.Is(err, ErrInUse) && !errors.Is(err, ErrRefused) && !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), other) {
@@ -158,9 +150,7 @@ func TestTableNamesFileTwice(t *testing.T) {
 		}
 		for _, pair := range [][2]string{{"data1", "data2"}, {"map1", "map2"}, {"map1", "data1"}, {"map2", "data1"}, {"base", "data1"}, {"base", "data2"}, {"base", "map1"}} {
 			table := two(func(p map[string]string, f string) { p[pair[0]], p[pair[1]] = f, "ALIAS" })
-			if _, err := s.Create(ctx, "b", CreateOptions{Table: table}); !errors.Is(err, ErrInvalid) {
-				t.Errorf("%s and %s by %s: expected %v, found %v", pair[0], pair[1], name, ErrInvalid, err)
-			}
+			wantErr(t, errOf(s.Create(ctx, "b", CreateOptions{Table: table})), ErrInvalid, "%s and %s by %s", pair[0], pair[1], name)
 		}
 	}
 	if disks, err := s.Disks(); err != nil || len(disks) != 0 {
@@ -179,9 +169,7 @@ func TestBaseInsideStore(t *testing.T) {
 	}
 	for _, st := range []*Store{s, other} {
 		d, err := st.Disk("d")
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for _, path := range []string{st.ImageData("golden"), st.paths(d.Head()).Data, st.paths(d.Head()).Map} {
 			for name, alias := range aliases(t, path) {
 				if st == other && (name == "hard link" || name == "bind mount") && filepath.Base(path) == dataFile {
@@ -216,12 +204,8 @@ func TestTwoStoresOneFile(t *testing.T) {
 				o.Close()
 			}
 		}
-		if _, err := b.Create(ctx, "c", CreateOptions{Base: alias}); !errors.Is(err, ErrInUse) {
-			t.Errorf("base on open data by %s: expected %v, found %v", name, ErrInUse, err)
-		}
-		if err := oa.Close(); err != nil {
-			t.Fatal(err)
-		}
+		wantErr(t, errOf(b.Create(ctx, "c", CreateOptions{Base: alias})), ErrInUse, "base on open data by %s", name)
+		must(t, oa.Close())
 		ob := openDisk(t, b, "b")
 		if o, err := a.OpenDisk(ctx, "a", OpenOptions{}); !errors.Is(err, ErrInUse) {
 			t.Errorf("the other way round, by %s: expected %v, found %v", name, ErrInUse, err)
@@ -229,12 +213,8 @@ func TestTwoStoresOneFile(t *testing.T) {
 				o.Close()
 			}
 		}
-		if err := ob.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.Remove(ctx, "b"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, ob.Close())
+		must(t, errOf(b.Remove(ctx, "b")))
 	}
 }
 
@@ -268,9 +248,7 @@ func TestRawFileUnderDisk(t *testing.T) {
 					d.Close()
 				}
 			}
-			if err := o.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, o.Close())
 			d, err := raw(alias, false)
 			if err != nil {
 				t.Errorf("%s of a closed disk raw, by %s: %v", c.path, name, err)
@@ -290,15 +268,11 @@ func TestRawFileUnderDisk(t *testing.T) {
 					}
 				}
 			}
-			if err := d.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, d.Close())
 		}
 	}
 	one, err := raw(base, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer one.Close()
 	two, err := raw(base, true)
 	if err != nil {
@@ -314,9 +288,7 @@ func TestSealedLayersAreShared(t *testing.T) {
 	s := newStore(t)
 	base := tempFile(t, "base", noise(1, 1<<20))
 	create(t, s, "a", CreateOptions{Base: base})
-	if _, err := s.Promote(context.Background(), []string{"a"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(context.Background(), []string{"a"}, "t")))
 	create(t, s, "b", CreateOptions{From: "a@t"})
 	d, _ := s.Disk("b")
 	oa := openDisk(t, s, "a")
@@ -324,9 +296,7 @@ func TestSealedLayersAreShared(t *testing.T) {
 	ob := openDisk(t, s, "b")
 	defer ob.Close()
 	old, err := vfs.OS{}.OpenFile(s.paths(&d.Layers[0]).Map, os.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer old.Close()
 	if err := old.Lock(false); err != nil {
 		t.Errorf("lock of an older version that reads a sealed layer: %v", err)
@@ -345,23 +315,17 @@ func TestCheckFindsTwoOwners(t *testing.T) {
 			create(t, s, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, 0)})
 			create(t, s, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), fresh(), 0)})
 			m, err := s.Disk("b")
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			switch what {
 			case "data":
 				m.Layers[0].Data = alias
 			case "base":
 				m.Base.Path = alias
 			}
-			if err := s.writeDocument(s.path(disksDir, "b", diskFile), m); err != nil {
-				t.Fatal(err)
-			}
+			must(t, s.writeDocument(s.path(disksDir, "b", diskFile), m))
 			for _, names := range [][]string{nil, {"a"}, {"b"}, {"a", "b"}} {
 				r, err := s.Check(ctx, CheckOptions{Names: names})
-				if err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
 				found := 0
 				for _, k := range r.Reports {
 					for _, p := range k.Problems {
@@ -444,12 +408,8 @@ func TestPartitions(t *testing.T) {
 				raw.Close()
 			}
 		}
-		if err := o.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.Remove(ctx, "b"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, o.Close())
+		must(t, errOf(b.Remove(ctx, "b")))
 	}
 }
 
@@ -463,9 +423,7 @@ func TestImportOfOpenData(t *testing.T) {
 	for disk, path := range map[string]string{"a": data, "own": s.paths(own.Head()).Data} {
 		for name, alias := range aliases(t, path) {
 			o := openDisk(t, s, disk)
-			if _, err := other.Import(ctx, alias, "img", ImportOptions{Format: imagefile.Raw}); !errors.Is(err, ErrInUse) {
-				t.Errorf("data of an open disk by %s: expected %v, found %v", name, ErrInUse, err)
-			}
+			wantErr(t, errOf(other.Import(ctx, alias, "img", ImportOptions{Format: imagefile.Raw})), ErrInUse, "data of an open disk by %s", name)
 			if name == "same path" {
 				if _, err := other.Import(ctx, alias, "forced-"+disk, ImportOptions{Format: imagefile.Raw, ForceShare: true}); err != nil {
 					t.Errorf("--force-share: %v", err)
@@ -474,9 +432,7 @@ func TestImportOfOpenData(t *testing.T) {
 			if _, err := other.Import(ctx, base, "base-"+disk+strings.ReplaceAll(name, " ", "-"), ImportOptions{Format: imagefile.Raw}); err != nil {
 				t.Errorf("the base of an open disk: %v", err)
 			}
-			if err := o.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, o.Close())
 		}
 	}
 }
@@ -488,13 +444,9 @@ func TestBesideABaseInAFile(t *testing.T) {
 	s := newStore(t)
 	fresh := func() string { return plainFile(t, 1<<20) }
 	base := fresh()
-	if _, err := s.Create(ctx, "a", CreateOptions{Table: tableOf(base, 0, fresh(), base, 2*tableSectors)}); !errors.Is(err, ErrInvalid) {
-		t.Errorf("data behind the base in one file: expected %v, found %v", ErrInvalid, err)
-	}
+	wantErr(t, errOf(s.Create(ctx, "a", CreateOptions{Table: tableOf(base, 0, fresh(), base, 2*tableSectors)})), ErrInvalid, "data behind the base in one file")
 	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, fresh(), fresh(), 0)})
-	if _, err := s.Create(ctx, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), base, 2*tableSectors)}); !errors.Is(err, ErrInUse) {
-		t.Errorf("data behind another disk's base in one file: expected %v, found %v", ErrInUse, err)
-	}
+	wantErr(t, errOf(s.Create(ctx, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), base, 2*tableSectors)})), ErrInUse, "data behind another disk's base in one file")
 }
 
 // TestBehindASmallerLayer: a larger clone does not make the layers below it larger.
@@ -504,9 +456,7 @@ func TestBehindASmallerLayer(t *testing.T) {
 	fresh := func() string { return plainFile(t, 1<<20) }
 	data := fresh()
 	create(t, s, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, 0)})
-	if _, err := s.Promote(ctx, []string{"a"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"a"}, "t")))
 	create(t, s, "larger", CreateOptions{From: "a@t", Size: 4 * tableSectors * layer.SectorSize})
 	create(t, s, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, tableSectors)})
 	one := openDisk(t, s, "larger")

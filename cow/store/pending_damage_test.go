@@ -17,9 +17,7 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 	for _, text := range []string{"", "garbage", "{}", `{"from":[],"to":[],"new":1}`, `{"from":["` + uuid.NewString() + `"],"to":[]}`} {
 		s := newStore(t)
 		create(t, s, "u", CreateOptions{Size: 1 << 20})
-		if _, err := s.Promote(ctx, []string{"u"}, "ut"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(s.Promote(ctx, []string{"u"}, "ut")))
 		dir := s.path(tmpDir, uuid.NewString())
 		must(t, os.MkdirAll(dir, 0o700))
 		write(t, filepath.Join(dir, lockFile), nil)

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -29,13 +28,9 @@ func TestStaleCommitIsLeftAlone(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 	s.fs = untidy{vfs.OS{}}
-	if _, err := s.Promote(ctx, []string{"vm1", "vm2"}, "both"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm1", "vm2"}, "both")))
 	put(t, s, "vm1", noise(1, 4096), 0)
-	if _, err := s.Promote(ctx, []string{"vm1"}, "later"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "later")))
 	put(t, s, "vm1", noise(2, 4096), 4096)
 	want := content(t, s, "vm1")
 	s.fs = vfs.OS{}
@@ -43,9 +38,7 @@ func TestStaleCommitIsLeftAlone(t *testing.T) {
 		t.Error("vm1 has lost what was written since")
 	}
 	m, err := s.Disk("vm1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if _, err := m.Tagged("later"); err != nil {
 		t.Error(err)
 	}
@@ -80,13 +73,9 @@ func TestCommitThatCannotBeTakenBack(t *testing.T) {
 		disks = append(disks, create(t, s, name, CreateOptions{Size: 1 << 20}))
 	}
 	p, err := s.PreparePromotion(ctx, disks, "u")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	s.fs = &failsAfter{readOnlyManifest{vfs.OS{}, "vm2"}, "vm1"}
-	if err := p.Commit(); !errors.Is(err, errInjected) {
-		t.Fatalf("commit: %v", err)
-	}
+	wantErr(t, p.Commit(), errInjected, "commit")
 	p.Close(false)
 	p.txn.lock.Close() // the process dies
 	if o, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); err == nil {

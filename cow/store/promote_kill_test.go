@@ -250,9 +250,7 @@ func survivors(t *testing.T, c *scene) (promoted bool) {
 	for i, h := range c.disks {
 		got := content(t, s, h.name)
 		manifest, err := s.Disk(h.name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		_, err = manifest.Tagged(killTag)
 		if i > 0 && promoted != (err == nil) {
 			t.Errorf("%s has the tag: %v, the other disk: %v", h.name, err == nil, promoted)

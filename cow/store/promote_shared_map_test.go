@@ -25,17 +25,11 @@ func TestPromotionKeepsASharedMap(t *testing.T) {
 		return faultfs.Fault{}
 	})
 	s, err := Open("/store", Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: func(string) string { return faultfs.MemoryDir }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	ctx := context.Background()
-	if _, err := s.Create(ctx, "vm", CreateOptions{Size: 65536}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Create(ctx, "vm", CreateOptions{Size: 65536})))
 	o, err := s.OpenDisk(ctx, "vm", OpenOptions{Serve: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer o.Close()
 	if h := o.Disk.Layers()[0]; h.Generation == 0 {
 		t.Fatal("the disk has no shared map")
@@ -52,9 +46,7 @@ func TestPromotionKeepsASharedMap(t *testing.T) {
 	}
 	failing.Store(nil)
 	pend, err := s.PreparePromotion(ctx, []*Manifest{o.Manifest}, "t")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if !pend.Heads()[0].Bitmap().Shared() {
 		t.Error("the new head has no shared map")
 	}

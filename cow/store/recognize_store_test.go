@@ -202,14 +202,10 @@ func TestStoresInAllStates(t *testing.T) {
 	for name, change := range map[string]func(t *testing.T, s *Store){
 		"whole": func(*testing.T, *Store) {},
 		"emptied": func(t *testing.T, s *Store) {
-			if _, err := s.Remove(ctx, "vm1"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, "vm1")))
 		},
 		"emptied, with a note": func(t *testing.T, s *Store) {
-			if _, err := s.Remove(ctx, "vm1"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, "vm1")))
 			plant(t, s.Dir(), "README.txt")
 		},
 		"empty lock file of an earlier version": func(t *testing.T, s *Store) { must(t, os.Truncate(s.path(lockFile), 0)) },
@@ -221,9 +217,7 @@ func TestStoresInAllStates(t *testing.T) {
 			must(t, os.WriteFile(s.path(lockFile), make([]byte, len(lockMagic)), 0o600))
 		},
 		"emptied, torn lock, reserve, index and run": func(t *testing.T, s *Store) {
-			if _, err := s.Remove(ctx, "vm1"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, "vm1")))
 			must(t, os.Truncate(s.path(lockFile), 5))
 			plant(t, s.Dir(), "run/vm1.pid")
 		},
@@ -307,8 +301,7 @@ func TestForeignIndexAndReserve(t *testing.T) {
 				again, err := Open(s.Dir(), Options{})
 				must(t, err)
 				create(t, again, "vm2", CreateOptions{Size: 1 << 20})
-				_, err = again.Promote(ctx, []string{"vm2"}, "t")
-				must(t, err)
+				must(t, errOf(again.Promote(ctx, []string{"vm2"}, "t")))
 				_, err = again.Remove(ctx, "vm1")
 				must(t, err)
 				for again.releaseReserve(syscall.ENOSPC, 0) {

@@ -38,15 +38,11 @@ func TestRemoveDamaged(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			create(t, s, "other", CreateOptions{Size: 1 << 20})
-			if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 			create(t, s, "clone", CreateOptions{From: "vm1@t"})
 			layers := entries(t, s.path(layersDir))
 			path := s.path(disksDir, "vm1", diskFile)
-			if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrInvalid) {
-				t.Fatalf("of a disk that is whole: %v", err)
-			}
+			wantErr(t, errOf(s.RemoveDamaged(ctx, "vm1")), ErrInvalid, "of a disk that is whole")
 			hurt(t, s, path)
 			if all, err := s.Disks(); err == nil || len(all) != 2 || !strings.Contains(err.Error(), "vm1") {
 				t.Errorf("disks: %d, %v", len(all), err)
@@ -56,9 +52,7 @@ func TestRemoveDamaged(t *testing.T) {
 			}
 			lock, err := s.LockDisk("vm1")
 			must(t, err)
-			if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrInUse) {
-				t.Fatalf("of a disk in use: %v", err)
-			}
+			wantErr(t, errOf(s.RemoveDamaged(ctx, "vm1")), ErrInUse, "of a disk in use")
 			must(t, lock.Unlock())
 			r, err := s.RemoveDamaged(ctx, "vm1")
 			if err != nil || !r.Damaged || len(r.Layers) != 0 {
@@ -96,9 +90,7 @@ func TestRemoveDamagedInterrupted(t *testing.T) {
 	must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), data, 0o600))
 	fsys := &keepLeft{FS: s.fs}
 	s.fs = fsys
-	if _, err := s.RemoveDamaged(context.Background(), "vm1"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.RemoveDamaged(context.Background(), "vm1")))
 	s.fs = fsys.FS
 	if left := entries(t, s.path(tmpDir)); len(left) != 1 {
 		t.Fatalf("left in tmp: %v", left)

@@ -40,15 +40,11 @@ func TestRemoveImageBehindALink(t *testing.T) {
 			write(t, filepath.Join(target, "notes.txt"), []byte("mine"))
 			must(t, os.Symlink(target, s.path(imagesDir, link)))
 			before := snapshot(t, target)
-			if _, err := s.Remove(ctx, link); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, link)))
 			check(t, s, CheckOptions{Repair: true})
 			create(t, s, "next", CreateOptions{Size: 4096})
 			sameFiles(t, before, snapshot(t, target))
-			if _, err := os.Lstat(s.path(imagesDir, link)); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the link: expected none, found %v", err)
-			}
+			wantErr(t, errOf(os.Lstat(s.path(imagesDir, link))), os.ErrNotExist, "the link")
 			if left := entries(t, s.path(tmpDir)); len(left) > 0 {
 				t.Errorf("in tmp: %v", left)
 			}
@@ -65,14 +61,10 @@ func TestRemoveDamagedDiskBehindALink(t *testing.T) {
 	must(t, os.Symlink(away, s.path(disksDir, "v")))
 	must(t, os.Truncate(filepath.Join(away, diskFile), 20))
 	before := snapshot(t, away)
-	if _, err := s.RemoveDamaged(context.Background(), "v"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.RemoveDamaged(context.Background(), "v")))
 	create(t, s, "next", CreateOptions{Size: 4096})
 	sameFiles(t, before, snapshot(t, away))
-	if _, err := os.Lstat(s.path(disksDir, "v")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the link: expected none, found %v", err)
-	}
+	wantErr(t, errOf(os.Lstat(s.path(disksDir, "v"))), os.ErrNotExist, "the link")
 }
 
 // An image directory renamed by hand is the image that disks name, and stays.

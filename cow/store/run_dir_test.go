@@ -13,9 +13,7 @@ func TestBadRuntimeDirIsNamed(t *testing.T) {
 		// Root's run directory does not come from the environment. The text is the same.
 		s := &Store{runDir: "", fs: mustStore(t).fs}
 		file := filepath.Join(t.TempDir(), "a file")
-		if err := os.WriteFile(file, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(file, nil, 0o600))
 		s.getenv, s.runDir = func(string) string { return file }, filepath.Join(file, programDir)
 		checkRuntimeError(t, s.MakeRunDir(), "'"+file+"'")
 		return
@@ -24,13 +22,9 @@ func TestBadRuntimeDirIsNamed(t *testing.T) {
 		home := t.TempDir()
 		env := func(k string) string { return map[string]string{"HOME": home, "XDG_RUNTIME_DIR": dir}[k] }
 		def, err := DefaultDir(env)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		s, err := Open(def, Options{Getenv: env})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		checkRuntimeError(t, s.MakeRunDir(), dir)
 	}
 }
@@ -46,12 +40,8 @@ func checkRuntimeError(t *testing.T, err error, dir string) {
 func TestRuntimeDirIsNotBlamed(t *testing.T) {
 	s := mustStore(t)
 	s.getenv = func(string) string { return "/nonexistent/run" }
-	if err := os.MkdirAll(s.dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(s.runDir, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(s.dir, 0o755))
+	must(t, os.WriteFile(s.runDir, nil, 0o600))
 	if err := s.MakeRunDir(); err == nil || strings.Contains(err.Error(), "XDG_RUNTIME_DIR") {
 		t.Errorf("%v", err)
 	}
@@ -60,8 +50,6 @@ func TestRuntimeDirIsNotBlamed(t *testing.T) {
 func mustStore(t *testing.T) *Store {
 	t.Helper()
 	s, err := Open(filepath.Join(t.TempDir(), "store"), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return s
 }

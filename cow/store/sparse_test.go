@@ -48,17 +48,13 @@ const terabyte = 1 << 40
 func sparseFile(t *testing.T, path string) string {
 	t.Helper()
 	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer f.Close()
 	if err := f.Truncate(terabyte); err != nil {
 		t.Skipf("the file system of %s takes no file of 1 TiB: %v", path, err)
 	}
 	for i, off := range []int64{0, terabyte/2 + 12345, terabyte - 65536} {
-		if _, err := f.WriteAt(noise(uint64(i+1), 65536), off); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(f.WriteAt(noise(uint64(i+1), 65536), off)))
 	}
 	return path
 }
@@ -112,9 +108,7 @@ func TestImportFollowsData(t *testing.T) {
 				}
 			}
 			img, err := s.Import(context.Background(), tt.path, "img", ImportOptions{Backing: true})
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			within("import", 2)
 			if a := s.allocated(s.ImageData("img")); a > 1<<20 {
 				t.Errorf("%d bytes allocated", a)
@@ -128,9 +122,7 @@ func TestImportFollowsData(t *testing.T) {
 			within("check --full", 1)
 			create(t, s, "vm1", CreateOptions{From: "img"})
 			within("create", 0)
-			if err := openDisk(t, s, "vm1").Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, openDisk(t, s, "vm1").Close())
 			within("open", 0)
 		})
 	}
@@ -144,19 +136,13 @@ func TestChunkDigestIgnoresHoles(t *testing.T) {
 	full := importRaw(t, s, "full", data)
 	hole := tempFile(t, "hole", data)
 	f, err := vfs.OS{}.OpenFile(hole, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer f.Close()
 	for _, at := range [][2]int64{{0, 65536}, {1 << 20, 1 << 20}, {4 << 20, 1<<20 + 512}} {
-		if err := f.PunchHole(at[0], at[1]); err != nil {
-			t.Fatal(err)
-		}
+		must(t, f.PunchHole(at[0], at[1]))
 	}
 	sparse, err := s.Import(context.Background(), hole, "hole", ImportOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if full.ChunkSHA256 != sparse.ChunkSHA256 || full.ChunkSHA256 != chunkSum(data) {
 		t.Errorf("with holes %s, without %s, want %s", sparse.ChunkSHA256, full.ChunkSHA256, chunkSum(data))
 	}

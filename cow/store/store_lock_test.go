@@ -21,13 +21,9 @@ const lockPatience = 30 * time.Second
 func waiting(t *testing.T, path string) (n int) {
 	t.Helper()
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Stat(path, &st))
 	locks, err := os.ReadFile("/proc/locks")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for line := range bytes.Lines(locks) {
 		if bytes.Contains(line, []byte("->")) && bytes.Contains(line, fmt.Appendf(nil, ":%d ", st.Ino)) {
 			n++
@@ -49,12 +45,8 @@ func lockEventually(t *testing.T, what string, cond func() bool) {
 func foreignLock(t *testing.T, path string) (unlock func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 	t.Cleanup(func() { f.Close() })
 	return func() { f.Close() }
 }
@@ -76,9 +68,7 @@ func TestStoreLockInOrder(t *testing.T) {
 	}
 	unlock()
 	for range n {
-		if err := <-errs; err != nil {
-			t.Fatal(err)
-		}
+		must(t, <-errs)
 	}
 	for i := range n {
 		if got := <-order; got != i {
@@ -103,9 +93,7 @@ func TestStoreLockWaitEnds(t *testing.T) {
 		}()
 		lockEventually(t, "it waits", func() bool { return waiting(t, s.path(lockFile)) > 0 })
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Fatalf("%v, expected %v", err, context.Canceled)
-		}
+		wantErr(t, <-done, context.Canceled, "error")
 	}
 	if n := runtime.NumGoroutine(); n > goroutines+2 {
 		t.Errorf("%d goroutines after 20 waits, %d before", n, goroutines)
@@ -136,25 +124,17 @@ func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 	cmd := exec.Command("flock", path, "cat")
 	t.Run("shared", func(t *testing.T) {
 		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		defer f.Close()
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-			t.Fatal(err)
-		}
+		must(t, unix.Flock(int(f.Fd()), unix.LOCK_SH))
 		_, err = s.LockDisk("vm1")
 		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) || strings.Contains(err.Error(), fmt.Sprint(dead)) {
 			t.Errorf("%v, expected this process", err)
 		}
 	})
 	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, cmd.Start())
 	defer func() { stdin.Close(); cmd.Wait() }()
 	lockEventually(t, "another process has the lock", func() bool { _, serving := s.Serving("vm1"); return serving })
 	v, _ := s.Serving("vm1")
@@ -176,21 +156,15 @@ func TestLockContent(t *testing.T) {
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			write(t, s.path(disksDir, "vm1", lockFile), []byte(before))
 			l, err := s.LockDisk("vm1")
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			want := Serving{PID: os.Getpid(), Control: "/run/" + strings.Repeat("c", 90), Socket: "/run/s"}
 			for _, v := range []Serving{want, {PID: os.Getpid()}, want} {
-				if err := l.SetServing(v); err != nil {
-					t.Fatal(err)
-				}
+				must(t, l.SetServing(v))
 				if got, ok := s.Serving("vm1"); !ok || *got != v {
 					t.Errorf("%v, expected %v", got, v)
 				}
 			}
-			if err := l.Unlock(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, l.Unlock())
 			if v, ok := s.Serving("vm1"); ok {
 				t.Errorf("%v, expected nobody", v)
 			}

@@ -71,9 +71,7 @@ func TestStoresOfOthers(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
-			if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 			victim := t.TempDir()
 			must(t, os.MkdirAll(filepath.Join(victim, "db"), 0o700))
 			c.plant(t, s.Dir(), victim)
@@ -152,9 +150,7 @@ func TestStoreWithoutUTF8(t *testing.T) {
 	if _, err := s.Create(context.Background(), "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "UTF-8") {
 		t.Errorf("create: %v", err)
 	}
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the directory: %v", err)
-	}
+	wantErr(t, errOf(os.Stat(dir)), os.ErrNotExist, "the directory")
 }
 
 // nobody is a user who is neither root nor this one.

@@ -51,26 +51,16 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 			create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 			manifest := s.path(disksDir, "vm2", diskFile)
 			saved := first(os.ReadFile(manifest))
-			if err := os.Truncate(manifest, 50); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Truncate(manifest, 50))
 			orphan := uuid.New()
 			dir := s.path(layersDir, orphan.String())
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Mkdir(dir, 0o755))
 			l, err := layer.CreateHead(s.fs, layer.Paths{Map: filepath.Join(dir, mapFile), Data: filepath.Join(dir, dataFile)},
 				layer.CreateParams{UUID: orphan, Size: 1 << 20, BlockSize: 4096, Created: s.now(), Perm: 0o600})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := l.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
+			must(t, l.Close())
 			work := s.path(tmpDir, uuid.NewString())
-			if err := os.MkdirAll(work, 0o755); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.MkdirAll(work, 0o755))
 			write(t, filepath.Join(work, lockFile), nil)
 			write(t, filepath.Join(work, journalFile), []byte(c.journal(orphan)))
 			s.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -125,9 +115,7 @@ func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 	s := newStore(t)
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	s.fs = &busyOnce{path: s.path(disksDir, "vm1", diskFile)}
 	p.Close(false)
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 1 {
@@ -142,9 +130,7 @@ func TestManyCreatesAtOnce(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "golden", CreateOptions{Size: 1 << 20})
-	if _, err := s.Promote(ctx, []string{"golden"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"golden"}, "t")))
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
