@@ -2,11 +2,12 @@
 package dmtable
 
 import (
-	"cowblk/cow/finding"
 	"math"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"cowblk/cow/finding"
 )
 
 // SectorSize is the unit of a device-mapper table, in bytes.

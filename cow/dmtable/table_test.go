@@ -1,12 +1,13 @@
 package dmtable
 
 import (
-	"cowblk/cow/finding"
 	"errors"
 	"reflect"
 	"strconv"
 	"strings"
 	"testing"
+
+	"cowblk/cow/finding"
 )
 
 func TestParse(t *testing.T) {

@@ -1,9 +1,6 @@
 package imagefile
 
 import (
-	"cowblk/cow/finding"
-	"cowblk/cow/shell"
-	"cowblk/cow/vfs"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +9,10 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/finding"
+	"cowblk/cow/shell"
+	"cowblk/cow/vfs"
 )
 
 // pathError is an error of the operating system whose path is printable.

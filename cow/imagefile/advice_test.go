@@ -2,12 +2,13 @@ package imagefile
 
 import (
 	"bytes"
-	"cowblk/cow/vfs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"cowblk/cow/vfs"
 )
 
 // An advised name is accepted by the file system.

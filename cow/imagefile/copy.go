@@ -2,10 +2,11 @@ package imagefile
 
 import (
 	"context"
-	"cowblk/cow/finding"
-	"cowblk/cow/vfs"
 	"fmt"
 	"hash/crc32"
+
+	"cowblk/cow/finding"
+	"cowblk/cow/vfs"
 )
 
 // chunkSize is the size of one read when content is copied or hashed, in bytes.

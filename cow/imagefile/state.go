@@ -1,9 +1,10 @@
 package imagefile
 
 import (
+	"time"
+
 	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
-	"time"
 )
 
 // SameState compares the fields that a write changes. It ignores device and inode: a store may be

@@ -1,9 +1,10 @@
 package layer
 
 import (
-	"cowblk/cow/finding"
 	"errors"
 	"fmt"
+
+	"cowblk/cow/finding"
 )
 
 // One sentinel per decision of a caller. Every error of this package about a layer's content wraps

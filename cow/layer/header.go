@@ -2,7 +2,6 @@ package layer
 
 import (
 	"bytes"
-	"cowblk/cow/finding"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/finding"
 )
 
 // State says whether a layer may be written. The values are those of the file.

@@ -2,7 +2,6 @@ package layer
 
 import (
 	"bytes"
-	"cowblk/cow/finding"
 	"encoding/hex"
 	"errors"
 	"hash/crc32"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/finding"
 )
 
 func sampleHeader() Header {

@@ -1,12 +1,13 @@
 package layer
 
 import (
-	"cowblk/cow/finding"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+
+	"cowblk/cow/finding"
 )
 
 // openChecksums finds the data checksums of the layer, and faults in the header of a checksum file.

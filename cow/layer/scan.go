@@ -1,14 +1,15 @@
 package layer
 
 import (
-	"cowblk/cow/finding"
-	"cowblk/cow/vfs"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"math/bits"
 	"os"
+
+	"cowblk/cow/finding"
+	"cowblk/cow/vfs"
 )
 
 // scanChunk is the size of one read of a map, in bytes.

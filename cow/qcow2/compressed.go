@@ -2,10 +2,11 @@ package qcow2
 
 import (
 	"compress/flate"
-	"cowblk/cow/finding"
 	"errors"
 	"fmt"
 	"io"
+
+	"cowblk/cow/finding"
 )
 
 // compressedSector is the unit in which an L2 entry counts compressed bytes.

@@ -1,8 +1,9 @@
 package qcow2
 
 import (
-	"cowblk/cow/finding"
 	"errors"
+
+	"cowblk/cow/finding"
 )
 
 // One sentinel per action that a person can take. Each finding of this package wraps

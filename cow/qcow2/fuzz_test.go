@@ -2,10 +2,11 @@ package qcow2
 
 import (
 	"bytes"
-	"cowblk/cow/finding"
 	"encoding/binary"
 	"errors"
 	"testing"
+
+	"cowblk/cow/finding"
 )
 
 // tiny is an image of 4 KiB in clusters of 512 bytes: unallocated, zero, data, compressed.

@@ -1,12 +1,13 @@
 package qcow2
 
 import (
-	"cowblk/cow/finding"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+
+	"cowblk/cow/finding"
 )
 
 // Magic is the first four bytes of an image.

@@ -1,11 +1,12 @@
 package qcow2
 
 import (
-	"cowblk/cow/finding"
 	"encoding/binary"
 	"fmt"
 	"io"
 	"math/bits"
+
+	"cowblk/cow/finding"
 )
 
 // Kind says where bytes of the disk are.

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"cowblk/cow/strictjson"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +9,8 @@ import (
 	"strconv"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/strictjson"
 )
 
 // commitFile, in the directory of a transaction, is the commit record of a change of several disks.

@@ -171,29 +171,15 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 	if err := s.trustedDisk(ref.Name); err != nil {
 		return err
 	}
-	src, err := s.Disk(ref.Name)
+	below, err := s.upToTag(ref)
 	if err != nil {
 		return err
 	}
-	i, err := src.Tagged(ref.Tag)
-	if err != nil {
-		return err
+	if m.BlockSize != 0 && m.BlockSize != below.BlockSize {
+		return finding.Invalidf("block size %d: %s has %d, and all layers of a stack have the same", m.BlockSize, ref, below.BlockSize)
 	}
-	if m.BlockSize != 0 && m.BlockSize != src.BlockSize {
-		return finding.Invalidf("block size %d: %s has %d, and all layers of a stack have the same", m.BlockSize, ref, src.BlockSize)
-	}
-	below := *src
-	below.Layers = src.Layers[:i+1]
-	if err := s.trustedFiles(&below); err != nil {
-		return err
-	}
-	top, err := layer.ReadHeader(s.fs, s.paths(&src.Layers[i]).Map)
-	if err != nil {
-		return Classify(err)
-	}
-	m.BlockSize, m.Base, m.TableStart = src.BlockSize, src.Base, src.TableStart
-	m.Layers = append(m.Layers, src.Layers[:i+1]...)
-	return m.atLeast(top.Size, ref.String())
+	m.BlockSize, m.Base, m.TableStart, m.Layers = below.BlockSize, below.Base, below.TableStart, below.Layers
+	return m.atLeast(below.Size, ref.String())
 }
 
 // recheckSource repeats checks with the store locked: the image or layers may have been removed

@@ -6,13 +6,13 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"cowblk/cow"
 	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
-
-	"golang.org/x/sys/unix"
 )
 
 // One sentinel per decision a caller makes. Every error of this package wraps at most one of them.

@@ -3,13 +3,14 @@ package store
 import (
 	"bytes"
 	"context"
-	"cowblk/cow/imagefile"
 	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+
+	"cowblk/cow/imagefile"
 )
 
 func TestImport(t *testing.T) {

@@ -2,14 +2,15 @@ package store
 
 import (
 	"bytes"
-	"cowblk/cow/layer"
-	"cowblk/cow/vfs"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
 )
 
 // legacyLiveFile returns the path of a file in which earlier versions kept unflushed writes, in the

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cowblk/cow/vfs"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -11,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+
+	"cowblk/cow/vfs"
 )
 
 // ownMemoryDir returns this user's directory in memory: /dev/shm/cowblk-UID. It need not exist; see

@@ -1,11 +1,12 @@
 package store
 
 import (
-	"cowblk/cow/finding"
 	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"cowblk/cow/finding"
 )
 
 // MaxName is the maximum length of image, disk and tag names, in bytes. It fits a socket path (108

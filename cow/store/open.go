@@ -205,21 +205,15 @@ func (s *Store) Preflight(ctx context.Context, name string, o cow.Options) error
 	if err := s.trustedFiles(m); err != nil {
 		return err
 	}
-	m.Layers = m.Layers[:len(m.Layers)-1]
-	if len(m.Layers) == 0 {
-		if m.Base == nil {
-			return nil
-		}
-		_, err := s.baseSpec(ctx, m)
-		if err != nil {
-			return fmt.Errorf("disk %q: %w", name, err)
-		}
-	} else {
+	m.Layers = m.Sealed()
+	if len(m.Layers) > 0 {
 		h, err := layer.ReadHeader(s.fs, s.paths(m.Head()).Map)
 		if err != nil {
 			return fmt.Errorf("disk %q: %w", name, Classify(err))
 		}
 		m.Size = h.Size // the disk may have grown since
+	} else if m.Base == nil {
+		return nil
 	}
 	disk, err := s.openStack(ctx, m, OpenOptions{Cow: o, ReadOnly: true})
 	if errors.Is(err, layer.ErrInUse) {

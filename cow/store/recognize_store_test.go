@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"cowblk/cow/finding"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cowblk/cow/finding"
 )
 
 const someUUID = "0b6e0b0e-1111-4111-8111-0123456789ab"

@@ -2,13 +2,14 @@ package store
 
 import (
 	"context"
-	"cowblk/cow/finding"
 	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/finding"
 )
 
 // PlanRemoveDamaged returns what RemoveDamaged would do, or its error.

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"cowblk/cow/shell"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/shell"
 )
 
 func (s *Store) planImage(v *survey, name string) (*Removal, error) {

@@ -2,12 +2,13 @@ package store
 
 import (
 	"context"
-	"cowblk/cow/finding"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/finding"
 )
 
 // Rollback is the plan or the result of Store.Rollback.

@@ -1,9 +1,6 @@
 package store
 
 import (
-	"cowblk/cow/finding"
-	"cowblk/cow/shell"
-	"cowblk/cow/vfs"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -14,6 +11,10 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/finding"
+	"cowblk/cow/shell"
+	"cowblk/cow/vfs"
 )
 
 // The directories of sockets: the run directory, and others where its path is too long or nothing
@@ -87,11 +88,7 @@ func replaceRunDir(o *Options, dir, run string) string {
 // otherRunDir returns a directory of this user that is named after the store in dir and lies
 // outside it.
 func otherRunDir(getenv func(string) string, dir string) string {
-	name := "store-" + shortName(dir)
-	if d := userRunDir(getenv); d != "" {
-		return filepath.Join(d, name)
-	}
-	return filepath.Join(ownMemoryDir(), name)
+	return filepath.Join(otherRunDirs(getenv)[0], "store-"+shortName(dir))
 }
 
 // OtherRunDir returns a directory for sockets that RunDir has no space for. It need not exist.
@@ -143,7 +140,7 @@ func (s *Store) ControlSocket(name string) (string, error) {
 		}
 	}
 	var errs []error
-	for _, dir := range s.otherRunDirs() {
+	for _, dir := range otherRunDirs(s.getenv) {
 		p := filepath.Join(dir, "."+shortName(s.dir+"\x00"+name)+".ctl")
 		if len(p) > maxSocketPath {
 			continue
@@ -164,8 +161,8 @@ func shortName(name string) string {
 }
 
 // otherRunDirs returns directories with short paths, in order of preference.
-func (s *Store) otherRunDirs() (dirs []string) {
-	if d := userRunDir(s.getenv); d != "" {
+func otherRunDirs(getenv func(string) string) (dirs []string) {
+	if d := userRunDir(getenv); d != "" {
 		dirs = append(dirs, d)
 	}
 	return append(dirs, ownMemoryDir())

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cowblk/cow/shell"
 	"errors"
 	"fmt"
 	"maps"
@@ -9,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/shell"
 )
 
 // Queries of a survey: which disks use a layer or an image.

@@ -1,13 +1,14 @@
 package store
 
 import (
-	"cowblk/cow/shell"
 	"errors"
 	"fmt"
 	"sort"
 	"strconv"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/shell"
 )
 
 // Node is one object of a store's tree: an image or base, the layers on it that disks share, and

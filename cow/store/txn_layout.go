@@ -8,10 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
-
-	"github.com/google/uuid"
 )
 
 // A directory in tmp/ is removed only if it is recognizably cowblk's: another one may have a UUID
