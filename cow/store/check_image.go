@@ -18,7 +18,7 @@ func (c *checker) image(name string) *Report {
 	}
 	k := &Report{Kind: KindImage, Name: name, Problems: []*finding.Finding{}}
 	c.images[name] = k
-	if f := c.s.untrustedFinding(c.s.path(imagesDir, name, imageFile), c.s.ImageData(name)); f != nil {
+	if f := c.untrustedFinding(c.s.path(imagesDir, name, imageFile), c.s.ImageData(name)); f != nil {
 		k.add("image", f)
 		return k
 	}

@@ -40,7 +40,7 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	}
 	r := &layerResult{object: layerObject(l.UUID)}
 	c.layers[path] = r
-	if f := c.s.untrustedFinding(c.s.layerFiles(l)...); f != nil {
+	if f := c.untrustedFinding(c.s.layerFiles(l)...); f != nil {
 		r.add(f)
 		return r
 	}

@@ -159,7 +159,9 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 		if err != nil {
 			return err
 		}
-		if err := s.trustedImage(img.Name); err != nil {
+		check := newFileChecker()
+		defer check.Close()
+		if err := s.trustedImage(check, img.Name); err != nil {
 			return err
 		}
 		m.Base = &Base{Image: img.Name, Size: img.Size, Fingerprint: img.Fingerprint}

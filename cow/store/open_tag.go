@@ -91,10 +91,13 @@ func (s *Store) upToTag(ref Ref) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.Layers = m.Layers[:i+1]
-	if err := s.trustedFiles(m); err != nil {
+	// Only this layer is read here: an open checks the others.
+	only := *m
+	only.Layers = m.Layers[i : i+1]
+	if err := s.trustedFiles(&only); err != nil {
 		return nil, err
 	}
+	m.Layers = m.Layers[:i+1]
 	// The disk may have grown since.
 	h, err := layer.ReadHeader(s.fs, s.paths(m.Head()).Map)
 	if err != nil {
