@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"hash/crc32"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -168,8 +167,7 @@ func TestEncodeKeepsReservedBytes(t *testing.T) {
 
 // The tables in FORMAT.md have every field at the offset of the encoders.
 func TestFormatDocument(t *testing.T) {
-	doc, err := os.ReadFile("../FORMAT.md")
-	must(t, err)
+	doc := readFile(t, "../FORMAT.md")
 	header, sums, ok := strings.Cut(string(doc), "### Checksum file")
 	if !ok {
 		t.Fatal("FORMAT.md has no section \"Checksum file\"")

@@ -35,8 +35,7 @@ func sample(t testing.TB, sealed bool) (Paths, Known) {
 
 func readSector(t testing.TB, name string) (sector [SectorSize]byte) {
 	t.Helper()
-	content, err := os.ReadFile(name)
-	must(t, err)
+	content := readFile(t, name)
 	copy(sector[:], content)
 	return sector
 }
@@ -124,8 +123,7 @@ func TestRestoreRefuses(t *testing.T) {
 func TestRepair(t *testing.T) {
 	for _, sealed := range []bool{false, true} {
 		p, k := sample(t, sealed)
-		wantFile, err := os.ReadFile(p.Map)
-		must(t, err)
+		wantFile := readFile(t, p.Map)
 		flip(t, p.Map, offFlags)
 		flip(t, p.Map, MapOffset+40)
 		must(t, os.Truncate(p.Map, MapOffset+50))
@@ -145,8 +143,7 @@ func TestRepair(t *testing.T) {
 		if !slices.Equal(done, want) {
 			t.Errorf("sealed %v: repaired %v", sealed, done)
 		}
-		after, err := os.ReadFile(p.Map)
-		must(t, err)
+		after := readFile(t, p.Map)
 		if !bytes.Equal(after, wantFile) {
 			t.Errorf("sealed %v: the map is not what it was (%d and %d bytes)", sealed, len(wantFile), len(after))
 		}

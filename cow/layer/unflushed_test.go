@@ -88,13 +88,11 @@ func TestDetachedHead(t *testing.T) {
 	l := openHead(t, p, dir)
 	write(t, l, 5, 2)
 	must(t, l.Detach())
-	before, err := os.ReadFile(p.Map)
-	must(t, err)
+	before := readFile(t, p.Map)
 	st, err := os.Stat(p.Map)
 	must(t, err)
 	l = openHead(t, p, dir)
-	after, err := os.ReadFile(p.Map)
-	must(t, err)
+	after := readFile(t, p.Map)
 	again, err := os.Stat(p.Map)
 	must(t, err)
 	if string(before) != string(after) || !st.ModTime().Equal(again.ModTime()) {
@@ -172,8 +170,7 @@ func TestRepairKeepsUnflushed(t *testing.T) {
 // decodeWith returns the header with one bit inverted.
 func decodeWith(t *testing.T, p Paths, at int, bit byte) (Header, error) {
 	t.Helper()
-	raw, err := os.ReadFile(p.Map)
-	must(t, err)
+	raw := readFile(t, p.Map)
 	sector := [SectorSize]byte(raw[:SectorSize])
 	sector[at] ^= bit
 	return decodeHeader(&sector)

@@ -41,8 +41,7 @@ func hexdump(p []byte) string {
 // formatDocument is cow/FORMAT.md.
 func formatDocument(t *testing.T) string {
 	t.Helper()
-	doc, err := os.ReadFile("../FORMAT.md")
-	must(t, err)
+	doc := readFile(t, "../FORMAT.md")
 	return string(doc)
 }
 
@@ -63,8 +62,7 @@ func TestWorkedExample(t *testing.T) {
 	must(t, l.Seal(time.Unix(1164628801, 0)))
 	must(t, l.AddChecksums(nil))
 	must(t, l.Close())
-	content, err := os.ReadFile(p.Map)
-	must(t, err)
+	content := readFile(t, p.Map)
 	if dump := hexdump(content); !strings.Contains(formatDocument(t), "```\n"+dump+"```\n") {
 		t.Errorf("the example in FORMAT.md, \"A worked example\", is expected to be\n%s", dump)
 	}

@@ -189,8 +189,7 @@ func TestCallsDoNotFollowDepth(t *testing.T) {
 		before := c.calls.Load()
 		create(t, s, "clone", CreateOptions{From: last})
 		counts["create"] = c.calls.Load() - before
-		m, err := s.Disk("clone")
-		must(t, err)
+		m := manifestOf(t, s, "clone")
 		before = c.calls.Load()
 		p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
 		must(t, err)

@@ -23,8 +23,13 @@ func TestDocumentsAreStrict(t *testing.T) {
 	create(t, s, "d", CreateOptions{From: "golden"})
 	disk, image := s.path(disksDir, "d", diskFile), s.path(imagesDir, "golden", imageFile)
 	for _, path := range []string{disk, image} {
-		text, err := os.ReadFile(path)
-		must(t, err)
+		text := readFile(t, path)
+		readBack := func() error {
+			if path == disk {
+				return errOf(s.Disk("d"))
+			}
+			return errOf(s.Image("golden"))
+		}
 		for _, c := range []struct{ what, from, to string }{
 			{"another case", `"name"`, `"Name"`},
 			{"another case of an inner member", `"fingerprint"`, `"Fingerprint"`},
@@ -48,11 +53,7 @@ func TestDocumentsAreStrict(t *testing.T) {
 				t.Fatalf("%s: nothing changed in %s", c.what, text)
 			}
 			write(t, path, []byte(changed))
-			if path == disk {
-				_, err = s.Disk("d")
-			} else {
-				_, err = s.Image("golden")
-			}
+			err := readBack()
 			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path) {
 				t.Errorf("%s in %s: expected %v that names the file, found %v", c.what, path, ErrRefused, err)
 			}
@@ -72,11 +73,7 @@ func TestDocumentsAreStrict(t *testing.T) {
 				continue
 			}
 			write(t, path, []byte(without))
-			if path == disk {
-				_, err = s.Disk("d")
-			} else {
-				_, err = s.Image("golden")
-			}
+			err := readBack()
 			if !errors.Is(err, ErrRefused) {
 				t.Errorf("without %s in %s: expected %v, found %v", name, path, ErrRefused, err)
 			}
@@ -102,16 +99,14 @@ func TestMayIgnoreIsKept(t *testing.T) {
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	for _, name := range []string{"a", "b"} {
 		create(t, s, name, CreateOptions{From: "golden"})
-		m, err := s.Disk(name)
-		must(t, err)
+		m := manifestOf(t, s, name)
 		m.MayIgnore = []byte(`{"setting":{"n":12345678901234567890,"of":"` + name + `"}}`)
 		must(t, s.writeDocument(s.path(disksDir, name, diskFile), m))
 	}
 	kept := func(after string) {
 		t.Helper()
 		for _, name := range []string{"a", "b"} {
-			m, err := s.Disk(name)
-			must(t, err)
+			m := manifestOf(t, s, name)
 			if !bytes.Contains(m.MayIgnore, []byte("12345678901234567890")) || !bytes.Contains(m.MayIgnore, []byte(`"`+name+`"`)) {
 				t.Errorf("after %s: disk %s has %s", after, name, m.MayIgnore)
 			}

@@ -80,6 +80,21 @@ func write(t testing.TB, path string, data []byte) string {
 	return path
 }
 
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	must(t, err)
+	return data
+}
+
+// manifestOf returns the manifest of a disk.
+func manifestOf(t testing.TB, s *Store, name string) *Manifest {
+	t.Helper()
+	m, err := s.Disk(name)
+	must(t, err)
+	return m
+}
+
 // tempFile writes data to a new file.
 func tempFile(t testing.TB, name string, data []byte) string {
 	t.Helper()

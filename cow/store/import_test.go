@@ -52,8 +52,7 @@ func TestImport(t *testing.T) {
 				}
 			}})
 			must(t, err)
-			got, err := os.ReadFile(s.ImageData(tt.name))
-			must(t, err)
+			got := readFile(t, s.ImageData(tt.name))
 			if !bytes.Equal(got, want) {
 				t.Error("the image's content is not the source's")
 			}

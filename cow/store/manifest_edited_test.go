@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -405,5 +406,73 @@ func TestManifestRestoredAfterAKill(t *testing.T) {
 				t.Errorf("the manifest was restored %d times", restored)
 			}
 		})
+	}
+}
+
+// A directory of a disk that was copied or renamed by hand is reported, with a way to continue that
+// loses nothing.
+func TestCopiedByHand(t *testing.T) {
+	s := newStore(t)
+	must(t, errOf(s.Create(t.Context(), "a", CreateOptions{Size: 1 << 20})))
+	disks := filepath.Join(s.Dir(), "disks")
+	must(t, os.CopyFS(filepath.Join(disks, "b"), os.DirFS(filepath.Join(disks, "a"))))
+	says := func(what string) {
+		t.Helper()
+		_, err := s.Disk("b")
+		r, cerr := s.Check(t.Context(), CheckOptions{Names: []string{"b"}})
+		if cerr != nil || len(r.Reports) != 1 || len(r.Reports[0].Problems) == 0 {
+			t.Fatalf("%+v, %v", r, cerr)
+		}
+		for _, text := range []string{err.Error(), r.Reports[0].Problems[0].Advice} {
+			if !strings.Contains(text, what) || strings.Contains(text, "newer cowblk") {
+				t.Errorf("%s, want %q", text, what)
+			}
+		}
+	}
+	says("copied by hand")
+	must(t, os.Rename(filepath.Join(disks, "a"), filepath.Join(t.TempDir(), "a")))
+	says(`set its name to "b" in `)
+	path := filepath.Join(disks, "b", "disk.json")
+	text := readFile(t, path)
+	must(t, os.WriteFile(path, []byte(strings.Replace(string(text), `"name": "a"`, `"name": "b"`, 1)), 0o600))
+	if m, err := s.Disk("b"); err != nil || m.Name != "b" {
+		t.Errorf("as advised: %v", err)
+	}
+}
+
+// check --repair of a store from which a disk was moved away, and whose index does not know it,
+// removes no layer on which another one lies. With Prune it removes all.
+func TestRepairKeepsEmptyLayersBelowOthers(t *testing.T) {
+	ctx := context.Background()
+	for name, spoil := range map[string]func(s *Store, head string) error{
+		"whole":                 func(*Store, string) error { return nil },
+		"damaged header on top": func(_ *Store, head string) error { return os.Truncate(head, 100) },
+	} {
+		s := newStore(t)
+		create(t, s, "a", CreateOptions{Size: 1 << 20})
+		for _, tag := range []string{"t1", "t2"} {
+			must(t, errOf(s.Promote(ctx, []string{"a"}, tag)))
+		}
+		put(t, s, "a", noise(1, 4096), 0)
+		saw := content(t, s, "a")
+		head := s.paths(first(s.Disk("a")).Head()).Map
+		saved := first(os.ReadFile(head))
+		away := filepath.Join(t.TempDir(), "a")
+		must(t, errors.Join(os.Rename(s.path(disksDir, "a"), away), os.RemoveAll(s.path(indexDir)), spoil(s, head)))
+		check(t, s, CheckOptions{Repair: true})
+		check(t, s, CheckOptions{Repair: true})
+		if n := len(entries(t, s.path(layersDir))); n != 3 {
+			t.Errorf("%s: %d layers are left, expected 3", name, n)
+			continue
+		}
+		must(t, errors.Join(os.Rename(away, s.path(disksDir, "a")), os.WriteFile(head, saved, 0o600)))
+		if !bytes.Equal(content(t, s, "a"), saw) {
+			t.Errorf("%s: the disk shows something else", name)
+		}
+		must(t, errors.Join(os.RemoveAll(s.path(disksDir, "a")), os.RemoveAll(s.path(indexDir))))
+		check(t, s, CheckOptions{Repair: true, Prune: true})
+		if left := entries(t, s.path(layersDir)); len(left) > 0 {
+			t.Errorf("%s: after --prune: %v", name, left)
+		}
 	}
 }

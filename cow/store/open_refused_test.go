@@ -147,8 +147,7 @@ func TestRefusedOpen(t *testing.T) {
 
 func head(t *testing.T, s *Store, disk string) *Layer {
 	t.Helper()
-	m, err := s.Disk(disk)
-	must(t, err)
+	m := manifestOf(t, s, disk)
 	return m.Head()
 }
 

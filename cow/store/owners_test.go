@@ -314,8 +314,7 @@ func TestCheckFindsTwoOwners(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, 0)})
 			create(t, s, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), fresh(), 0)})
-			m, err := s.Disk("b")
-			must(t, err)
+			m := manifestOf(t, s, "b")
 			switch what {
 			case "data":
 				m.Layers[0].Data = alias

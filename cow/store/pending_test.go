@@ -37,8 +37,7 @@ func TestStaleCommitIsLeftAlone(t *testing.T) {
 	if got := content(t, s, "vm1"); string(got) != string(want) {
 		t.Error("vm1 has lost what was written since")
 	}
-	m, err := s.Disk("vm1")
-	must(t, err)
+	m := manifestOf(t, s, "vm1")
 	if _, err := m.Tagged("later"); err != nil {
 		t.Error(err)
 	}

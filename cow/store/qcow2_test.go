@@ -67,8 +67,7 @@ func TestQcow2AgainstQEMU(t *testing.T) {
 			for _, name := range []string{"top", "mid", "mid2"} {
 				tool("qemu-img", "convert", "-O", "raw", name, name+".raw")
 				must(t, errOf(s.Import(context.Background(), filepath.Join(dir, name), name, ImportOptions{Backing: true})))
-				want, err := os.ReadFile(filepath.Join(dir, name+".raw"))
-				must(t, err)
+				want := readFile(t, filepath.Join(dir, name+".raw"))
 				got, err := os.ReadFile(s.ImageData(name))
 				must(t, err)
 				if !bytes.Equal(got, want) {

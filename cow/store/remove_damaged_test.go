@@ -27,8 +27,7 @@ func TestRemoveDamaged(t *testing.T) {
 			must(t, os.Mkdir(path, 0o700))
 		},
 		"of another disk": func(t *testing.T, s *Store, path string) {
-			data, err := os.ReadFile(s.path(disksDir, "other", diskFile))
-			must(t, err)
+			data := readFile(t, s.path(disksDir, "other", diskFile))
 			must(t, os.WriteFile(path, data, 0o600))
 		},
 		"everything missing": func(t *testing.T, s *Store, _ string) {
@@ -87,8 +86,7 @@ func TestRemoveDamagedInterrupted(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	create(t, s, "other", CreateOptions{Size: 1 << 20})
-	data, err := os.ReadFile(s.path(disksDir, "other", diskFile))
-	must(t, err)
+	data := readFile(t, s.path(disksDir, "other", diskFile))
 	must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), data, 0o600))
 	fsys := &keepLeft{FS: s.fs}
 	s.fs = fsys
@@ -138,8 +136,7 @@ func TestRemoveDamagedNewer(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	path := s.path(disksDir, "vm1", diskFile)
-	data, err := os.ReadFile(path)
-	must(t, err)
+	data := readFile(t, path)
 	must(t, os.WriteFile(path, []byte(strings.Replace(string(data), `"version": 1`, `"version": 2`, 1)), 0o600))
 	if _, err := s.RemoveDamaged(context.Background(), "vm1"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("%v", err)

@@ -65,11 +65,9 @@ func TestRollbackRefused(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	put(t, s, "vm1", noise(1, 8192), 0)
 	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
-	m, err := s.Disk("vm1")
-	must(t, err)
+	m := manifestOf(t, s, "vm1")
 	path := s.paths(&m.Layers[0]).Map
-	data, err := os.ReadFile(path)
-	must(t, err)
+	data := readFile(t, path)
 	data[4096] ^= 4
 	write(t, path, data)
 	before := snapshot(t, s.Dir())

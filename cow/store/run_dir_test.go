@@ -3,6 +3,7 @@ package store
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -52,4 +53,46 @@ func mustStore(t *testing.T) *Store {
 	s, err := Open(filepath.Join(t.TempDir(), "store"), Options{})
 	must(t, err)
 	return s
+}
+
+// Another user can take the name of a user's directory in memory, in any way, and any other name
+// that can be guessed. The user gets another directory, and the same one from then on.
+func TestMemoryDirWhoseNameIsTaken(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can make the files of another user")
+	}
+	const uid, attacker = 1005, 65534
+	for name, take := range map[string]func(path string) error{
+		"directory":     func(path string) error { return os.Mkdir(path, 0o755) },
+		"open to all":   func(path string) error { return os.Mkdir(path, 0o777) },
+		"file":          func(path string) error { return os.WriteFile(path, nil, 0o644) },
+		"symbolic link": func(path string) error { return os.Symlink("/etc", path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			shm := t.TempDir()
+			plain := filepath.Join(shm, programDir+"-"+strconv.Itoa(uid))
+			if got := memoryDirIn(shm, uid); got != plain {
+				t.Errorf("nobody has taken it: %s", got)
+			}
+			for _, path := range []string{plain, plain + "-", plain + "-0000"} {
+				must(t, take(path))
+				must(t, os.Lchown(path, attacker, attacker))
+			}
+			mine := memoryDirIn(shm, uid)
+			if !strings.HasPrefix(mine, plain+"-") || len(mine) < len(plain)+16 || mine == memoryDirIn(shm, uid) {
+				t.Errorf("it can be guessed: %s", mine)
+			}
+			must(t, os.Mkdir(mine, 0o700))
+			must(t, os.Chown(mine, uid, uid))
+			if again := memoryDirIn(shm, uid); again != mine {
+				t.Errorf("first %s, then %s", mine, again)
+			}
+			if err := os.Remove(plain); err != nil { // files in the other directory are still found
+				t.Fatal(err)
+			}
+			if again := memoryDirIn(shm, uid); again != mine {
+				t.Errorf("first %s, and without the other user's %s", mine, again)
+			}
+		})
+	}
 }

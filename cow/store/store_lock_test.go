@@ -22,8 +22,7 @@ func waiting(t *testing.T, path string) (n int) {
 	t.Helper()
 	var st unix.Stat_t
 	must(t, unix.Stat(path, &st))
-	locks, err := os.ReadFile("/proc/locks")
-	must(t, err)
+	locks := readFile(t, "/proc/locks")
 	for line := range bytes.Lines(locks) {
 		if bytes.Contains(line, []byte("->")) && bytes.Contains(line, fmt.Appendf(nil, ":%d ", st.Ino)) {
 			n++

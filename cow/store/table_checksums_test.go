@@ -28,8 +28,7 @@ func rotatedTable(t *testing.T) (*Store, *tableFiles, *Manifest) {
 	o := openDisk(t, s, "vm")
 	must(t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
 	sameFiles(t, before, snapshot(t, f.dir))
-	m, err := s.Disk("vm")
-	must(t, err)
+	m := manifestOf(t, s, "vm")
 	return s, f, m
 }
 
@@ -48,8 +47,7 @@ func TestSumsOfTable(t *testing.T) {
 		t.Errorf("%+v", r.Reports[0])
 	}
 	sums := s.paths(&m.Layers[0]).Checksums
-	whole, err := os.ReadFile(sums)
-	must(t, err)
+	whole := readFile(t, sums)
 
 	data := f.path("wdata")
 	flip(t, data, f.dataOff*512+4096+5)

@@ -69,8 +69,7 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 				must(t, err)
 				create(t, s, "vm1", CreateOptions{From: "gold"})
 				must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
-				m, err := s.Disk("vm1")
-				must(t, err)
+				m := manifestOf(t, s, "vm1")
 				l := m.Head()
 				if sealed {
 					l = &m.Layers[0]
@@ -147,8 +146,7 @@ func TestFilesThroughDirectoriesOfTheirOwner(t *testing.T) {
 	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
-	m, err := s.Disk("vm1")
-	must(t, err)
+	m := manifestOf(t, s, "vm1")
 	layer := s.path(layersDir, m.Head().UUID.String())
 	elsewhere := t.TempDir()
 	must(t, os.Rename(layer, filepath.Join(elsewhere, "l")))

@@ -39,8 +39,7 @@ func interrupted(t *testing.T) *Store {
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 	var disks []*Manifest
 	for _, name := range []string{"vm1", "vm2"} {
-		m, err := s.Disk(name)
-		must(t, err)
+		m := manifestOf(t, s, name)
 		disks = append(disks, m)
 	}
 	p, err := s.preparePromotion(context.Background(), &Pending{s: s, tag: "both", before: disks})
