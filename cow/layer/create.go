@@ -85,7 +85,7 @@ func CreateHead(fsys vfs.FS, p Paths, c CreateParams) (*Layer, error) {
 		return nil, undo(err)
 	}
 	made = append(made, p.Data)
-	if err := l.lock(true); err != nil {
+	if err := lockMap(l.mapf, true); err != nil {
 		return nil, undo(err)
 	}
 	l.header = h
@@ -159,7 +159,7 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 	if l.mapf, err = l.fs.OpenFile(l.paths.Map, os.O_RDWR, 0); err != nil {
 		return err
 	}
-	if err := l.lock(true); err != nil {
+	if err := lockMap(l.mapf, true); err != nil {
 		return err
 	}
 	if l.data, err = l.fs.OpenFile(l.paths.Data, os.O_RDWR, 0); err != nil {

@@ -7,10 +7,8 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// lock takes the lock of the map: a writer excludes every other user, a reader excludes writers.
+// lockMap takes the lock of a map: a writer excludes every other user, a reader excludes writers.
 // All versions have it.
-func (l *Layer) lock(exclusive bool) error { return lockMap(l.mapf, exclusive) }
-
 func lockMap(f vfs.File, exclusive bool) error {
 	err := f.Lock(exclusive)
 	if errors.Is(err, vfs.ErrLocked) {

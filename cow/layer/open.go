@@ -71,7 +71,7 @@ func (l *Layer) open(o OpenParams) error {
 	if l.mapf, err = l.fs.OpenFile(l.paths.Map, flags, 0); err != nil {
 		return err
 	}
-	if err := l.lock(o.Write); err != nil {
+	if err := lockMap(l.mapf, o.Write); err != nil {
 		return err
 	}
 	if l.header, err = readHeader(l.mapf, &l.sector); err != nil {

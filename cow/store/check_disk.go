@@ -103,10 +103,10 @@ func (c *checker) inspectDisk(k *Report) (m *Manifest, whole bool) {
 		headers[i] = r.header
 		k.Blocks += r.owned
 		k.AtLeast = k.AtLeast || r.atLeast
-		k.Problems = append(k.Problems, r.problems...)
-		k.Notes = append(k.Notes, r.notes...)
-		if r.err != nil {
-			k.addFailure(r.err)
+		k.Problems = append(k.Problems, r.Problems...)
+		k.Notes = append(k.Notes, r.Notes...)
+		if r.Error != "" {
+			k.addFailure(errors.New(r.Error))
 		}
 	}
 	c.compareHeaders(k, m, headers)

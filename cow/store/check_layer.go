@@ -16,19 +16,10 @@ type layerResult struct {
 	object       string       // of the problems
 	header       layer.Header // zero UUID: unknown
 	owned        uint64
-	atLeast      bool // owned counts the durable bits of a map that a process is writing
-	hasChecksums bool // of its data
-	problems     []*finding.Finding
-	unsealed     *finding.Finding // also in problems
-	notes        []string
-	err          error
-}
-
-// add adds a problem that a person must decide on.
-func (r *layerResult) add(f *finding.Finding) *finding.Finding {
-	f.Object, f.Status = r.object, finding.Left
-	r.problems = append(r.problems, f)
-	return f
+	atLeast      bool             // owned counts the durable bits of a map that a process is writing
+	hasChecksums bool             // of its data
+	unsealed     *finding.Finding // also in Problems
+	Report                        // Problems, Notes and Error only
 }
 
 // layer checks one layer once, for all disks that name the same map.
@@ -41,7 +32,7 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	r := &layerResult{object: layerObject(l.UUID)}
 	c.layers[path] = r
 	if f := c.untrustedFinding(c.s.layerFiles(l)...); f != nil {
-		r.add(f)
+		r.add(r.object, f)
 		return r
 	}
 	if k.Serving != nil {
@@ -51,11 +42,11 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 			// The writer does not update the count in the header meanwhile.
 			r.header, r.atLeast = h, true
 			if r.owned, err = layer.CountOwned(c.s.fs, path, &h); err != nil {
-				r.err = err
+				r.addFailure(err)
 				return r
 			}
 			if i < len(m.Layers)-1 {
-				r.notes = append(r.notes, fmt.Sprintf("layer %s is being sealed, and was not checked", l.UUID))
+				r.addNote("layer %s is being sealed, and was not checked", l.UUID)
 			}
 			return r
 		}
@@ -63,11 +54,11 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	found, err := c.inspect(l, known(m, i))
 	switch {
 	case errors.Is(err, layer.ErrInUse):
-		r.notes = append(r.notes, fmt.Sprintf("layer %s is being written by another process, and was not checked", l.UUID))
+		r.addNote("layer %s is being written by another process, and was not checked", l.UUID)
 		r.header, _ = layer.ReadHeader(c.s.fs, path)
 		return r
 	case err != nil:
-		r.err = err
+		r.addFailure(err)
 		return r
 	}
 	r.header, r.owned, r.hasChecksums = found.Header, found.Owned, found.HasChecksums
@@ -83,14 +74,14 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 			}
 			f.Remedy = layer.NoRemedy
 		}
-		r.add(f)
+		r.add(r.object, f)
 		if f.Remedy != layer.NoRemedy {
 			f.Status, f.Advice = finding.Repairable, ""
 		}
 	}
 	if fits {
 		if c.o.Depth == CheckFull && r.header.State == layer.Sealed && !r.hasChecksums {
-			r.notes = append(r.notes, fmt.Sprintf("layer %s has no checksums of its data yet: it was only read; a process that serves a disk on it adds them", l.UUID))
+			r.addNote("layer %s has no checksums of its data yet: it was only read; a process that serves a disk on it adds them", l.UUID)
 		}
 		c.unflushed(m, l, r)
 		c.repairLayer(k, m, i, r)
@@ -102,13 +93,13 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 // unflushed finds the unflushed writes of a killed process in a head, or former head, that nobody
 // has open.
 func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
-	if r.header.State != layer.Head || r.header.Clean || len(r.problems) > 0 {
+	if r.header.State != layer.Head || r.header.Clean || len(r.Problems) > 0 {
 		return
 	}
 	p := c.s.paths(l)
 	if r.header.Generation == 0 {
 		if err := c.s.refuseLegacyLiveFile(m, l.UUID, layer.RecoverUnflushed); err != nil {
-			r.add(refused(p.Map, "unflushed writes", "none of an older cowblk that was killed", err, "go on as it says"))
+			r.add(r.object, refused(p.Map, "unflushed writes", "none of an older cowblk that was killed", err, "go on as it says"))
 		}
 		return
 	}
@@ -116,17 +107,17 @@ func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
 	var fault *finding.Finding
 	switch {
 	case errors.Is(err, layer.ErrUnflushed) && errors.As(err, &fault):
-		r.add(refused(p.Map, "unflushed writes of a process that was killed: "+fault.What, fault.Expected, fault.Found, fault.Advice))
+		r.add(r.object, refused(p.Map, "unflushed writes of a process that was killed: "+fault.What, fault.Expected, fault.Found, fault.Advice))
 		return
 	case err != nil:
 		return // found before
 	}
 	defer f.Close()
 	if n, dropped := f.Unflushed(); dropped != nil {
-		r.notes = append(r.notes, fmt.Sprintf("layer %s: a process was killed, and the next open discards the unflushed writes of its guest: %v", l.UUID, dropped))
+		r.addNote("layer %s: a process was killed, and the next open discards the unflushed writes of its guest: %v", l.UUID, dropped)
 	} else if n > 0 {
 		r.owned += n
-		r.notes = append(r.notes, fmt.Sprintf("layer %s: a process was killed; %d blocks that its guest has not flushed are in memory, and the next open makes them durable", l.UUID, n))
+		r.addNote("layer %s: a process was killed; %d blocks that its guest has not flushed are in memory, and the next open makes them durable", l.UUID, n)
 	}
 }
 
@@ -142,7 +133,7 @@ func (c *checker) unsealed(k *Report, m *Manifest, i int, r *layerResult) {
 	if k.Serving != nil || i == len(m.Layers)-1 || r.header.State != layer.Head {
 		return
 	}
-	r.unsealed = r.add(refused(c.s.paths(l).Map, "state of a layer below the head", layer.Sealed, layer.Head, ""))
+	r.unsealed = r.add(r.object, refused(c.s.paths(l).Map, "state of a layer below the head", layer.Sealed, layer.Head, ""))
 	r.unsealed.Status, r.unsealed.Leftover = finding.Repairable, true
 	r.unsealed.Remedy = "seal it: sync it and write its checksum, as the next open would"
 }
@@ -179,11 +170,11 @@ func (c *checker) progress(what string, done, total int64) {
 
 // repairLayer carries out the remedies that Inspect named, if this is a repair.
 func (c *checker) repairLayer(k *Report, m *Manifest, i int, r *layerResult) {
-	if !c.o.Repair || !slices.ContainsFunc(r.problems, func(p *finding.Finding) bool { return p.Status == finding.Repairable }) {
+	if !c.o.Repair || !slices.ContainsFunc(r.Problems, func(p *finding.Finding) bool { return p.Status == finding.Repairable }) {
 		return
 	}
 	done, err := layer.Repair(c.s.fs, c.s.paths(&m.Layers[i]), known(m, i))
-	for _, p := range r.problems {
+	for _, p := range r.Problems {
 		if p.Status == finding.Repairable {
 			c.applyRemedy(k, p, func() error {
 				if slices.Contains(done, p.Remedy) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"syscall"
@@ -46,6 +47,21 @@ func decodeDocument(path string, data []byte, v any, check func() error) error {
 		return refuse("content", err)
 	}
 	return nil
+}
+
+// readJSON decodes a file without a version; false: it is missing.
+func (s *Store) readJSON(path string, v any) (bool, error) {
+	data, err := s.readBounded(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = strictjson.Decode(data, v, strictjson.Options{})
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", path, err)
+	}
+	return true, nil
 }
 
 // readBounded reads a file of at most maxDocument bytes.

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 
 	"github.com/google/uuid"
 )
@@ -92,12 +91,10 @@ func (s *Store) moveOut(dir, name string) (string, error) {
 		return "", err
 	}
 	out := s.path(tmpDir, removalPrefix+uuid.NewString())
-	if err := s.fs.Rename(s.path(dir, name), out); err != nil {
+	// If the undo of a failure fails too, or a power cut undoes it, the next command finishes the
+	// removal.
+	if _, err := s.renameDurably(s.path(dir, name), out, dir); err != nil {
 		return "", err
-	}
-	if err := s.fs.SyncDir(s.path(dir)); err != nil {
-		// If that fails too, or a power cut undoes it, the next command finishes the removal.
-		return "", errors.Join(err, s.fs.Rename(out, s.path(dir, name)), s.fs.SyncDir(s.path(dir)))
 	}
 	return out, nil
 }

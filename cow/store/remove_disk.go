@@ -94,12 +94,12 @@ func (s *Store) moveOutDisk(v *survey, m *Manifest) (string, error) {
 	if err := s.writeDocument(filepath.Join(out, diskFile), m); err != nil {
 		return "", errors.Join(err, s.fs.RemoveAll(out))
 	}
-	link := filepath.Join(out, linkFile)
-	if err := s.fs.Rename(s.path(disksDir, m.Name), link); err != nil {
-		return "", errors.Join(err, s.fs.RemoveAll(out))
+	unresolved, err := s.renameDurably(s.path(disksDir, m.Name), filepath.Join(out, linkFile), disksDir)
+	if err != nil && !unresolved {
+		err = errors.Join(err, s.fs.RemoveAll(out))
 	}
-	if err := s.fs.SyncDir(s.path(disksDir)); err != nil {
-		return "", errors.Join(err, s.fs.Rename(link, s.path(disksDir, m.Name)), s.fs.SyncDir(s.path(disksDir)))
+	if err != nil {
+		return "", err
 	}
 	s.log.Warn("the disk's directory was a symbolic link: the link is removed, and the directory that it led to stays", "disk", m.Name)
 	return out, nil

@@ -104,7 +104,7 @@ func (s *Store) ownName(v *survey, name string, link bool) error {
 			if lerr == nil && xerr == nil && exists && !at {
 				return nil
 			}
-			if used, uerr := v.namesImage(other.found); uerr == nil && !used {
+			if users, away, uerr := v.imageUsers(other.found); uerr == nil && len(users)+len(away) == 0 {
 				return nil
 			}
 		}
@@ -122,12 +122,6 @@ func (s *Store) ownName(v *survey, name string, link bool) error {
 		}
 	}
 	return nil
-}
-
-// namesImage reports whether a disk, present or moved away, lies on an image.
-func (v *survey) namesImage(image string) (bool, error) {
-	names, away, err := v.imageUsers(image)
-	return len(names)+len(away) > 0, err
 }
 
 // namedImages returns the sorted names of the images on which disks lie, present or moved away.

@@ -130,10 +130,6 @@ func (s *Store) rollbackOnce(ctx context.Context, ref Ref, lost []string) (*Roll
 		return nil, err
 	}
 	defer tx.close()
-	return s.rollback(ctx, tx, ref, lost)
-}
-
-func (s *Store) rollback(ctx context.Context, tx *txn, ref Ref, lost []string) (*Rollback, error) {
 	m, err := s.Disk(ref.Name)
 	if err != nil {
 		return nil, err

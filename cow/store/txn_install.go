@@ -96,12 +96,7 @@ func (tx *txn) moveIn(from, dir, name string) error {
 	if err := s.fs.MkdirAll(s.path(dir), dirPerm); err != nil {
 		return err
 	}
-	to := s.path(dir, name)
-	if err := s.fs.Rename(from, to); err != nil {
-		return err
-	}
-	if err := s.fs.SyncDir(s.path(dir)); err != nil {
-		return errors.Join(err, tx.undoRename(to, from, dir))
-	}
-	return nil
+	unresolved, err := s.renameDurably(from, s.path(dir, name), dir)
+	tx.unresolved = tx.unresolved || unresolved
+	return err
 }
