@@ -58,14 +58,10 @@ func TestTable(t *testing.T) {
 		t.Fatalf("manifest %+v", m)
 	}
 	want := f.want()
-	if got := content(t, s, "old"); !bytes.Equal(got, want) {
-		t.Fatal("a new disk does not read as its base from the offset on")
-	}
+	wantContent(t, s, "old", want, "a new disk does not read as its base from the offset on")
 	put(t, s, "old", noise(2, 5120), 512)
 	copy(want[512:], noise(2, 5120))
-	if got := content(t, s, "old"); !bytes.Equal(got, want) {
-		t.Fatal("the disk does not hold what was written")
-	}
+	wantContent(t, s, "old", want, "the disk does not hold what was written")
 	data, _ := os.ReadFile(f.path("wdata"))
 	if !bytes.Equal(data[:4096], noise(9, 4096)) {
 		t.Error("something was written before DATA_OFFSET")
@@ -87,9 +83,7 @@ func TestTable(t *testing.T) {
 	}
 	sameFiles(t, before, snapshot(t, f.dir))
 	create(t, s, "again", CreateOptions{Table: f.one()})
-	if got := content(t, s, "again"); !bytes.Equal(got, want) {
-		t.Error("the layer's content is lost")
-	}
+	wantContent(t, s, "again", want, "the layer's content is lost")
 
 	// The RFC's rotation: the first W becomes an R and a new W is added on top.
 	must(t, errOf(s.Remove(ctx, "again")))
@@ -99,9 +93,7 @@ func TestTable(t *testing.T) {
 	}
 	put(t, s, "rotated", noise(3, 512), 1000*512)
 	copy(want[1000*512:], noise(3, 512))
-	if got := content(t, s, "rotated"); !bytes.Equal(got, want) {
-		t.Error("two layers do not read as the last writes")
-	}
+	wantContent(t, s, "rotated", want, "two layers do not read as the last writes")
 	if h, err := layer.ReadHeader(s.fs, f.path("wmap")); err != nil || h.State != layer.Sealed {
 		t.Errorf("the former W is %v, %v; want sealed", h.State, err)
 	}
@@ -109,9 +101,7 @@ func TestTable(t *testing.T) {
 	// A promotion puts the store's own layer on top.
 	must(t, errOf(s.Promote(ctx, []string{"rotated"}, "t")))
 	create(t, s, "clone", CreateOptions{From: "rotated@t"})
-	if got := content(t, s, "clone"); !bytes.Equal(got, want) {
-		t.Error("a clone of a table's layers reads something else")
-	}
+	wantContent(t, s, "clone", want, "a clone of a table's layers reads something else")
 	if b, _ := os.ReadFile(f.path("base")); !bytes.Equal(b, f.base) {
 		t.Error("the base was written to")
 	}
@@ -121,9 +111,7 @@ func TestTableFormatsReadOnlyLayers(t *testing.T) {
 	s := newStore(t)
 	f := newTableFiles(t)
 	create(t, s, "old", CreateOptions{Table: f.two(), BlockSize: 512})
-	if got := content(t, s, "old"); !bytes.Equal(got, f.want()) {
-		t.Error("two empty layers do not read as the base")
-	}
+	wantContent(t, s, "old", f.want(), "two empty layers do not read as the base")
 	if h, err := layer.ReadHeader(s.fs, f.path("wmap")); err != nil || h.State != layer.Sealed || h.BlockSize != 512 {
 		t.Errorf("lower layer %+v, %v", h, err)
 	}

@@ -24,15 +24,11 @@ func TestCreateAndPromote(t *testing.T) {
 	if m.Size != imageSize || m.BlockSize != 4096 || len(m.Layers) != 1 || m.Base.Image != "img" {
 		t.Fatalf("manifest %+v", m)
 	}
-	if got := content(t, s, "vm1"); !bytes.Equal(got, base) {
-		t.Fatal("a new disk does not read as its image")
-	}
+	wantContent(t, s, "vm1", base, "a new disk does not read as its image")
 	put(t, s, "vm1", noise(10, 6144), 3*512)
 	want1 := append([]byte(nil), base...)
 	copy(want1[3*512:], noise(10, 6144))
-	if got := content(t, s, "vm1"); !bytes.Equal(got, want1) {
-		t.Fatal("a disk does not hold what was written")
-	}
+	wantContent(t, s, "vm1", want1, "a disk does not hold what was written")
 
 	done, err := s.Promote(ctx, []string{"vm1"}, "configured")
 	must(t, err)
@@ -68,9 +64,7 @@ func TestCreateAndPromote(t *testing.T) {
 		if err != nil || len(r.Kept) != 1 || r.Kept[0] != shared || len(r.Layers) != 2 {
 			t.Fatalf("removal %+v, %v", r, err)
 		}
-		if got := content(t, s, "vm2"); !bytes.Equal(got, want2) {
-			t.Error("removing a disk changed its clone")
-		}
+		wantContent(t, s, "vm2", want2, "removing a disk changed its clone")
 		if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "vm2") {
 			t.Errorf("image in use: %v", err)
 		}
@@ -226,9 +220,7 @@ func TestBaseInPlaceStaysAsItIs(t *testing.T) {
 	put(t, s, "vm1", noise(2, 100<<10), 512)
 	want := append(noise(1, imageSize), make([]byte, 4<<20-imageSize)...)
 	copy(want[512:], noise(2, 100<<10))
-	if got := content(t, s, "vm1"); !bytes.Equal(got, want) {
-		t.Error("the disk does not hold what was written over its base")
-	}
+	wantContent(t, s, "vm1", want, "the disk does not hold what was written over its base")
 	sameFiles(t, before, snapshot(t, filepath.Dir(base)))
 }
 

@@ -32,12 +32,7 @@ func TestBaseWithoutBytes(t *testing.T) {
 			path := s.path(disksDir, name, diskFile)
 			rewrite(t, path, "\"size\": 1048576,\n    \"fingerprint\"", "\"size\": "+size+",\n    \"fingerprint\"")
 			before := snapshot(t, s.dir)
-			if o, err := s.OpenDisk(ctx, name, OpenOptions{}); !errors.Is(err, ErrRefused) {
-				t.Errorf("%s with a base of %s bytes: open: expected %v, found %v", name, size, ErrRefused, err)
-				if err == nil {
-					o.Close()
-				}
-			}
+			wantErr(t, tryOpen(s, name), ErrRefused, "%s with a base of %s bytes: open", name, size)
 			wantErr(t, errOf(s.Promote(ctx, []string{name}, "t")), ErrRefused, "%s with a base of %s bytes: promote", name, size)
 			if r, err := s.Check(ctx, CheckOptions{Names: []string{name}}); err != nil || r.Left() == 0 {
 				t.Errorf("%s with a base of %s bytes: check: expected a problem, found %+v, %v", name, size, r, err)

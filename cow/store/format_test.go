@@ -37,12 +37,7 @@ func TestStackWithTwoBaseSizes(t *testing.T) {
 		must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
 		m, _ := s.Disk("d")
 		changeHeader(t, s.paths(&m.Layers[which]).Map, func(sector []byte) { binary.LittleEndian.PutUint64(sector[128:], 512) })
-		if o, err := s.OpenDisk(ctx, "d", OpenOptions{}); !errors.Is(err, ErrRefused) {
-			t.Errorf("layer %d with another base_size: expected %v, found %v", which, ErrRefused, err)
-			if err == nil {
-				o.Close()
-			}
-		}
+		wantErr(t, tryOpen(s, "d"), ErrRefused, "layer %d with another base_size: open", which)
 		if r, err := s.Check(ctx, CheckOptions{Names: []string{"d"}}); err != nil || r.Left() == 0 {
 			t.Errorf("layer %d with another base_size: check: expected a problem, found %+v, %v", which, r, err)
 		}
@@ -96,9 +91,7 @@ func TestTagOfSmallerLayer(t *testing.T) {
 	must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
 	create(t, s, "big", CreateOptions{From: "d@t", Size: large})
 	want := append(noise(1, small), make([]byte, large-small)...)
-	if got := content(t, s, "big"); string(got) != string(want) {
-		t.Error("a larger disk on a tag is not the tag with zeros behind it")
-	}
+	wantContent(t, s, "big", want, "a larger disk on a tag is not the tag with zeros behind it")
 	must(t, errOf(s.Promote(ctx, []string{"big"}, "u")))
 	for tag, size := range map[string]int64{"t": small, "u": large} {
 		ref := Ref{Name: "big", Tag: tag}

@@ -142,6 +142,23 @@ func content(t testing.TB, s *Store, name string) []byte {
 	return p
 }
 
+// wantContent reports a disk that does not read as want: what is wrong then.
+func wantContent(t testing.TB, s *Store, name string, want []byte, what string) {
+	t.Helper()
+	if !bytes.Equal(content(t, s, name), want) {
+		t.Error(what)
+	}
+}
+
+// tryOpen returns the error of opening a disk.
+func tryOpen(s *Store, name string) error {
+	o, err := s.OpenDisk(context.Background(), name, OpenOptions{})
+	if err == nil {
+		err = o.Close()
+	}
+	return err
+}
+
 func sum(p []byte) string {
 	h := sha256.Sum256(p)
 	return hex.EncodeToString(h[:])

@@ -227,7 +227,6 @@ func rawInUse(err error) bool {
 // TestRawFileUnderDisk: a file that is served raw cannot be a base, data or map at the same time,
 // in both orders.
 func TestRawFileUnderDisk(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	base, m, data := plainFile(t, 1<<20), plainFile(t, 1<<20), plainFile(t, 1<<20)
 	create(t, s, "table", CreateOptions{Table: tableOf(plainFile(t, 1<<20), 0, m, data, 0)})
@@ -254,12 +253,7 @@ func TestRawFileUnderDisk(t *testing.T) {
 				t.Errorf("%s of a closed disk raw, by %s: %v", c.path, name, err)
 				continue
 			}
-			if o, err := s.OpenDisk(ctx, c.disk, OpenOptions{}); !errors.Is(err, ErrInUse) {
-				t.Errorf("a disk on %s, which is open raw by %s: expected %v, found %v", c.path, name, ErrInUse, err)
-				if err == nil {
-					o.Close()
-				}
-			}
+			wantErr(t, tryOpen(s, c.disk), ErrInUse, "a disk on %s, which is open raw by %s: open", c.path, name)
 			for _, readOnly := range []bool{false, true} {
 				if again, err := raw(c.path, readOnly); !rawInUse(err) {
 					t.Errorf("%s raw twice, by %s, the second one read-only %v: expected %v, found %v", c.path, name, readOnly, layer.ErrInUse, err)

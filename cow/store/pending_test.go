@@ -34,9 +34,7 @@ func TestStaleCommitIsLeftAlone(t *testing.T) {
 	put(t, s, "vm1", noise(2, 4096), 4096)
 	want := content(t, s, "vm1")
 	s.fs = vfs.OS{}
-	if got := content(t, s, "vm1"); string(got) != string(want) {
-		t.Error("vm1 has lost what was written since")
-	}
+	wantContent(t, s, "vm1", want, "vm1 has lost what was written since")
 	m := manifestOf(t, s, "vm1")
 	if _, err := m.Tagged("later"); err != nil {
 		t.Error(err)
