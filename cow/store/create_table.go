@@ -77,7 +77,10 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 				return err
 			}
 		}
-		return tx.installDisk(m)
+		if err := tx.stageDisk(m); err != nil {
+			return err
+		}
+		return tx.moveInDisk(m)
 	})
 	if err != nil {
 		return nil, err

@@ -113,12 +113,7 @@ func (s *Store) partsOf(m *Manifest) []*part {
 	return parts
 }
 
-// imageParts returns the data files of the store's images, which are never written.
-func (s *Store) imageParts() ([]*part, error) {
-	names, err := s.names(imagesDir)
-	return s.partsOfImages(names), err
-}
-
+// partsOfImages returns the data files of images, which are never written.
 func (s *Store) partsOfImages(names []string) (parts []*part) {
 	for _, name := range names {
 		parts = append(parts, &part{owner: fmt.Sprintf("image %q", name), kind: partBase, path: s.ImageData(name), n: -1})
@@ -156,10 +151,11 @@ func (s *Store) refuseUsed(parts []*part, lenient bool) error {
 	if err != nil && !lenient {
 		return fmt.Errorf("cannot determine which disks use the files: %w", err)
 	}
-	others, err := s.imageParts()
+	images, err := s.names(imagesDir)
 	if err != nil {
 		return err
 	}
+	others := s.partsOfImages(images)
 	for _, m := range disks {
 		others = append(others, s.partsOf(m)...)
 	}

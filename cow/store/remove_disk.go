@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 
 	"github.com/google/uuid"
@@ -19,23 +18,11 @@ func (s *Store) removableDisk(name string) (*Manifest, error) {
 
 // planDisk plans the removal of a disk from a survey.
 func (s *Store) planDisk(v *survey, m *Manifest) (*Removal, error) {
-	lastNeeded, _, err := v.needed(m, 0, m.Name)
+	r, err := v.planRelease(m, 0)
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
+		return nil, err
 	}
-	plan := &Removal{Name: m.Name, Kind: "disk", Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}
-	for i := range m.Layers {
-		l := &m.Layers[i]
-		if i > lastNeeded {
-			plan.Freed += s.storeBytes(l)
-		}
-		if i > lastNeeded && l.inStore() {
-			plan.Layers = append(plan.Layers, l.UUID)
-		} else {
-			plan.Kept = append(plan.Kept, l.UUID)
-		}
-	}
-	return plan, nil
+	return &Removal{Name: m.Name, Kind: KindDisk, Freed: r.freed, Layers: r.layers, Kept: r.kept}, nil
 }
 
 // removeDisk renames the disk's directory, with its manifest and lock, to tmp/. That removes the

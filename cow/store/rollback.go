@@ -61,25 +61,16 @@ func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, err
 	if err != nil {
 		return nil, err
 	}
-	lastNeeded, _, err := v.needed(m, top+1, m.Name)
+	r, err := v.planRelease(m, top+1)
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
+		return nil, err
 	}
 	plan := &Rollback{
-		Disk: m.Name, Tag: tag, Depth: top + 2,
-		Lost: m.tagsFrom(top + 1), Layers: []uuid.UUID{}, Kept: []uuid.UUID{}, KeptBy: []string{},
+		Disk: m.Name, Tag: tag, Depth: top + 2, Lost: m.tagsFrom(top + 1),
+		Freed: r.freed, Layers: r.layers, Kept: r.kept, KeptBy: []string{},
 	}
-	for i := top + 1; i < len(m.Layers); i++ {
-		l := &m.Layers[i]
-		if i > lastNeeded {
-			plan.Freed += s.storeBytes(l)
-		}
-		if i > lastNeeded && l.inStore() {
-			plan.Layers = append(plan.Layers, l.UUID)
-			continue
-		}
-		plan.Kept = append(plan.Kept, l.UUID)
-		plan.KeptBy = append(plan.KeptBy, v.users(l.UUID, m.Name)...)
+	for _, id := range r.kept {
+		plan.KeptBy = append(plan.KeptBy, v.users(id, m.Name)...)
 	}
 	slices.Sort(plan.KeptBy)
 	plan.KeptBy = slices.Compact(plan.KeptBy)

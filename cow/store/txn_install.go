@@ -50,29 +50,18 @@ func (tx *txn) moveInLayer(m *Manifest) error {
 	return tx.moveIn(tx.path("layer"), layersDir, m.Head().UUID.String())
 }
 
-// moveInDisk moves the head of a new disk and its manifest to their places. The second rename
-// creates the disk. The caller holds the store's lock.
+// moveInDisk moves a new disk to its place: its head, unless that lies outside the store, and its
+// manifest. The second rename creates the disk. The caller holds the store's lock.
 func (tx *txn) moveInDisk(m *Manifest) error {
-	if err := tx.moveInLayer(m); err != nil {
-		return err
+	if m.Head().inStore() {
+		if err := tx.moveInLayer(m); err != nil {
+			return err
+		}
 	}
 	if err := tx.moveIn(tx.path("disk"), disksDir, m.Name); err != nil {
 		return err
 	}
 	tx.committed = true
-	tx.s.indexManifest(m)
-	return nil
-}
-
-// installDisk creates a disk whose layers lie outside the store. The rename of its directory
-// creates the disk. The caller holds the store's lock.
-func (tx *txn) installDisk(m *Manifest) error {
-	if err := tx.stageDisk(m); err != nil {
-		return err
-	}
-	if err := tx.moveIn(tx.path("disk"), disksDir, m.Name); err != nil {
-		return err
-	}
 	tx.s.indexManifest(m)
 	return nil
 }
