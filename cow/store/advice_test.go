@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -32,7 +31,7 @@ func TestAdviceNamesTop(t *testing.T) {
 	for _, under := range []string{"vmdk-mid", "nbd-mid", fmt.Sprint("deep-", imagefile.MaxBacking+3), "unknown", "over-unknown"} {
 		top := overlay(t, path("top.qcow2"), under, "qcow2")
 		for _, backing := range []bool{true, false} {
-			_, err := newStore(t).Import(context.Background(), top, "img", ImportOptions{Backing: backing})
+			_, err := newStore(t).Import(ctx, top, "img", ImportOptions{Backing: backing})
 			want := "qemu-img convert -O qcow2 " + top + " " + top + ".new.qcow2"
 			if err == nil || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), "convert") != 1 {
 				t.Errorf("top over %s, with leave %t: error %v, want one with %q", under, backing, err, want)
@@ -58,14 +57,14 @@ func TestAdviceOverwritesNothing(t *testing.T) {
 		xz:   ">" + xz + ".unpacked-2",
 		mid:  mid + " " + mid + ".new-2.qcow2",
 	} {
-		_, err := s.Import(context.Background(), path, "img", ImportOptions{Backing: true})
+		_, err := s.Import(ctx, path, "img", ImportOptions{Backing: true})
 		if err == nil || !strings.Contains(err.Error()+"\n", want+"\n") {
 			t.Errorf("import of %s: %v, want advice with %q", path, err, want)
 		}
 		if path == mid {
 			continue
 		}
-		_, create := s.Create(context.Background(), "vm1", CreateOptions{Base: path})
+		_, create := s.Create(ctx, "vm1", CreateOptions{Base: path})
 		want = strings.ReplaceAll(want, "-3.qcow2", "-2.raw") // these commands read only raw images
 		for what, err := range map[string]error{"create": create, "serve --raw": imagefile.CheckRaw(path, "--format raw")} {
 			if err == nil || !strings.Contains(err.Error(), want) {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -104,7 +103,7 @@ func TestHostileBacking(t *testing.T) {
 			s := newStore(t)
 			top := overlay(t, path("top"), tt.backing, tt.format)
 			for _, backing := range []bool{true, false} {
-				_, err := s.Import(context.Background(), top, "img", ImportOptions{Backing: backing})
+				_, err := s.Import(ctx, top, "img", ImportOptions{Backing: backing})
 				if err == nil || !strings.Contains(err.Error(), tt.with) {
 					t.Fatalf("with leave %t: error %v, want one with %q", backing, err, tt.with)
 				}
@@ -130,11 +129,11 @@ func TestBackingFollowed(t *testing.T) {
 	write(t, path("base raw"), data)
 	overlay(t, path("mid.qcow2"), "base raw", "raw")
 	top := overlay(t, path("top.qcow2"), path("mid.qcow2"), "qcow2")
-	_, err := s.Import(context.Background(), top, "img", ImportOptions{})
+	_, err := s.Import(ctx, top, "img", ImportOptions{})
 	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path("mid.qcow2")+" (qcow2), "+path("base raw")+" (raw)") {
 		t.Fatalf("without leave: %v", err)
 	}
-	img, err := s.Import(context.Background(), top, "img", ImportOptions{Backing: true})
+	img, err := s.Import(ctx, top, "img", ImportOptions{Backing: true})
 	must(t, err)
 	if fmt.Sprint(img.Backing) != fmt.Sprintf("[%s (qcow2) %s (raw)]", path("mid.qcow2"), path("base raw")) {
 		t.Errorf("backing files %v", img.Backing)
@@ -148,10 +147,10 @@ func TestBackingFollowed(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	must(t, f.LockImage(vfs.ImageWrite))
-	if _, err := s.Import(context.Background(), top, "img2", ImportOptions{Backing: true}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "--force-share") {
+	if _, err := s.Import(ctx, top, "img2", ImportOptions{Backing: true}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "--force-share") {
 		t.Errorf("while somebody writes to a backing file: %v", err)
 	}
-	if _, err := s.Import(context.Background(), top, "img2", ImportOptions{Backing: true, ForceShare: true}); err != nil {
+	if _, err := s.Import(ctx, top, "img2", ImportOptions{Backing: true, ForceShare: true}); err != nil {
 		t.Errorf("with --force-share: %v", err)
 	}
 }
@@ -166,18 +165,18 @@ func TestImportOfOpenDisk(t *testing.T) {
 	must(t, os.Symlink(src, link))
 	d := openDisk(t, s, "vm1")
 	for _, path := range []string{src, link} {
-		wantErr(t, errOf(s.Import(context.Background(), path, "img", ImportOptions{})), ErrInUse, "import of %s, which a disk writes to", path)
+		wantErr(t, errOf(s.Import(ctx, path, "img", ImportOptions{})), ErrInUse, "import of %s, which a disk writes to", path)
 	}
-	if _, err := s.Import(context.Background(), src, "forced", ImportOptions{ForceShare: true}); err != nil {
+	if _, err := s.Import(ctx, src, "forced", ImportOptions{ForceShare: true}); err != nil {
 		t.Error(err)
 	}
 	must(t, d.Close())
 	f, err := vfs.OS{}.OpenFile(src, os.O_RDONLY, 0)
 	must(t, err)
 	must(t, f.Lock(true))
-	wantErr(t, errOf(s.Import(context.Background(), src, "img", ImportOptions{})), ErrInUse, "import of a file with a writer's flock")
+	wantErr(t, errOf(s.Import(ctx, src, "img", ImportOptions{})), ErrInUse, "import of a file with a writer's flock")
 	f.Close()
-	if _, err := s.Import(context.Background(), src, "img", ImportOptions{}); err != nil {
+	if _, err := s.Import(ctx, src, "img", ImportOptions{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -187,7 +186,7 @@ func TestImportHoldsSource(t *testing.T) {
 	s := newStore(t)
 	src := tempFile(t, "src", noise(1, 3<<20))
 	tried := false
-	_, err := s.Import(context.Background(), src, "img", ImportOptions{Progress: func(string, int64, int64) {
+	_, err := s.Import(ctx, src, "img", ImportOptions{Progress: func(string, int64, int64) {
 		if tried {
 			return
 		}
@@ -211,21 +210,21 @@ func TestPathsThatAreNoText(t *testing.T) {
 	dir := t.TempDir()
 	bad := write(t, filepath.Join(dir, "b\xff"), noise(1, 4096))
 	odd := write(t, filepath.Join(dir, "a\nb"), noise(1, 4096))
-	if _, err := s.Create(context.Background(), "vm1", CreateOptions{Base: bad}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `b\xff`) {
+	if _, err := s.Create(ctx, "vm1", CreateOptions{Base: bad}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `b\xff`) {
 		t.Errorf("create: %v", err)
 	}
 	create(t, s, "vm2", CreateOptions{Base: odd})
 	content(t, s, "vm2")
 	for i, src := range []string{bad, odd} {
 		name := fmt.Sprint("img", i)
-		img, err := s.Import(context.Background(), src, name, ImportOptions{})
+		img, err := s.Import(ctx, src, name, ImportOptions{})
 		must(t, err)
 		again, err := s.Image(name)
 		if err != nil || again.Source != img.Source || !strings.HasPrefix(again.Source, `"`) {
 			t.Errorf("source %q, read again %v, %v", img.Source, again, err)
 		}
 	}
-	if _, err := s.Import(context.Background(), filepath.Join(dir, "no\xff\n"), "img9", ImportOptions{}); err == nil || !strings.Contains(err.Error(), `no\xff\n`) {
+	if _, err := s.Import(ctx, filepath.Join(dir, "no\xff\n"), "img9", ImportOptions{}); err == nil || !strings.Contains(err.Error(), `no\xff\n`) {
 		t.Errorf("import of a file that is not there: %q", err)
 	}
 }
@@ -243,11 +242,11 @@ func TestBackingByASymbolicLink(t *testing.T) {
 	}
 	for i, name := range []string{"link", "linked/secret", "twice"} {
 		top := overlay(t, filepath.Join(dir, fmt.Sprint("top", i)), filepath.Join(dir, name), "raw")
-		_, err := s.Import(context.Background(), top, "img", ImportOptions{})
+		_, err := s.Import(ctx, top, "img", ImportOptions{})
 		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), secret+" (raw)") {
 			t.Errorf("%s, without leave: %v", name, err)
 		}
-		img, err := s.Import(context.Background(), top, fmt.Sprint("img", i), ImportOptions{Backing: true})
+		img, err := s.Import(ctx, top, fmt.Sprint("img", i), ImportOptions{Backing: true})
 		must(t, err)
 		if got := fmt.Sprint(img.Backing); got != "["+secret+" (raw)]" {
 			t.Errorf("%s: recorded %s", name, got)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -100,7 +99,6 @@ func countingStore(t testing.TB) (*Store, *counting) {
 // shared stack.
 func counted(t *testing.T, s *Store, c *counting) map[string]int64 {
 	t.Helper()
-	ctx := context.Background()
 	counts := map[string]int64{}
 	s.clockMargin = -time.Hour // the index trusts the disks as if they were old
 	// The first command that deletes reads all manifests.
@@ -153,7 +151,7 @@ func manyDisks(t testing.TB, s *Store, n int) {
 	importRaw(t, s, "img", noise(1, 1<<16))
 	importRaw(t, s, "spare", noise(2, 1<<16))
 	create(t, s, "golden", CreateOptions{From: "img"})
-	must(t, errOf(s.Promote(context.Background(), []string{"golden"}, "t")))
+	must(t, errOf(s.Promote(ctx, []string{"golden"}, "t")))
 	for i := range n {
 		create(t, s, fmt.Sprintf("d%d", i), CreateOptions{From: "golden@t"})
 	}
@@ -177,7 +175,6 @@ func TestCallsDoNotFollowDisks(t *testing.T) {
 
 // The cost of a clone does not grow with the depth of its stack.
 func TestCallsDoNotFollowDepth(t *testing.T) {
-	ctx := context.Background()
 	costs := func(tags int) map[string]int64 {
 		s, c := countingStore(t)
 		create(t, s, "golden", CreateOptions{Size: 1 << 20})

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -114,7 +113,7 @@ func (h *hurt) dirty(name string) {
 func (h *hurt) sums() {
 	h.t.Helper()
 	o := openDisk(h.t, h.Store, "vm1")
-	must(h.t, errors.Join(o.Disk.AddChecksums(context.Background(), nil), o.Close()))
+	must(h.t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
 }
 
 // orphan adds a layer that no manifest names and that owns blocks.
@@ -155,7 +154,6 @@ func (h *hurt) work(file string, content any) {
 // completed or undone.
 func (h *hurt) decided(undo bool) {
 	h.t.Helper()
-	ctx := context.Background()
 	var disks []*Manifest
 	for _, name := range []string{"vm1", "vm2"} {
 		m, err := h.Disk(name)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"os"
 	"slices"
 	"strings"
@@ -79,7 +78,7 @@ func TestRepairSealsWhatADeadProcessLeft(t *testing.T) {
 func TestCloneOpenedBeforeTheDiskOfADeadProcess(t *testing.T) {
 	h, want := die(t, "u")
 	create(t, h.Store, "a-clone", CreateOptions{From: "vm1@u"})
-	tag, err := h.OpenTag(context.Background(), Ref{"vm1", "u"}, cow.Options{})
+	tag, err := h.OpenTag(ctx, Ref{"vm1", "u"}, cow.Options{})
 	must(t, err)
 	got := make([]byte, len(want))
 	if _, err := tag.ReadAt(got, 0); err != nil || string(got) != string(want) {

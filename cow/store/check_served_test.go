@@ -47,7 +47,6 @@ func TestCheckOfAServedDisk(t *testing.T) {
 
 // check during promotions, clones and removals never sees half of a change.
 func TestCheckBesideChanges(t *testing.T) {
-	ctx := context.Background()
 	h := newMould(t).cast(t, damage{do: func(*hurt) {}})
 	done := make(chan error, 1)
 	go func() {
@@ -145,7 +144,7 @@ func TestCheckFull(t *testing.T) {
 	if n := len(full.Reports[0].Notes); n != 0 {
 		t.Errorf("notes %q", full.Reports[0].Notes)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	cancel()
 	wantErr(t, errOf(h.Check(ctx, CheckOptions{Depth: CheckFull})), context.Canceled, "interrupted")
 }
@@ -173,7 +172,6 @@ func TestPrune(t *testing.T) {
 }
 
 func TestCheckNames(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	if r := check(t, s, CheckOptions{}); len(r.Reports) != 0 || r.Found != 0 {
 		t.Errorf("no store: %+v", r)
@@ -270,7 +268,7 @@ func TestCheckBesideARemoval(t *testing.T) {
 	defer lock.Unlock()
 	other := openStore(t, s.Dir())
 	other.fs = &goneWhenRead{manifest: s.path(disksDir, "vm1", diskFile)}
-	r, err := other.Check(context.Background(), CheckOptions{Names: []string{"vm1"}})
+	r, err := other.Check(ctx, CheckOptions{Names: []string{"vm1"}})
 	must(t, err)
 	if r.Found != 0 || r.Failed != 0 {
 		t.Errorf("%+v", r)

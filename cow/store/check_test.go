@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,7 +40,7 @@ func newMould(t *testing.T) *mould {
 	create(t, s, "place", CreateOptions{Base: base})
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	put(t, s, "vm1", noise(5, 8192), 0)
-	must(t, errOf(s.Promote(context.Background(), []string{"vm1"}, "t")))
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 	put(t, s, "vm1", noise(6, 8192), 8192)
 	create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 	create(t, s, "bare", CreateOptions{Size: 1 << 20})
@@ -94,7 +93,7 @@ func copyTree(t *testing.T, from, to string) string {
 
 func check(t *testing.T, s *Store, o CheckOptions) *CheckReport {
 	t.Helper()
-	r, err := s.Check(context.Background(), o)
+	r, err := s.Check(ctx, o)
 	must(t, err)
 	return r
 }
@@ -140,7 +139,7 @@ func first[T any](v T, _ error) T { return v }
 func (m *mould) refusals(t *testing.T, h *hurt) (refused []string) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(m.reads)) {
-		o, err := h.OpenDisk(context.Background(), name, OpenOptions{})
+		o, err := h.OpenDisk(ctx, name, OpenOptions{})
 		if err != nil {
 			refused = append(refused, name)
 			continue
@@ -247,7 +246,7 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 				h := m.cast(t, d)
 				dies := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
 				h.fs = dies
-				_, err := h.Check(context.Background(), CheckOptions{Repair: true})
+				_, err := h.Check(ctx, CheckOptions{Repair: true})
 				dies.CloseFiles()
 				h.fs = withoutSync()
 				if !dies.Killed() {
@@ -279,7 +278,6 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 // TestCheckOfLinkedFiles: a file of the store that is two parts, of one disk or of two, is reported
 // for every pair of parts, also by a check of that disk alone, because the disk cannot be opened.
 func TestCheckOfLinkedFiles(t *testing.T) {
-	ctx := context.Background()
 	links := map[string]func(from, to string) error{"hard link": os.Link, "symbolic link": os.Symlink}
 	for link, make := range links {
 		for _, c := range []struct {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -50,7 +49,6 @@ func (f *tableFiles) want() []byte {
 }
 
 func TestTable(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	f := newTableFiles(t)
 	m := create(t, s, "old", CreateOptions{Table: f.one()})
@@ -135,43 +133,43 @@ func TestTableRefused(t *testing.T) {
 		}, ErrRefused, "rmap", true},
 		{"damaged map", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			flip(t, f.path("wmap"), 100)
 			return f.one()
 		}, ErrRefused, "checksum", true},
 		{"layers in the wrong order", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.two()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			return fmt.Sprintf("63 %d cow %s %d %s %s %d %s %s %d", f.sectors, f.path("base"), f.baseOffset,
 				f.path("rmap"), f.path("rdata"), f.dataOffset1, f.path("wmap"), f.path("wdata"), f.dataOff)
 		}, ErrRefused, "oldest first", true},
 		{"another base", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			write(t, f.path("base"), noise(2, len(f.base)))
 			return f.one()
 		}, ErrRefused, "fingerprint of the layer's base", true},
 		{"another base offset", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			f.baseOffset++
 			return f.one()
 		}, ErrRefused, "offset", true},
 		{"another data offset", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			f.dataOff++
 			return f.one()
 		}, ErrRefused, "DATA_OFFSET", true},
 		{"another length", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			f.sectors--
 			return f.one()
 		}, ErrRefused, "LENGTH", true},
 		{"last layer is sealed", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.two()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			return f.one()
 		}, ErrRefused, "new map", true},
 		{"base too small", func(t *testing.T, s *Store, f *tableFiles) string {
@@ -201,12 +199,12 @@ func TestTableRefused(t *testing.T) {
 			f := newTableFiles(t)
 			line := tt.prepare(t, s, f)
 			before := snapshot(t, f.dir)
-			_, err := s.Create(context.Background(), "old", CreateOptions{Table: line})
+			_, err := s.Create(ctx, "old", CreateOptions{Table: line})
 			if !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.text) {
 				t.Fatalf("error %v, want %v with %q", err, tt.as, tt.text)
 			}
 			sameFiles(t, before, snapshot(t, f.dir))
-			_, err = s.Create(context.Background(), "old", CreateOptions{Table: line, Force: true})
+			_, err = s.Create(ctx, "old", CreateOptions{Table: line, Force: true})
 			if (err == nil) != tt.force {
 				t.Fatalf("with force: %v", err)
 			}

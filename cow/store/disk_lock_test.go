@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -30,7 +29,7 @@ func TestServeWaitsForTheLock(t *testing.T) {
 				m := faultfs.New()
 				s, err := Open("/store", Options{FS: m.Process(nil), Getenv: noEnv})
 				must(t, err)
-				must(t, errOf(s.Create(context.Background(), "vm1", CreateOptions{Size: 1 << 20})))
+				must(t, errOf(s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20})))
 				if c.held > 0 {
 					lock, err := s.LockDisk("vm1")
 					must(t, err)
@@ -38,7 +37,7 @@ func TestServeWaitsForTheLock(t *testing.T) {
 					time.AfterFunc(c.held, func() { lock.Unlock() })
 				}
 				start := time.Now()
-				o, err := s.OpenDisk(context.Background(), "vm1", OpenOptions{Serve: true})
+				o, err := s.OpenDisk(ctx, "vm1", OpenOptions{Serve: true})
 				if !errors.Is(err, c.err) || time.Since(start) < c.waits {
 					t.Errorf("after %v: %v, expected %v", time.Since(start), err, c.err)
 				}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 const imageSize = 1<<20 + 512
 
 func TestCreateAndPromote(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	base := sparse(imageSize, 0, 500000)
 	importRaw(t, s, "img", base)
@@ -83,7 +81,7 @@ func TestCreateRefused(t *testing.T) {
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{From: "img"})
-	must(t, errOf(s.Promote(context.Background(), []string{"vm1"}, "t")))
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 	qcow2 := tempFile(t, "x.qcow2", buildQcow2(qcow2File{clusterBits: 9, size: 4096}))
 	odd := tempFile(t, "odd", make([]byte, 1000))
 	before := snapshot(t, s.Dir())
@@ -115,7 +113,7 @@ func TestCreateRefused(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := s.Create(context.Background(), "new", tt.o)
+			_, err := s.Create(ctx, "new", tt.o)
 			if err == nil || tt.as != nil && !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.text) {
 				t.Fatalf("error %v, want %v with %q", err, tt.as, tt.text)
 			}
@@ -176,7 +174,7 @@ func TestImageOfEarlierVersion(t *testing.T) {
 	os.Chmod(s.ImageData("img"), 0o600)
 	flip(t, s.ImageData("img"), 9000)
 	touch(2e9)
-	if _, err := s.OpenDisk(context.Background(), "vm1", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "SHA-256 of the image") {
+	if _, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "SHA-256 of the image") {
 		t.Errorf("another content was accepted: %v", err)
 	}
 }
@@ -199,7 +197,6 @@ func TestImageDigestsWanted(t *testing.T) {
 }
 
 func TestTrustBase(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	base := tempFile(t, "base", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{Base: base})
@@ -229,7 +226,7 @@ func TestReadOnlyOpen(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	put(t, s, "vm1", noise(1, 4096), 0)
 	before := snapshot(t, s.Dir())
-	o, err := s.OpenDisk(context.Background(), "vm1", OpenOptions{ReadOnly: true})
+	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{ReadOnly: true})
 	must(t, err)
 	wantErr(t, errOf(o.Disk.WriteAt(noise(2, 512), 0)), cow.ErrReadOnly, "write")
 	must(t, o.Close())

@@ -76,6 +76,10 @@
 //	objects            manifest, image, base, usage
 //	store              store, store_lock, name, document, errors, not_directory
 //
+// Four arrows go up: store takes its lock through trust, places and serving; txn releases layers
+// through users; txn makes the lock file of a new disk (open); trust recognizes files of the reserve
+// (places), which asks trust for the run directory.
+//
 // Image files before their import are the subject of package imagefile, a device-mapper table of
 // package dmtable.
 package store

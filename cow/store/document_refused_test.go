@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -23,7 +22,6 @@ func rewrite(t *testing.T, path, from, to string) {
 // TestBaseWithoutBytes: a manifest whose base has no bytes, or another number than the layers say,
 // is refused before a promotion could make a head of it.
 func TestBaseWithoutBytes(t *testing.T) {
-	ctx := context.Background()
 	for _, size := range []string{"0", "-512", "512", "1000", "1048064", "1049088"} {
 		s := newStore(t)
 		create(t, s, "image", CreateOptions{From: importRaw(t, s, "golden", noise(3, 1<<20)).Name})
@@ -45,7 +43,6 @@ func TestBaseWithoutBytes(t *testing.T) {
 // TestDocumentsThatFormatRefuses: content that encoding/json or time.Time accepts and FORMAT.md
 // does not is refused, and reported by check.
 func TestDocumentsThatFormatRefuses(t *testing.T) {
-	ctx := context.Background()
 	const disk, image = "disk", "image"
 	for _, c := range []struct{ what, document, from, to string }{
 		{"an empty tag", disk, `"tag": "t"`, `"tag": ""`},
@@ -99,7 +96,6 @@ func TestDocumentsThatFormatRefuses(t *testing.T) {
 // TestDocumentsOfEarlierVersions: documents of version 0ae2cef are read. It omits sealed for a
 // table's layer of unknown sealing time, and writes the time 1 for one of unknown creation time.
 func TestDocumentsOfEarlierVersions(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	create(t, s, "d", CreateOptions{From: "golden"})
@@ -121,7 +117,6 @@ func TestDocumentsOfEarlierVersions(t *testing.T) {
 // TestTableOfLayersWithoutTimes: a manifest that create --table makes over layers without times of
 // creation and sealing, or over a head with a time of sealing, can be read again.
 func TestTableOfLayersWithoutTimes(t *testing.T) {
-	ctx := context.Background()
 	f := newTableFiles(t)
 	s := newStore(t)
 	must(t, errOf(s.Create(ctx, "first", CreateOptions{Table: f.two()})))
@@ -184,7 +179,6 @@ func TestNoteThatIsNoDocument(t *testing.T) {
 // TestSizeOfAnImage: an image whose data differs in length from image.json is refused, whatever the
 // identity says. If only the identity is wrong, the content decides.
 func TestSizeOfAnImage(t *testing.T) {
-	ctx := context.Background()
 	const in = "\n  \"size\": 1048576"
 	const id = "    \"size\": 1048576"
 	for _, c := range []struct {

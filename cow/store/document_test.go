@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"strings"
@@ -17,7 +16,6 @@ import (
 // TestDocumentsAreStrict: each reader of a document refuses content that is no document by
 // FORMAT.md.
 func TestDocumentsAreStrict(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	create(t, s, "d", CreateOptions{From: "golden"})
@@ -94,7 +92,6 @@ func TestDocumentsAreStrict(t *testing.T) {
 
 // TestMayIgnoreIsKept: unknown members in may-ignore survive every rewrite of a document.
 func TestMayIgnoreIsKept(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	for _, name := range []string{"a", "b"} {

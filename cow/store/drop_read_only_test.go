@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -13,7 +12,6 @@ import (
 
 // A read-only open drops nothing, and does not log that it does.
 func TestDropUnflushedReadOnly(t *testing.T) {
-	ctx := context.Background()
 	s := openStore(t, t.TempDir())
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{Serve: true})

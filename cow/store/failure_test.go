@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -66,7 +65,6 @@ func (f *failing) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, e
 // Each operation fails at each of its changes in turn. The store is then in the state before or
 // after the operation, and after a cleanup has no layer that no manifest names.
 func TestFailureAtEveryStep(t *testing.T) {
-	ctx := context.Background()
 	ops := []struct {
 		name string
 		do   func(s *Store) error
@@ -141,7 +139,7 @@ func together(t *testing.T, s *Store, a, b, tag string) {
 // is unchanged.
 func consistent(t *testing.T, s *Store, want []byte) {
 	t.Helper()
-	w, err := s.begin(context.Background())
+	w, err := s.begin(ctx)
 	must(t, err)
 	w.close()
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -29,7 +28,6 @@ func (u unmovable) Rename(oldName, newName string) error {
 // A removal or a rollback that cannot move a layer's directory leaves the foreign files in it. It
 // leaves everything if the directory may be a mount point.
 func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
-	ctx := context.Background()
 	commands := map[string]func(s *Store) error{
 		"rm":       func(s *Store) error { _, err := s.Remove(ctx, "a"); return err },
 		"rollback": func(s *Store) error { _, err := s.Rollback(ctx, Ref{"a", "t"}); return err },
@@ -85,7 +83,6 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 // A symbolic link in the place of the index, or of its new file, leads to no foreign file: it stays,
 // and the index is not written.
 func TestIndexIsNoLink(t *testing.T) {
-	ctx := context.Background()
 	for _, name := range []string{indexFile, indexFile + vfs.TempSuffix} {
 		for _, content := range []string{"foreign content\n", ""} {
 			s := newStore(t)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -29,7 +28,6 @@ func changeHeader(t *testing.T, path string, change func(sector []byte)) {
 // TestStackWithTwoBaseSizes: layers that disagree about the size of the base are refused and
 // reported.
 func TestStackWithTwoBaseSizes(t *testing.T) {
-	ctx := context.Background()
 	for which := range 2 {
 		s := newStore(t)
 		importRaw(t, s, "golden", noise(3, 1<<20))
@@ -46,7 +44,6 @@ func TestStackWithTwoBaseSizes(t *testing.T) {
 
 // TestOffsetOnImage: an image is a base as a whole.
 func TestOffsetOnImage(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	create(t, s, "d", CreateOptions{From: "golden"})
@@ -64,7 +61,6 @@ func TestOffsetOnImage(t *testing.T) {
 // TestCheckCountsWhatIsDurable: check reports the minimum number of blocks of a disk that is being
 // written.
 func TestCheckCountsWhatIsDurable(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "d", CreateOptions{Size: 1 << 20})
 	o := openDisk(t, s, "d")
@@ -83,7 +79,6 @@ func TestCheckCountsWhatIsDurable(t *testing.T) {
 // TestTagOfSmallerLayer: a tag has the size of its layer. Beyond the end of a smaller layer, its
 // last block reads as zeros in a larger disk, unless a layer above owns the block.
 func TestTagOfSmallerLayer(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	const small, large = 4096*3 + 512, 4096 * 6
 	create(t, s, "d", CreateOptions{Size: small})
@@ -110,7 +105,6 @@ func TestTagOfSmallerLayer(t *testing.T) {
 // TestSealedHead: every writer refuses a disk whose head is sealed, and says how to read it. That
 // way works.
 func TestSealedHead(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "d", CreateOptions{Size: 1 << 20})
 	put(t, s, "d", noise(1, 8192), 0)

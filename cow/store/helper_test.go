@@ -20,6 +20,9 @@ import (
 	"cowblk/cow/imagefile"
 )
 
+// ctx is the context of tests that interrupt nothing.
+var ctx = context.Background()
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -104,21 +107,21 @@ func tempFile(t testing.TB, name string, data []byte) string {
 // importRaw imports data as an image.
 func importRaw(t testing.TB, s *Store, name string, data []byte) *Image {
 	t.Helper()
-	img, err := s.Import(context.Background(), tempFile(t, "src.raw", data), name, ImportOptions{Format: imagefile.Raw})
+	img, err := s.Import(ctx, tempFile(t, "src.raw", data), name, ImportOptions{Format: imagefile.Raw})
 	must(t, err)
 	return img
 }
 
 func create(t testing.TB, s *Store, name string, o CreateOptions) *Manifest {
 	t.Helper()
-	m, err := s.Create(context.Background(), name, o)
+	m, err := s.Create(ctx, name, o)
 	must(t, err)
 	return m
 }
 
 func openDisk(t testing.TB, s *Store, name string) *Opened {
 	t.Helper()
-	o, err := s.OpenDisk(context.Background(), name, OpenOptions{})
+	o, err := s.OpenDisk(ctx, name, OpenOptions{})
 	must(t, err)
 	return o
 }
@@ -152,7 +155,7 @@ func wantContent(t testing.TB, s *Store, name string, want []byte, what string) 
 
 // tryOpen returns the error of opening a disk.
 func tryOpen(s *Store, name string) error {
-	o, err := s.OpenDisk(context.Background(), name, OpenOptions{})
+	o, err := s.OpenDisk(ctx, name, OpenOptions{})
 	if err == nil {
 		err = o.Close()
 	}

@@ -43,7 +43,7 @@ func TestImport(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			src := write(t, filepath.Join(dir, tt.name), tt.data)
 			var phases []string
-			img, err := s.Import(context.Background(), src, tt.name, ImportOptions{Backing: true, SHA256: true, Progress: func(phase string, done, total int64) {
+			img, err := s.Import(ctx, src, tt.name, ImportOptions{Backing: true, SHA256: true, Progress: func(phase string, done, total int64) {
 				if done == total {
 					phases = append(phases, phase)
 				}
@@ -119,7 +119,7 @@ func TestImportRefused(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStore(t)
-			_, err := s.Import(context.Background(), tempFile(t, "src", tt.data), "img", ImportOptions{})
+			_, err := s.Import(ctx, tempFile(t, "src", tt.data), "img", ImportOptions{})
 			if err == nil || tt.as != nil && !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.text) {
 				t.Fatalf("error %v, want %v with %q", err, tt.as, tt.text)
 			}
@@ -146,7 +146,7 @@ func TestImportInterrupted(t *testing.T) {
 	for _, phase := range []string{PhaseCopy, PhaseVerify} {
 		t.Run(phase, func(t *testing.T) {
 			s := newStore(t)
-			ctx, cancel := context.WithCancel(context.Background())
+			ctx, cancel := context.WithCancel(ctx)
 			_, err := s.Import(ctx, tempFile(t, "src", noise(1, 3<<20)), "img", ImportOptions{Progress: func(p string, done, total int64) {
 				if p == phase {
 					cancel()
@@ -163,7 +163,7 @@ func TestImportInterrupted(t *testing.T) {
 func TestImportSourceChanges(t *testing.T) {
 	s := newStore(t)
 	src := tempFile(t, "src", noise(1, 3<<20))
-	_, err := s.Import(context.Background(), src, "img", ImportOptions{Progress: func(_ string, done, _ int64) {
+	_, err := s.Import(ctx, src, "img", ImportOptions{Progress: func(_ string, done, _ int64) {
 		if done == 1<<20 {
 			write(t, src, noise(2, 3<<20+512))
 		}
@@ -179,8 +179,8 @@ func TestImportNameTaken(t *testing.T) {
 	importRaw(t, s, "img", noise(1, 512))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	for _, name := range []string{"img", "vm1"} {
-		wantErr(t, errOf(s.Import(context.Background(), tempFile(t, "src", noise(1, 512)), name, ImportOptions{})), ErrExists, "import as %s", name)
-		if _, err := s.Create(context.Background(), name, CreateOptions{Size: 512}); !errors.Is(err, ErrExists) {
+		wantErr(t, errOf(s.Import(ctx, tempFile(t, "src", noise(1, 512)), name, ImportOptions{})), ErrExists, "import as %s", name)
+		if _, err := s.Create(ctx, name, CreateOptions{Size: 512}); !errors.Is(err, ErrExists) {
 			t.Errorf("create %s: %v", name, err)
 		}
 	}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -33,7 +32,6 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 		"closed in order":          {boot: boot, clean: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx := context.Background()
 			s := openStore(t, t.TempDir())
 			m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			if !c.clean {
@@ -66,7 +64,6 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 // manifest of another disk is damaged. The test for a killed older version does not need that
 // manifest.
 func TestFormerHeadBesideDamage(t *testing.T) {
-	ctx := context.Background()
 	s := openStore(t, t.TempDir())
 	create(t, s, "other", CreateOptions{Size: 1 << 20})
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -26,13 +25,13 @@ type hand struct {
 
 func (h hand) promote(name, tag string) {
 	h.t.Helper()
-	_, err := h.Promote(context.Background(), []string{name}, tag)
+	_, err := h.Promote(ctx, []string{name}, tag)
 	must(h.t, err)
 }
 
 func (h hand) remove(name string) {
 	h.t.Helper()
-	_, err := h.Remove(context.Background(), name)
+	_, err := h.Remove(ctx, name)
 	must(h.t, err)
 }
 
@@ -69,7 +68,6 @@ func (h hand) indexed() {
 
 // Whatever a user does with manifests by hand, no layer or image that a manifest names is removed.
 func TestNothingNamedIsRemoved(t *testing.T) {
-	ctx := context.Background()
 	cases := map[string]func(h hand){
 		"index of an older backup": func(h hand) {
 			must(h.t, os.CopyFS(h.Dir()+".bak", os.DirFS(h.path(indexDir))))
@@ -245,7 +243,7 @@ func (h hand) killedPromotion(f func()) {
 	for n := 1; ; n++ {
 		m := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
 		h.fs = m
-		_, _ = h.Promote(context.Background(), []string{"a"}, fmt.Sprint("n", n))
+		_, _ = h.Promote(ctx, []string{"a"}, fmt.Sprint("n", n))
 		m.CloseFiles()
 		h.fs = vfs.OS{}
 		if len(first(h.Disk("a")).Layers) > 2 {
@@ -269,7 +267,7 @@ func TestRemoveDiskBehindALink(t *testing.T) {
 	away := filepath.Join(t.TempDir(), "v")
 	must(t, os.Rename(s.path(disksDir, "v"), away))
 	must(t, os.Symlink(away, s.path(disksDir, "v")))
-	_, err := s.Remove(context.Background(), "v")
+	_, err := s.Remove(ctx, "v")
 	must(t, err)
 	for _, dir := range []string{disksDir, layersDir, tmpDir} {
 		if left := entries(t, s.path(dir)); len(left) > 0 {
@@ -283,7 +281,6 @@ func TestRemoveDiskBehindALink(t *testing.T) {
 
 // Files kept for a disk that was moved away are removed only when the user gives the disk up.
 func TestPruneGivesUpADiskThatIsAway(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "v", CreateOptions{From: "img"})
@@ -356,7 +353,6 @@ func TestIndexTrustsOldManifests(t *testing.T) {
 // A removal or a rollback is killed at each of its changes, and a user restores the manifest before
 // the next command finds the remains. The disk is whole.
 func TestManifestRestoredAfterAKill(t *testing.T) {
-	ctx := context.Background()
 	for op, do := range map[string]func(s *Store) error{
 		"remove":   func(s *Store) error { _, err := s.Remove(ctx, "a"); return err },
 		"rollback": func(s *Store) error { _, err := s.Rollback(ctx, Ref{"a", "t"}); return err },
@@ -443,7 +439,6 @@ func TestCopiedByHand(t *testing.T) {
 // check --repair of a store from which a disk was moved away, and whose index does not know it,
 // removes no layer on which another one lies. With Prune it removes all.
 func TestRepairKeepsEmptyLayersBelowOthers(t *testing.T) {
-	ctx := context.Background()
 	for name, spoil := range map[string]func(s *Store, head string) error{
 		"whole":                 func(*Store, string) error { return nil },
 		"damaged header on top": func(_ *Store, head string) error { return os.Truncate(head, 100) },

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,7 +54,6 @@ func (u indexless) MkdirAll(name string, perm fs.FileMode) error {
 // different contents. The index knows all of them.
 func family(t testing.TB, s *Store) map[string][]byte {
 	t.Helper()
-	ctx := context.Background()
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "golden", CreateOptions{From: "img"})
 	for i, tag := range []string{"a", "b"} {
@@ -81,7 +79,7 @@ func family(t testing.TB, s *Store) map[string][]byte {
 func dismantled(t testing.TB, s *Store, contents map[string][]byte, order ...string) {
 	t.Helper()
 	for i, name := range order {
-		if _, err := s.Remove(context.Background(), name); err != nil {
+		if _, err := s.Remove(ctx, name); err != nil {
 			t.Errorf("remove %s: %v", name, err)
 		}
 		for _, left := range order[i+1:] {
@@ -100,7 +98,6 @@ func dismantled(t testing.TB, s *Store, contents map[string][]byte, order ...str
 // Whatever else changes the store, no layer that a disk needs is removed, and no layer stays that
 // no disk needs.
 func TestStoreChangedByOthers(t *testing.T) {
-	ctx := context.Background()
 	older := func(t *testing.T, s *Store) *Store {
 		o := openStore(t, s.Dir())
 		o.fs = indexless{}
@@ -195,7 +192,6 @@ func TestStoreChangedByOthers(t *testing.T) {
 // An older version has added a new head that no manifest names yet when another command deletes. It
 // names the head later, and no directory's time shows this.
 func TestRemovalDuringAnOlderPromotion(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	contents := family(t, s)
 	older := openStore(t, s.Dir())
@@ -219,7 +215,6 @@ func TestRemovalDuringAnOlderPromotion(t *testing.T) {
 // Each change is killed at each of its steps. Then the disks are removed, which relies on the
 // remains of the killed change.
 func TestRemovalsAfterKills(t *testing.T) {
-	ctx := context.Background()
 	for _, op := range []struct {
 		name  string
 		do    func(s *Store) error
@@ -271,7 +266,6 @@ func TestRemovalsAfterKills(t *testing.T) {
 // An unreadable manifest keeps all layers, whatever the index knows of it: it may have changed since.
 // Other disks can be removed, and commands do not become slower over time.
 func TestDamagedManifestKeepsItsLayers(t *testing.T) {
-	ctx := context.Background()
 	for _, damage := range []struct {
 		name   string
 		header bool // a layer's header is damaged too
@@ -381,7 +375,7 @@ func TestRemoveWithoutRoom(t *testing.T) {
 			must(t, c.do(s))
 			s.fs = nothingNew{}
 			dismantled(t, s, contents, "golden", "ofa", "ofb")
-			if _, err := s.Remove(context.Background(), "img"); err != nil {
+			if _, err := s.Remove(ctx, "img"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -390,7 +384,6 @@ func TestRemoveWithoutRoom(t *testing.T) {
 
 // A copied manifest names the layers of another one, including heads.
 func TestCopiedManifestKeepsLayers(t *testing.T) {
-	ctx := context.Background()
 	for _, step := range []string{"rm copy", "rm original", "rollback copy", "promote copy, rm it", "promote original, rm copy", "promote copy, rm original", "another command, rm copy"} {
 		t.Run(step, func(t *testing.T) {
 			s := newStore(t)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -49,7 +48,6 @@ func FuzzManifest(f *testing.F) {
 }
 
 func TestTree(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	importRaw(t, s, "unused", noise(1, 512))

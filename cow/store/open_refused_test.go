@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -118,11 +117,11 @@ func TestRefusedOpen(t *testing.T) {
 			create(t, s, "place", CreateOptions{Base: basePath})
 			create(t, s, "vm1", CreateOptions{From: "img"})
 			put(t, s, "vm1", noise(5, 8192), 0)
-			must(t, errOf(s.Promote(context.Background(), []string{"vm1"}, "t")))
+			must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 			create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 			file := tt.damage(t, s, basePath)
 			before := snapshot(t, s.Dir(), filepath.Dir(basePath))
-			o, err := s.OpenDisk(context.Background(), tt.disk, OpenOptions{})
+			o, err := s.OpenDisk(ctx, tt.disk, OpenOptions{})
 			if err == nil {
 				o.Close()
 				t.Fatal("opened")

@@ -16,7 +16,7 @@ func openTag(t testing.TB, s *Store, ref string) *Reading {
 	t.Helper()
 	r, err := ParseRef(ref)
 	must(t, err)
-	o, err := s.OpenTag(context.Background(), r, cow.Options{})
+	o, err := s.OpenTag(ctx, r, cow.Options{})
 	must(t, err)
 	t.Cleanup(func() { o.Close() })
 	return o
@@ -40,7 +40,7 @@ func taggedDisk(t *testing.T, s *Store) (one, two, now []byte) {
 	step := func(tag string, p []byte, off int) {
 		put(t, s, "vm1", p, int64(off))
 		if tag != "" {
-			must(t, errOf(s.Promote(context.Background(), []string{"vm1"}, tag)))
+			must(t, errOf(s.Promote(ctx, []string{"vm1"}, tag)))
 		}
 	}
 	patch := func(content []byte, p []byte, off int) []byte {
@@ -75,7 +75,7 @@ func TestOpenTagOfServedDisk(t *testing.T) {
 	}
 	wantErr(t, errOf(first.WriteAt(make([]byte, 512), 0)), cow.ErrReadOnly, "write to a tag")
 
-	_, err := s.OpenTag(context.Background(), Ref{Name: "vm1"}, cow.Options{})
+	_, err := s.OpenTag(ctx, Ref{Name: "vm1"}, cow.Options{})
 	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "vm1@one, vm1@two") {
 		t.Errorf("a served disk without a tag: %v", err)
 	}
@@ -83,9 +83,9 @@ func TestOpenTagOfServedDisk(t *testing.T) {
 
 	// Readers of a tag block nobody, even if the disk is removed.
 	put(t, s, "vm1", noise(10, 512), 0)
-	must(t, errOf(s.Promote(context.Background(), []string{"vm1"}, "three")))
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "three")))
 	checkContent(t, first, one)
-	must(t, errOf(s.Remove(context.Background(), "vm1")))
+	must(t, errOf(s.Remove(ctx, "vm1")))
 	checkContent(t, second, two)
 }
 
@@ -104,14 +104,14 @@ func TestOpenTagErrors(t *testing.T) {
 		{Ref{Name: "vm1", Tag: "../one"}, ErrInvalid, "tag name"},
 		{Ref{Name: "../vm1", Tag: "one"}, ErrInvalid, "disk name"},
 	} {
-		_, err := s.OpenTag(context.Background(), test.ref, cow.Options{})
+		_, err := s.OpenTag(ctx, test.ref, cow.Options{})
 		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.text) {
 			t.Errorf("%s: %v", test.ref, err)
 		}
 	}
 	create(t, s, "new", CreateOptions{Size: 1 << 20})
 	defer openDisk(t, s, "new").Close()
-	_, err := s.OpenTag(context.Background(), Ref{Name: "new"}, cow.Options{})
+	_, err := s.OpenTag(ctx, Ref{Name: "new"}, cow.Options{})
 	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "cowblk promote new --tag NAME") {
 		t.Errorf("a served disk without tags: %v", err)
 	}
@@ -124,10 +124,10 @@ func TestOpenTagWaitsForSeal(t *testing.T) {
 	_, _, now := taggedDisk(t, s)
 	before := openDisk(t, s, "vm1")
 	m := before.Manifest
-	p, err := s.PreparePromotion(context.Background(), []*Manifest{m}, "three")
+	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "three")
 	must(t, err)
 	must(t, p.Commit())
-	ctx, cancel := context.WithTimeout(context.Background(), 3*sealPoll)
+	ctx, cancel := context.WithTimeout(ctx, 3*sealPoll)
 	defer cancel()
 	ref := Ref{Name: "vm1", Tag: "three"}
 	wantErr(t, errOf(s.OpenTag(ctx, ref, cow.Options{})), context.DeadlineExceeded, "while the head is still written")
@@ -137,7 +137,7 @@ func TestOpenTagWaitsForSeal(t *testing.T) {
 	}
 	opened := make(chan result, 1)
 	go func() {
-		r, err := s.OpenTag(context.Background(), ref, cow.Options{})
+		r, err := s.OpenTag(ctx, ref, cow.Options{})
 		opened <- result{r, err}
 	}()
 	time.Sleep(2 * sealPoll)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -72,7 +71,6 @@ func tableOf(base string, baseOff int, m, data string, dataOff int) string {
 
 // TestTableSharesFiles: no part of a table may be a part of another disk, by any name.
 func TestTableSharesFiles(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	base, m, data := plainFile(t, 1<<20), plainFile(t, 1<<20), plainFile(t, 1<<20)
 	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, m, data, 0)})
@@ -129,7 +127,6 @@ func TestTableSharesFiles(t *testing.T) {
 
 // TestTableNamesFileTwice: no two parts of one table overlap.
 func TestTableNamesFileTwice(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	fresh := func() string { return plainFile(t, 1<<20) }
 	for name := range aliases(t, fresh()) {
@@ -161,7 +158,6 @@ func TestTableNamesFileTwice(t *testing.T) {
 // TestBaseInsideStore: a file of a store is refused as a base, by any name, because the store
 // removes files without asking disks outside it.
 func TestBaseInsideStore(t *testing.T) {
-	ctx := context.Background()
 	s, other := newStore(t), newStore(t)
 	for _, st := range []*Store{s, other} {
 		importRaw(t, st, "golden", noise(3, 1<<20))
@@ -189,7 +185,6 @@ func TestBaseInsideStore(t *testing.T) {
 
 // TestTwoStoresOneFile: a process that has a file open excludes others, in whatever store.
 func TestTwoStoresOneFile(t *testing.T) {
-	ctx := context.Background()
 	a, b := newStore(t), newStore(t)
 	base, m, data := plainFile(t, 1<<20), plainFile(t, 1<<20), plainFile(t, 1<<20)
 	create(t, a, "a", CreateOptions{Table: tableOf(base, 0, m, data, 0)})
@@ -282,7 +277,7 @@ func TestSealedLayersAreShared(t *testing.T) {
 	s := newStore(t)
 	base := tempFile(t, "base", noise(1, 1<<20))
 	create(t, s, "a", CreateOptions{Base: base})
-	must(t, errOf(s.Promote(context.Background(), []string{"a"}, "t")))
+	must(t, errOf(s.Promote(ctx, []string{"a"}, "t")))
 	create(t, s, "b", CreateOptions{From: "a@t"})
 	d, _ := s.Disk("b")
 	oa := openDisk(t, s, "a")
@@ -300,7 +295,6 @@ func TestSealedLayersAreShared(t *testing.T) {
 // TestCheckFindsTwoOwners: check names both disks of a store that an earlier version has made in
 // this way.
 func TestCheckFindsTwoOwners(t *testing.T) {
-	ctx := context.Background()
 	fresh := func() string { return plainFile(t, 1<<20) }
 	for _, what := range []string{"data", "base", "none"} {
 		data := fresh()
@@ -366,7 +360,6 @@ func partition(t *testing.T, path string, start, sectors int) (disk, part string
 
 // TestPartitions: a partition is a part of its disk, and of the file that is the disk.
 func TestPartitions(t *testing.T) {
-	ctx := context.Background()
 	const start, sectors = 64, 1024
 	file := plainFile(t, 2048*512)
 	disk, part := partition(t, file, start, sectors)
@@ -408,7 +401,6 @@ func TestPartitions(t *testing.T) {
 
 // TestImportOfOpenData: a file that a served disk writes to is imported only with --force-share.
 func TestImportOfOpenData(t *testing.T) {
-	ctx := context.Background()
 	s, other := newStore(t), newStore(t)
 	base, data := plainFile(t, 1<<20), plainFile(t, 1<<20)
 	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, plainFile(t, 1<<20), data, 0)})
@@ -433,7 +425,6 @@ func TestImportOfOpenData(t *testing.T) {
 // TestBesideABaseInAFile: writes to a regular file change the time that shows whether a base in it
 // is unchanged.
 func TestBesideABaseInAFile(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	fresh := func() string { return plainFile(t, 1<<20) }
 	base := fresh()
@@ -444,7 +435,6 @@ func TestBesideABaseInAFile(t *testing.T) {
 
 // TestBehindASmallerLayer: a larger clone does not make the layers below it larger.
 func TestBehindASmallerLayer(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	fresh := func() string { return plainFile(t, 1<<20) }
 	data := fresh()

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -23,7 +22,6 @@ func (u untidy) RemoveAll(name string) error {
 // The record of a change of several disks may stay after the change if it cannot be removed. It
 // must not be carried out again over later changes of the disks.
 func TestStaleCommitIsLeftAlone(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
@@ -63,7 +61,6 @@ func (r readOnlyManifest) WriteFileAtomic(name string, data []byte, perm fs.File
 // process lives no other process touches it. After that the change is completed, or the disks are
 // refused until it can be.
 func TestCommitThatCannotBeTakenBack(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	var disks []*Manifest
 	for _, name := range []string{"vm1", "vm2"} {

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -36,7 +35,6 @@ func fillStore(t *testing.T, s *Store) {
 	t.Helper()
 	importRaw(t, s, "img", noise(1, 64<<10))
 	create(t, s, "vm1", CreateOptions{From: "img"})
-	ctx := context.Background()
 	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 	must(t, errOf(s.Rollback(ctx, Ref{"vm1", "t"})))
 	must(t, s.MakeRunDir())
@@ -114,7 +112,7 @@ func TestModesOfASharedStore(t *testing.T) {
 	}
 	defer os.Chmod(s.path(layersDir), 0o700)
 	s = openStore(t, s.Dir())
-	must(t, s.locked(context.Background(), func() error { return nil }))
+	must(t, s.locked(ctx, func() error { return nil }))
 	now := modes(t, s.Dir())
 	for path, want := range map[string]fs.FileMode{".": 0o771, disksDir: 0o770, layersDir: 0o500, lockFile: 0o660} {
 		if now[path] != want {
@@ -133,7 +131,7 @@ func TestLockIsALink(t *testing.T) {
 			t.Fatal(err)
 		}
 		must(t, os.Symlink(target, s.path(lock)))
-		if _, err := s.Promote(context.Background(), []string{"vm1"}, "t"); err == nil {
+		if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err == nil {
 			t.Errorf("%s: a link was taken for a lock", lock)
 		}
 		if data, err := os.ReadFile(target); err != nil || string(data) != "something" {

@@ -31,7 +31,6 @@ func child(args []string) int {
 		fmt.Println(err)
 		return 1
 	}
-	ctx := context.Background()
 	switch args[0] {
 	case "rundir": // of the user's default store
 		env := map[string]string{"XDG_DATA_HOME": args[1], runtimeEnv: args[2]}
@@ -177,7 +176,6 @@ func TestProcessesOpenOneDisk(t *testing.T) {
 		t.Errorf("serving %+v, %v", v, serving)
 	}
 	pid := fmt.Sprint(a.cmd.Process.Pid)
-	ctx := context.Background()
 	for what, f := range map[string]func() error{
 		"open":    func() error { _, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); return err },
 		"promote": func() error { _, err := s.Promote(ctx, []string{"vm1"}, "t"); return err },
@@ -231,17 +229,17 @@ func TestKilledImport(t *testing.T) {
 func TestStoreBusy(t *testing.T) {
 	s := newStore(t)
 	s.lockTimeout = 50 * time.Millisecond
-	err := s.locked(context.Background(), func() error {
-		_, err := s.Create(context.Background(), "vm1", CreateOptions{Size: 512})
+	err := s.locked(ctx, func() error {
+		_, err := s.Create(ctx, "vm1", CreateOptions{Size: 512})
 		return err
 	})
 	if !errors.Is(err, ErrBusy) {
 		t.Errorf("error %v", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	cancel()
 	s.lockTimeout = time.Hour
-	err = s.locked(context.Background(), func() error {
+	err = s.locked(ctx, func() error {
 		return s.locked(ctx, func() error { return nil })
 	})
 	if !errors.Is(err, context.Canceled) {

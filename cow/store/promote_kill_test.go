@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,7 +51,7 @@ type scene struct {
 func (c *scene) play(s *Store) error {
 	var manifests []*Manifest
 	for _, h := range c.disks {
-		o, err := s.OpenDisk(context.Background(), h.name, OpenOptions{Serve: true})
+		o, err := s.OpenDisk(ctx, h.name, OpenOptions{Serve: true})
 		if err != nil {
 			return err
 		}
@@ -64,7 +63,7 @@ func (c *scene) play(s *Store) error {
 	if err := c.do(c.write(0, 8192), c.write(12288, 512), c.flush, c.write(0, 4096), c.write(16384, 4096)); err != nil {
 		return err
 	}
-	p, err := s.PreparePromotion(context.Background(), manifests, killTag)
+	p, err := s.PreparePromotion(ctx, manifests, killTag)
 	if err != nil {
 		return err
 	}
@@ -312,7 +311,6 @@ func TestPromotionKeepsASharedMap(t *testing.T) {
 	})
 	s, err := Open("/store", Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: func(string) string { return faultfs.MemoryDir }})
 	must(t, err)
-	ctx := context.Background()
 	must(t, errOf(s.Create(ctx, "vm", CreateOptions{Size: 65536})))
 	o, err := s.OpenDisk(ctx, "vm", OpenOptions{Serve: true})
 	must(t, err)

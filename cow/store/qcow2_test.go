@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -66,7 +65,7 @@ func TestQcow2AgainstQEMU(t *testing.T) {
 			s := newStore(t)
 			for _, name := range []string{"top", "mid", "mid2"} {
 				tool("qemu-img", "convert", "-O", "raw", name, name+".raw")
-				must(t, errOf(s.Import(context.Background(), filepath.Join(dir, name), name, ImportOptions{Backing: true})))
+				must(t, errOf(s.Import(ctx, filepath.Join(dir, name), name, ImportOptions{Backing: true})))
 				want := readFile(t, filepath.Join(dir, name+".raw"))
 				got, err := os.ReadFile(s.ImageData(name))
 				must(t, err)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -65,7 +64,6 @@ func plant(t *testing.T, dir string, names ...string) {
 
 // Nothing is changed in a directory that is no store, even if it has names that a store has.
 func TestNothingChangesInForeignDirectories(t *testing.T) {
-	ctx := context.Background()
 	for name, files := range map[string][]string{
 		"project with refs":         {"refs/paper.bib", "refs/pdf/1.pdf", ".git/config"},
 		"refs alone":                {"refs/paper.bib"},
@@ -145,7 +143,6 @@ func TestNothingChangesInForeignDirectories(t *testing.T) {
 
 // Foreign files in a store stay. Files that only resemble work of a dead process are reported.
 func TestForeignFilesInAStore(t *testing.T) {
-	ctx := context.Background()
 	for name, files := range map[string][]string{
 		"notes":            {"README.txt", "notes/vm1.txt", ".hidden"},
 		"tmp without lock": {"tmp/" + someUUID + "/f"},
@@ -199,7 +196,6 @@ func TestForeignFilesInAStore(t *testing.T) {
 // A store in every state is a store: begun, emptied, of test versions, damaged, without its lock
 // file after a power cut.
 func TestStoresInAllStates(t *testing.T) {
-	ctx := context.Background()
 	for name, change := range map[string]func(t *testing.T, s *Store){
 		"whole": func(*testing.T, *Store) {},
 		"emptied": func(t *testing.T, s *Store) {
@@ -275,7 +271,6 @@ func TestStoresInAllStates(t *testing.T) {
 // Foreign files in the places of the index and the reserve are neither deleted nor overwritten, and
 // what symbolic links there lead to stays too.
 func TestForeignIndexAndReserve(t *testing.T) {
-	ctx := context.Background()
 	for _, name := range []string{"index/disks", "index/disks.new", "reserve/23", "reserve/00"} {
 		for _, kind := range []string{"file", "link", "link to an empty file", "FIFO"} {
 			t.Run(name+" is a "+kind, func(t *testing.T) {

@@ -17,7 +17,6 @@ import (
 // rm --damaged removes a disk whose manifest is missing or damaged and frees its name. No layer is
 // removed, also if the manifest is a copy of another disk's.
 func TestRemoveDamaged(t *testing.T) {
-	ctx := context.Background()
 	for what, hurt := range map[string]func(t *testing.T, s *Store, path string){
 		"missing": func(t *testing.T, _ *Store, path string) { must(t, os.Remove(path)) },
 		"cut off": func(t *testing.T, _ *Store, path string) { must(t, os.Truncate(path, 100)) },
@@ -90,7 +89,7 @@ func TestRemoveDamagedInterrupted(t *testing.T) {
 	must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), data, 0o600))
 	fsys := &keepLeft{FS: s.fs}
 	s.fs = fsys
-	must(t, errOf(s.RemoveDamaged(context.Background(), "vm1")))
+	must(t, errOf(s.RemoveDamaged(ctx, "vm1")))
 	s.fs = fsys.FS
 	if left := entries(t, s.path(tmpDir)); len(left) != 1 {
 		t.Fatalf("left in tmp: %v", left)
@@ -104,7 +103,6 @@ func TestRemoveDamagedInterrupted(t *testing.T) {
 
 // A directory in the place of a manifest, or of its temporary file, may hold a user's files.
 func TestDirectoryInPlaceOfAManifest(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
@@ -138,7 +136,7 @@ func TestRemoveDamagedNewer(t *testing.T) {
 	path := s.path(disksDir, "vm1", diskFile)
 	data := readFile(t, path)
 	must(t, os.WriteFile(path, []byte(strings.Replace(string(data), `"version": 1`, `"version": 2`, 1)), 0o600))
-	if _, err := s.RemoveDamaged(context.Background(), "vm1"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "newer") {
+	if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("%v", err)
 	}
 }

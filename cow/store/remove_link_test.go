@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 
 // rm of an image whose directory is a symbolic link removes the link only.
 func TestRemoveImageBehindALink(t *testing.T) {
-	ctx := context.Background()
 	for _, c := range []struct {
 		what string
 		to   func(t *testing.T, s *Store) (link, target string)
@@ -61,7 +59,7 @@ func TestRemoveDamagedDiskBehindALink(t *testing.T) {
 	must(t, os.Symlink(away, s.path(disksDir, "v")))
 	must(t, os.Truncate(filepath.Join(away, diskFile), 20))
 	before := snapshot(t, away)
-	must(t, errOf(s.RemoveDamaged(context.Background(), "v")))
+	must(t, errOf(s.RemoveDamaged(ctx, "v")))
 	create(t, s, "next", CreateOptions{Size: 4096})
 	sameFiles(t, before, snapshot(t, away))
 	wantErr(t, errOf(os.Lstat(s.path(disksDir, "v"))), os.ErrNotExist, "the link")
@@ -69,7 +67,6 @@ func TestRemoveDamagedDiskBehindALink(t *testing.T) {
 
 // An image directory renamed by hand is the image that disks name, and stays.
 func TestRemoveRenamedImage(t *testing.T) {
-	ctx := context.Background()
 	for what, damage := range map[string]func(path string) error{
 		"renamed":               func(string) error { return nil },
 		"renamed, and cut off":  func(path string) error { return os.Truncate(path, 10) },

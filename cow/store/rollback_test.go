@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"slices"
@@ -10,7 +9,6 @@ import (
 )
 
 func TestRollback(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{From: "img"})
@@ -60,7 +58,6 @@ func TestRollback(t *testing.T) {
 
 // The remaining layers must be intact before a layer is discarded.
 func TestRollbackRefused(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	put(t, s, "vm1", noise(1, 8192), 0)

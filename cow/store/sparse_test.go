@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"io/fs"
 	"os"
@@ -107,7 +106,7 @@ func TestImportFollowsData(t *testing.T) {
 					t.Errorf("%s: %d bytes read in %d calls", what, read, calls)
 				}
 			}
-			img, err := s.Import(context.Background(), tt.path, "img", ImportOptions{Backing: true})
+			img, err := s.Import(ctx, tt.path, "img", ImportOptions{Backing: true})
 			must(t, err)
 			within("import", 2)
 			if a := s.allocated(s.ImageData("img")); a > 1<<20 {
@@ -141,7 +140,7 @@ func TestChunkDigestIgnoresHoles(t *testing.T) {
 	for _, at := range [][2]int64{{0, 65536}, {1 << 20, 1 << 20}, {4 << 20, 1<<20 + 512}} {
 		must(t, f.PunchHole(at[0], at[1]))
 	}
-	sparse, err := s.Import(context.Background(), hole, "hole", ImportOptions{})
+	sparse, err := s.Import(ctx, hole, "hole", ImportOptions{})
 	must(t, err)
 	if full.ChunkSHA256 != sparse.ChunkSHA256 || full.ChunkSHA256 != chunkSum(data) {
 		t.Errorf("with holes %s, without %s, want %s", sparse.ChunkSHA256, full.ChunkSHA256, chunkSum(data))

@@ -61,7 +61,7 @@ func TestStoreLockInOrder(t *testing.T) {
 		// Each Store counts as another process for the lock.
 		other := openStore(t, s.Dir())
 		go func() {
-			errs <- other.locked(context.Background(), func() error { order <- i; return nil })
+			errs <- other.locked(ctx, func() error { order <- i; return nil })
 		}()
 		lockEventually(t, "one more waits", func() bool { return waiting(t, s.path(lockFile)) == i+1 })
 	}
@@ -85,7 +85,7 @@ func TestStoreLockWaitEnds(t *testing.T) {
 	unlock := foreignLock(t, s.path(lockFile))
 	goroutines := runtime.NumGoroutine()
 	for range 20 {
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(ctx)
 		done := make(chan error)
 		go func() {
 			done <- s.locked(ctx, func() error { return errors.New("the lock was had") })
@@ -98,16 +98,16 @@ func TestStoreLockWaitEnds(t *testing.T) {
 		t.Errorf("%d goroutines after 20 waits, %d before", n, goroutines)
 	}
 	s.lockTimeout = 20 * time.Millisecond
-	err := s.locked(context.Background(), func() error { return errors.New("the lock was had") })
+	err := s.locked(ctx, func() error { return errors.New("the lock was had") })
 	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 		t.Errorf("%v, expected %v and this process", err, ErrBusy)
 	}
 	s.lockTimeout = lockPatience
 	unlock()
-	if err := openStore(t, s.Dir()).locked(context.Background(), func() error { return nil }); err != nil {
+	if err := openStore(t, s.Dir()).locked(ctx, func() error { return nil }); err != nil {
 		t.Error(err)
 	}
-	if err := s.locked(context.Background(), func() error { return nil }); err != nil {
+	if err := s.locked(ctx, func() error { return nil }); err != nil {
 		t.Error(err)
 	}
 }

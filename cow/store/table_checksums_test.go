@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 // a head in it.
 func rotatedTable(t *testing.T) (*Store, *tableFiles, *Manifest) {
 	t.Helper()
-	ctx := context.Background()
 	s, f := newStore(t), newTableFiles(t)
 	create(t, s, "old", CreateOptions{Table: f.one()})
 	put(t, s, "old", noise(2, 5120), 512)
@@ -35,7 +33,6 @@ func rotatedTable(t *testing.T) (*Store, *tableFiles, *Manifest) {
 // The data checksums of layers outside the store are files of the store, whatever follows their
 // bitmaps.
 func TestSumsOfTable(t *testing.T) {
-	ctx := context.Background()
 	s, f, m := rotatedTable(t)
 	for _, l := range m.Sealed() {
 		if _, err := os.Stat(s.paths(&l).Checksums); err != nil {
@@ -87,7 +84,6 @@ func TestSumsOfTable(t *testing.T) {
 
 // They are removed with the last disk on the layer, and the layer stays.
 func TestSumsOfTableAreRemoved(t *testing.T) {
-	ctx := context.Background()
 	s, f, m := rotatedTable(t)
 	create(t, s, "clone", CreateOptions{From: "vm@t"})
 	before := snapshot(t, f.dir)

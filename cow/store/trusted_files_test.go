@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -18,7 +17,6 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
 	}
-	ctx := context.Background()
 	// away moves a file or directory of the store to a directory of another user, and leaves a link.
 	away := func(t *testing.T, path, victim string) {
 		to := filepath.Join(victim, filepath.Base(path))
@@ -121,7 +119,6 @@ func TestManifestThroughDirectoryOfAnother(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
 	}
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	_, err := s.Promote(ctx, []string{"vm1"}, "t")
@@ -143,7 +140,6 @@ func TestManifestThroughDirectoryOfAnother(t *testing.T) {
 
 // Links of root to directories of root, and files that others own but cannot replace, are used.
 func TestFilesThroughDirectoriesOfTheirOwner(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	m := manifestOf(t, s, "vm1")
@@ -171,7 +167,6 @@ func TestTableInDirectoriesOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
 	}
-	ctx := context.Background()
 	for _, foreign := range []string{"map", "data", "base"} {
 		s := newStore(t)
 		dir := map[string]string{"map": t.TempDir(), "data": t.TempDir(), "base": t.TempDir()}

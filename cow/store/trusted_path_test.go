@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -19,7 +18,6 @@ func TestStoresOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
 	}
-	ctx := context.Background()
 	for _, c := range []struct {
 		name, found string
 		plant       func(t *testing.T, dir, victim string)
@@ -98,7 +96,6 @@ func TestStoresOfOthers(t *testing.T) {
 
 // A directory with foreign content does not become a store, and foreign files in its tmp/ stay.
 func TestDirectoryThatIsNoStore(t *testing.T) {
-	ctx := context.Background()
 	for _, name := range []string{"tmp/thesis/ch1", "images/photo", "etc/passwd", "layers/x"} {
 		dir := t.TempDir()
 		file := filepath.Join(dir, name)
@@ -147,7 +144,7 @@ func TestStoreWithoutUTF8(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "st\xff")
 	s, err := Open(dir, Options{})
 	must(t, err)
-	if _, err := s.Create(context.Background(), "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "UTF-8") {
+	if _, err := s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "UTF-8") {
 		t.Errorf("create: %v", err)
 	}
 	wantErr(t, errOf(os.Stat(dir)), os.ErrNotExist, "the directory")

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -42,7 +41,7 @@ func interrupted(t *testing.T) *Store {
 		m := manifestOf(t, s, name)
 		disks = append(disks, m)
 	}
-	p, err := s.preparePromotion(context.Background(), &Pending{s: s, tag: "both", before: disks})
+	p, err := s.preparePromotion(ctx, &Pending{s: s, tag: "both", before: disks})
 	must(t, err)
 	for _, h := range p.heads {
 		must(t, h.Close())
@@ -77,11 +76,11 @@ func TestInterruptedChangeOfAReadOnlyStore(t *testing.T) {
 	s := interrupted(t)
 	before := snapshot(t, s.Dir())
 	s.fs = readOnly{}
-	wantErr(t, errOf(s.OpenDisk(context.Background(), "vm2", OpenOptions{ReadOnly: true})), ErrRefused, "error")
-	if _, err := s.OpenTag(context.Background(), Ref{"vm1", "both"}, cow.Options{}); !errors.Is(err, ErrRefused) {
+	wantErr(t, errOf(s.OpenDisk(ctx, "vm2", OpenOptions{ReadOnly: true})), ErrRefused, "error")
+	if _, err := s.OpenTag(ctx, Ref{"vm1", "both"}, cow.Options{}); !errors.Is(err, ErrRefused) {
 		t.Errorf("%v, expected %v", err, ErrRefused)
 	}
-	r, err := s.Check(context.Background(), CheckOptions{})
+	r, err := s.Check(ctx, CheckOptions{})
 	if err != nil || r.Found == 0 {
 		t.Errorf("%+v, %v: expected the work of a dead process", r, err)
 	}
@@ -90,7 +89,7 @@ func TestInterruptedChangeOfAReadOnlyStore(t *testing.T) {
 	s.fs = vfs.OS{}
 	openDisk(t, s, "vm2").Close()
 	s.fs = readOnly{}
-	o, err := s.OpenDisk(context.Background(), "vm2", OpenOptions{ReadOnly: true})
+	o, err := s.OpenDisk(ctx, "vm2", OpenOptions{ReadOnly: true})
 	must(t, err)
 	if err := o.Close(); err != nil {
 		t.Error(err)

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -25,7 +24,6 @@ import (
 // layers of the journal are needed. Layers that an unreadable disk may need stay. This is reported
 // once, and cowblk check shows them when the disk can be read.
 func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
-	ctx := context.Background()
 	for _, c := range []struct {
 		name    string
 		journal func(orphan uuid.UUID) string
@@ -112,7 +110,6 @@ func (b *busyOnce) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, 
 
 // A temporary error is no damage: the next command removes what a failed promotion has left.
 func TestErrorThatPassesKeepsTheWork(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
@@ -128,7 +125,6 @@ func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 
 // Many concurrent commands wait for each other and do not fail.
 func TestManyCreatesAtOnce(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "golden", CreateOptions{Size: 1 << 20})
 	must(t, errOf(s.Promote(ctx, []string{"golden"}, "t")))
@@ -159,7 +155,6 @@ func TestManyCreatesAtOnce(t *testing.T) {
 // A promotion's journal stays while another process has the store locked: a check that has read the
 // manifest before the change finds the new head there.
 func TestJournalStaysWhileTheStoreIsLocked(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	hurried, err := Open(s.Dir(), Options{LockTimeout: time.Millisecond})

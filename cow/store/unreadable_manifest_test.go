@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -30,7 +29,6 @@ func (b brokenFile) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File,
 // A manifest that was changed in place since the index has read it, and that cannot be read while
 // another disk gives up layers, keeps them.
 func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
-	ctx := context.Background()
 	ways := map[string]func(t *testing.T, s *Store) (restore func()){
 		"EIO": func(t *testing.T, s *Store) func() {
 			s.fs = brokenFile{path: s.path(disksDir, "b", diskFile), err: syscall.EIO}
@@ -112,6 +110,6 @@ func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
 
 // ignoreCreated runs a command that cleans up first.
 func ignoreCreated(s *Store) error {
-	_, err := s.Create(context.Background(), "next", CreateOptions{Size: 4096})
+	_, err := s.Create(ctx, "next", CreateOptions{Size: 4096})
 	return err
 }
