@@ -127,10 +127,10 @@ func TestOpenTagWaitsForSeal(t *testing.T) {
 	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "three")
 	must(t, err)
 	must(t, p.Commit())
-	ctx, cancel := context.WithTimeout(ctx, 3*sealPoll)
+	short, cancel := context.WithTimeout(ctx, 3*sealPoll)
 	defer cancel()
 	ref := Ref{Name: "vm1", Tag: "three"}
-	wantErr(t, errOf(s.OpenTag(ctx, ref, cow.Options{})), context.DeadlineExceeded, "while the head is still written")
+	wantErr(t, errOf(s.OpenTag(short, ref, cow.Options{})), context.DeadlineExceeded, "while the head is still written")
 	type result struct {
 		r   *Reading
 		err error

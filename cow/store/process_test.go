@@ -236,11 +236,11 @@ func TestStoreBusy(t *testing.T) {
 	if !errors.Is(err, ErrBusy) {
 		t.Errorf("error %v", err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	canceled, cancel := context.WithCancel(ctx)
 	cancel()
 	s.lockTimeout = time.Hour
 	err = s.locked(ctx, func() error {
-		return s.locked(ctx, func() error { return nil })
+		return s.locked(canceled, func() error { return nil })
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
