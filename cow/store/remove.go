@@ -67,21 +67,15 @@ func (s *Store) Remove(ctx context.Context, name string) (r *Removal, err error)
 }
 
 // removeOnce makes one attempt of Remove. After an error nothing has changed.
-func (s *Store) removeOnce(ctx context.Context, name string) (plan *Removal, err error) {
+func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 	image, err := s.isImage(name)
 	switch {
 	case err != nil:
 		return nil, err
 	case image:
-		plan, err = s.removeImage(ctx, name)
-	default:
-		plan, err = s.removeDisk(ctx, name)
+		return s.removeImage(ctx, name)
 	}
-	if err != nil {
-		return nil, err
-	}
-	s.removeTxn(plan)
-	return plan, nil
+	return s.removeDisk(ctx, name)
 }
 
 // moveOut durably renames a disk or an image to tmp/ and returns its path there. After an error it
@@ -99,7 +93,8 @@ func (s *Store) moveOut(dir, name string) (string, error) {
 	return out, nil
 }
 
-// removeTxn frees the space of a removal, after the removal is complete.
+// removeTxn frees the space of a removal, after the removal is complete. A disk's lock, whose file is
+// in the directory, is still held: other processes leave the directory alone.
 func (s *Store) removeTxn(plan *Removal) {
 	if plan.txnDir == "" {
 		return

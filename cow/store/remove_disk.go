@@ -64,7 +64,11 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		plan.txnDir = left
 		return nil
 	})
-	return plan, err
+	if err != nil {
+		return nil, err
+	}
+	s.removeTxn(plan)
+	return plan, nil
 }
 
 // moveOutDisk is moveOut for a disk. If the disk's directory is a symbolic link, moveOutDisk

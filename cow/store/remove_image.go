@@ -64,7 +64,11 @@ func (s *Store) removeImage(ctx context.Context, name string) (plan *Removal, er
 		plan.txnDir, err = s.moveOut(imagesDir, name)
 		return err
 	})
-	return plan, err
+	if err != nil {
+		return nil, err
+	}
+	s.removeTxn(plan)
+	return plan, nil
 }
 
 // isLink reports whether an entry of images/ or disks/ is a symbolic link. A removal must not go
