@@ -19,6 +19,9 @@ type Options struct {
 	Format     string // Raw or Qcow2; default: detected from the content
 	Backing    bool   // accept backing files: their content becomes part of the image
 	ForceShare bool   // read files that other processes have open for writing
+	// Check, unless nil, is called with the path of each file before it is opened. Its error
+	// refuses the file.
+	Check func(path string) error
 }
 
 // Source is the content of an image to import: one file, or a qcow2 with its backing files.
@@ -69,13 +72,21 @@ func Open(fsys vfs.FS, name string, o Options) (*Source, error) {
 
 // openChainFile opens one file of the chain below top and locks it against writers.
 func openChainFile(fsys vfs.FS, path, top string, o Options) (*chainFile, error) {
+	if o.Check != nil {
+		if err := o.Check(path); err != nil {
+			return nil, err
+		}
+	}
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
 		return nil, Refused("image file", path, err)
 	}
 	c := &chainFile{path: path, realPath: vfs.RealPath(f), top: top, fsys: fsys, file: f}
 	if !o.ForceShare {
-		if err = c.lock(fsys); errors.Is(err, layer.ErrInUse) || errors.Is(err, vfs.ErrImageLocked) {
+		if err = CheckSystemUse(fsys, path, "--force-share"); err == nil {
+			err = c.lock(fsys)
+		}
+		if errors.Is(err, layer.ErrInUse) || errors.Is(err, vfs.ErrImageLocked) {
 			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it anyway, and the image may mix old and new content", err)
 		}
 	}

@@ -1,6 +1,7 @@
 package imagefile
 
 import (
+	"fmt"
 	"time"
 
 	"cowblk/cow/finding"
@@ -26,3 +27,17 @@ func StateFinding(path string, was, is vfs.Identity, advice string) *finding.Fin
 }
 
 func timeText(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
+
+// CheckSystemUse returns a vfs.ErrSystemUses for a block device that the system uses. word is the option
+// that accepts it; empty: none does.
+func CheckSystemUse(fsys vfs.FS, path, word string) error {
+	err := vfs.CheckSystemUse(fsys, path)
+	if err == nil {
+		return nil
+	}
+	advice := "unmount it, or end that use, first; or name another device"
+	if word != "" {
+		advice += "\nif you know that nothing changes it: " + word
+	}
+	return fmt.Errorf("%w\n%s", err, advice)
+}

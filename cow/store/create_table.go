@@ -39,10 +39,14 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 		if err := s.refuseStoreFile(string(p.kind)+" of the table", p.path); err != nil {
 			return nil, err
 		}
-		if p.kind != partBase {
-			if err := s.trustedFile(check, string(p.kind)+" of the table", p.path); err != nil {
-				return nil, err
-			}
+		if p.kind == partBase {
+			continue
+		}
+		if err := s.trustedFile(check, string(p.kind)+" of the table", p.path); err != nil {
+			return nil, err
+		}
+		if err := Classify(imagefile.CheckSystemUse(s.fs, p.path, "")); err != nil {
+			return nil, err
 		}
 	}
 	if err := s.refuseOverlap(parts); err != nil {
@@ -66,6 +70,14 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 		}
 		if err := s.refuseUsed(tableParts(t, maps), false); err != nil {
 			return err
+		}
+		for _, tm := range maps {
+			if !tm.format || o.Force {
+				continue
+			}
+			if err := imagefile.CheckUnused(s.fs, tm.paths.Data, tm.paths.DataOffset, m.Size); err != nil {
+				return err
+			}
 		}
 		locked, err := s.lockTable(t, maps)
 		if err != nil {

@@ -56,7 +56,10 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 	if err != nil {
 		return nil, err
 	}
-	in, err := imagefile.Open(s.fs, path, imagefile.Options{Format: o.Format, Backing: o.Backing, ForceShare: o.ForceShare})
+	in, err := imagefile.Open(s.fs, path, imagefile.Options{
+		Format: o.Format, Backing: o.Backing, ForceShare: o.ForceShare,
+		Check: func(path string) error { return refuseImportOf(s.fs, path) },
+	})
 	if err != nil {
 		return nil, fmt.Errorf("import: %w", Classify(err))
 	}

@@ -81,6 +81,9 @@ func (s *Store) removeOnce(ctx context.Context, name string) (*Removal, error) {
 // moveOut durably renames a disk or an image to tmp/ and returns its path there. After an error it
 // undoes the rename. The caller holds the store's lock.
 func (s *Store) moveOut(dir, name string) (string, error) {
+	if err := s.checkMovable(dir, name); err != nil {
+		return "", err
+	}
 	if err := s.fs.MkdirAll(s.path(tmpDir), 0o755); err != nil {
 		return "", err
 	}
@@ -91,6 +94,22 @@ func (s *Store) moveOut(dir, name string) (string, error) {
 		return "", err
 	}
 	return out, nil
+}
+
+// checkMovable refuses a disk or an image whose directory contains a directory with a UUID as its
+// name: in tmp/ it would be taken for a layer that was moved there.
+func (s *Store) checkMovable(dir, name string) error {
+	path := s.path(dir, name)
+	entries, err := s.fs.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() && isUUID(e.Name()) {
+			return refused(path, "directories in it", "none", e.Name(), "it is not cowblk's: move it elsewhere first")
+		}
+	}
+	return nil
 }
 
 // removeTxn frees the space of a removal, after the removal is complete. A disk's lock, whose file is
