@@ -67,7 +67,7 @@
 //	tree               ──► open
 //
 //	open               open, open_tag, open_files, disk_lock, serving*, access, trust_base,
-//	                   quiesce_record, legacy_live_file
+//	                   quiesce_record, legacy_live_file, system_use
 //	users              which disks need a layer or an image: survey*, manifest_index;
 //	                   layer_release moves the others out
 //	txn                journal and recovery: txn*, change (several disks at once), read_only
