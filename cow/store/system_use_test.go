@@ -19,7 +19,7 @@ func mounted(t *testing.T) (dev, at string, mount, unmount func()) {
 			t.Fatalf("%s: %v: %s", name, err, out)
 		}
 	}
-	mount = func() { do("mkfs.ext4", "-q", "-F", dev); do("mount", dev, at) }
+	mount = func() { do("mkfs.ext4", "-q", "-F", dev); do("mount", "-o", "ro,noload", dev, at) }
 	unmount = func() { do("umount", at) }
 	t.Cleanup(func() { exec.Command("umount", "-q", at).Run() })
 	return dev, at, mount, unmount
