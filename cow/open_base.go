@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -27,8 +28,8 @@ func (k *stack) openBase(b *BaseSpec) error {
 		return err
 	}
 	changed := func(what string, expected, found any) error {
-		return &layer.Fault{Path: b.Path, What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found),
-			Advice: "put back the file that the layers were made over; if only its time was touched, have the base trusted again", Err: ErrBaseChanged}
+		return finding.New(ErrBaseChanged, b.Path, what, expected, found,
+			"put back the file that the layers were made over; if only its time was touched, have the base trusted again")
 	}
 	if b.Identity != (vfs.Identity{}) {
 		if id.Size != b.Identity.Size {
@@ -85,9 +86,8 @@ func (k *stack) openRaw(b *BaseSpec) error {
 		k.baseSize = size - b.Offset
 	}
 	if k.baseSize <= 0 || k.baseSize > size-b.Offset || k.baseSize%layer.SectorSize != 0 {
-		return &layer.Fault{Path: b.Path, What: "size", Expected: "a multiple of 512 bytes, within the file",
-			Found: fmt.Sprintf("%d bytes from byte %d of %d", k.baseSize, b.Offset, size),
-			Err:   ErrSpec}
+		return finding.New(ErrSpec, b.Path, "size", "a multiple of 512 bytes, within the file",
+			fmt.Sprintf("%d bytes from byte %d of %d", k.baseSize, b.Offset, size), "")
 	}
 	return k.lockBaseRange(b.Path, true)
 }

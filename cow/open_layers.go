@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 )
 
@@ -95,8 +96,9 @@ func checkSizes(paths []layer.Paths, headers []layer.Header) error {
 	var size int64
 	for i, h := range headers {
 		if h.Size < size || h.Size > top.Size {
-			return &layer.Fault{Path: paths[i].Map, What: "size of the disk in bytes", Expected: fmt.Sprintf("%d to %d, as of the layers below and on top", size, top.Size),
-				Found: fmt.Sprint(h.Size), Advice: "check that the disk's manifest names the right files", Err: layer.ErrMismatch}
+			return finding.New(layer.ErrMismatch, paths[i].Map, "size of the disk in bytes",
+				fmt.Sprintf("%d to %d, as of the layers below and on top", size, top.Size), h.Size,
+				"check that the disk's manifest names the right files")
 		}
 		size = h.Size
 	}

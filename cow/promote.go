@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/index"
 	"cowblk/cow/layer"
 )
@@ -90,8 +91,8 @@ func (d *Disk) reserve(next *layer.Layer) (p *Promotion, head *layer.Layer, err 
 func checkNewHead(below layer.Header, next *layer.Layer) error {
 	h := next.Header()
 	fault := func(what string, expected, found any) error {
-		return &layer.Fault{Path: next.Paths().Map, What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found),
-			Advice: "create the new head for this disk", Err: layer.ErrMismatch}
+		return finding.New(layer.ErrMismatch, next.Paths().Map, what, expected, found,
+			"create the new head for this disk")
 	}
 	switch {
 	case h.State != layer.Head || !next.Writable():

@@ -9,6 +9,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
+	"cowblk/cow/shell"
 	"cowblk/cow/store"
 )
 
@@ -97,7 +98,7 @@ func CheckStore(st *store.Store, path string, disks []daemon.DiskInfo, names []s
 	for _, d := range disks {
 		if slices.Contains(names, d.Name) && servesOtherStore(st, &d) {
 			return fmt.Errorf("disk %q: expected a process that serves it from store %s, found one on control socket %s that serves it from store %s: %w\nname the store that is meant with --store",
-				d.Name, st.Dir(), store.PathText(path), store.PathText(d.Store), store.ErrRefused)
+				d.Name, st.Dir(), shell.Text(path), shell.Text(d.Store), store.ErrRefused)
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"cowblk/cow"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/store"
 )
 
@@ -37,7 +38,7 @@ func (d *Daemon) openRaw() error {
 	if d.opts.AnyContent {
 		word = ""
 	}
-	if err := store.CheckRaw(nil, path, word); err != nil {
+	if err := imagefile.CheckRaw(path, word); err != nil {
 		return fmt.Errorf("--blk-file: %w", err)
 	}
 	disk, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: readOnly, Raw: !readOnly}, d.opts.Cow)

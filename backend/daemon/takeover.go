@@ -17,6 +17,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/takeover"
+	"cowblk/cow"
 )
 
 // errTaken: another process serves the disk.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/store"
 )
 
@@ -192,11 +193,11 @@ func (a *app) printChecked(k *store.Report) {
 	for _, p := range k.Problems {
 		a.printf("  %s: %s: expected %s, found %s (%s)", p.Object, p.What, p.Expected, p.Found, p.File)
 		switch p.Status {
-		case store.StatusRepaired:
+		case finding.Repaired:
 			a.printf("    repaired: %s", p.Remedy)
-		case store.StatusRepairable:
+		case finding.Repairable:
 			a.printf("    --repair would: %s", p.Remedy)
-		case store.StatusLeft:
+		case finding.Left:
 			a.printf("    left: %s", p.Advice)
 		}
 	}

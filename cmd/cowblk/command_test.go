@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/store"
 )
 
@@ -70,7 +71,7 @@ func TestExitCodes(t *testing.T) {
 		{store.ErrInUse, 4},
 		{store.ErrBusy, 4},
 		{store.ErrRefused, 5},
-		{&store.Mismatch{}, 5},
+		{&finding.Finding{}, 5},
 		{store.ErrExists, 6},
 		{unconfirmedf("x"), 9},
 		{errStopTimeout, 7},

@@ -8,6 +8,8 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
+	"cowblk/cow/imagefile"
+	"cowblk/cow/shell"
 	"cowblk/cow/store"
 )
 
@@ -70,7 +72,7 @@ compressed files and archives are refused with the command that converts or unpa
 	f.BoolVar(&o.Backing, "backing", false, "include the backing files of a qcow2 in the image")
 	f.BoolVar(&o.ForceShare, "force-share", false, "read a file that another process has open for writing: the result may mix\nold and new data")
 	f.BoolVar(&o.SHA256, "sha256", false, "also record the SHA-256 of the whole content, including holes: the time\ndepends on the size")
-	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]cobra.Completion{store.FormatRaw, store.FormatQcow2}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]cobra.Completion{imagefile.Raw, imagefile.Qcow2}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -88,7 +90,7 @@ func importInterruptible(ctx context.Context, s *store.Store, path, name string,
 	})
 	if !returned {
 		return nil, interruptedf("import of %s, because the file or the store does not answer; the next command that changes the store cleans up",
-			store.PathText(path))
+			shell.Text(path))
 	}
 	return img, err
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"cowblk/cow/imagefile"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
 )
@@ -94,7 +95,7 @@ func TestBlkFileFormats(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tt.found == "" {
-				if err := store.CheckRaw(nil, filepath.Join(s.dir, "a b"), "word"); err != nil {
+				if err := imagefile.CheckRaw(filepath.Join(s.dir, "a b"), "word"); err != nil {
 					t.Error(err)
 				}
 				return

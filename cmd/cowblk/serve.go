@@ -16,7 +16,7 @@ import (
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/sandbox"
-	"cowblk/cow/store"
+	"cowblk/cow/imagefile"
 )
 
 // serveFlags holds the options of "cowblk serve". QEMU's "Backend program conventions" for
@@ -135,7 +135,7 @@ func (f *serveFlags) check(args []string) error {
 		return usagef("serve: --blk-file needs --socket-path or --fd")
 	case f.blkFormat != "" && f.File == "":
 		return usagef("serve: --format is for --blk-file")
-	case f.blkFormat != "" && f.blkFormat != store.FormatRaw:
+	case f.blkFormat != "" && f.blkFormat != imagefile.Raw:
 		return usagef("serve: --format %q: expected raw", f.blkFormat)
 	case f.SocketPath != "" && f.fd >= 0:
 		return usagef("serve: --socket-path and --fd exclude each other")
@@ -190,7 +190,7 @@ func (f *serveFlags) check(args []string) error {
 		}
 		seen[n] = true
 	}
-	f.Disks, f.AnyContent = args, f.blkFormat == store.FormatRaw
+	f.Disks, f.AnyContent = args, f.blkFormat == imagefile.Raw
 	if f.fd >= 0 {
 		f.FD = &f.fd
 	}

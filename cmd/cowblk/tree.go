@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cowblk/backend/client"
+	"cowblk/cow/shell"
 	"cowblk/cow/store"
 )
 
@@ -83,7 +84,7 @@ With --json it is an array of nodes, each after the node that it lies on:
 
 // printEmptyStore says that the store is empty, and how to begin.
 func (a *app) printEmptyStore(s *store.Store) {
-	a.printf("nothing in store %s yet; to begin: %s", store.PathText(s.Dir()), a.command("import", "FILE", "NAME"))
+	a.printf("nothing in store %s yet; to begin: %s", shell.Text(s.Dir()), a.command("import", "FILE", "NAME"))
 }
 
 // nodeErrors joins the errors of nodes.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -17,14 +18,8 @@ import (
 // throttle is called after each piece of at most 64 KiB with the offset behind it in the data file;
 // its error ends the work; nil: no throttling. ErrNoTableSpace: the table belongs behind the map,
 // and the map is a device, or a file in which something else follows the map.
-func (l *Layer) AddChecksums(throttle func(off int64) error) error {
-	if err := l.addChecksums(throttle); err != nil {
-		return fmt.Errorf("add checksums of the data: %w", err)
-	}
-	return nil
-}
-
-func (l *Layer) addChecksums(throttle func(off int64) error) error {
+func (l *Layer) AddChecksums(throttle func(off int64) error) (err error) {
+	defer addContext(&err, "add checksums of the data")
 	h := l.Header()
 	if h.State != Sealed {
 		return fmt.Errorf("%s: %w", l.paths.Map, ErrNotSealed)
@@ -65,7 +60,8 @@ func (l *Layer) addChecksumsToMap(old *Header, data vfs.File, throttle func(off 
 		return err
 	}
 	if h.UUID != old.UUID || h.State != Sealed {
-		return &Fault{Path: l.paths.Map, What: "layer", Expected: fmt.Sprintf("%v, sealed", old.UUID), Found: fmt.Sprintf("%v, %v", h.UUID, h.State), Advice: adviceFiles, Err: ErrMismatch}
+		return finding.New(ErrMismatch, l.paths.Map, "layer", fmt.Sprintf("%v, sealed", old.UUID),
+			fmt.Sprintf("%v, %v", h.UUID, h.State), adviceFiles)
 	}
 	if !h.HasChecksums() {
 		if err := extendForChecksums(f, &h); err != nil {
@@ -129,8 +125,9 @@ func (l *Layer) openAgain(path string, flag int, open vfs.File) (vfs.File, error
 	expected, err := open.Identity()
 	if err == nil {
 		var found vfs.Identity
-		if found, err = f.Identity(); err == nil && !sameFile(expected, found) {
-			err = &Fault{Path: path, What: "file", Expected: "the one that is open", Found: "another one", Advice: adviceFiles, Err: ErrMismatch}
+		if found, err = f.Identity(); err == nil && !expected.SameFile(found) {
+			err = finding.New(ErrMismatch, path, "file", "the one that is open", "another one",
+				adviceFiles)
 		}
 	}
 	if err != nil {

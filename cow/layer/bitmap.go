@@ -61,11 +61,6 @@ func NewBitmap(blocks uint64) (*Bitmap, error) {
 	if err != nil {
 		return nil, fmt.Errorf("allocate a map of %d blocks: %w", blocks, err)
 	}
-	return newBitmap(blocks, words, func() error { return unix.Munmap(mapping) }), nil
-}
-
-// newBitmap makes a bitmap of words, which are whole pages; unmap frees them.
-func newBitmap(blocks uint64, words []uint64, unmap func() error) *Bitmap {
 	marks := (uint64(len(words))/wordsPerPage + 63) / 64
 	b := &Bitmap{
 		blocks:  blocks,
@@ -74,8 +69,8 @@ func newBitmap(blocks uint64, words []uint64, unmap func() error) *Bitmap {
 		summary: make([]uint64, (marks+63)/64),
 		touched: make([]uint64, marks),
 	}
-	runtime.AddCleanup(b, func(unmap func() error) { _ = unmap() }, unmap)
-	return b
+	runtime.AddCleanup(b, func(mapping []byte) { _ = unix.Munmap(mapping) }, mapping)
+	return b, nil
 }
 
 // Blocks returns the number of blocks.

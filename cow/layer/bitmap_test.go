@@ -9,9 +9,7 @@ import (
 func bitmap(t testing.TB, blocks uint64) *Bitmap {
 	t.Helper()
 	b, err := NewBitmap(blocks)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return b
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -26,20 +27,17 @@ func (l *Layer) CheckPaths() error {
 			return l.pathError(f.path, "none: it was removed")
 		case err != nil:
 			return err
-		case !sameFile(expected, found):
+		case !expected.SameFile(found):
 			return l.pathError(f.path, "another file, with which it was replaced")
 		}
 	}
 	return nil
 }
 
-func sameFile(a, b vfs.Identity) bool {
-	return a.Dev == b.Dev && a.Inode == b.Inode && a.Block == b.Block
-}
-
 func (l *Layer) pathError(path, found string) error {
-	return &Fault{Path: path, What: fmt.Sprintf("file of layer %s, which is open", l.Header().UUID), Expected: "the open file", Found: found,
-		Advice: "what is written is only in the open file: copy the disk from within the guest before this process ends", Err: ErrMismatch}
+	return finding.New(ErrMismatch, path,
+		fmt.Sprintf("file of layer %s, which is open", l.Header().UUID), "the open file", found,
+		"what is written is only in the open file: copy the disk from within the guest before this process ends")
 }
 
 func (l *Layer) identity(path string) (vfs.Identity, error) {

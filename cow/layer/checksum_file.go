@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -100,7 +101,8 @@ func readChecksumFile(f vfs.File, h *Header) (*checksumTable, error) {
 		}
 		size, err := f.Size()
 		if err == nil && size < h.checksumFileEnd() {
-			err = &Fault{Path: f.Name(), What: "length of the checksums of the data", Expected: fmt.Sprintf("%d bytes", h.checksumFileEnd()), Found: fmt.Sprint(size), Advice: adviceChecksums, Err: ErrDamaged}
+			err = finding.New(ErrDamaged, f.Name(), "length of the checksums of the data",
+				fmt.Sprintf("%d bytes", h.checksumFileEnd()), size, adviceChecksums)
 		}
 		return &checksumTable{f, checksumTableOffset, crc}, err
 	}
@@ -115,7 +117,7 @@ func (h *Header) checksumFileEnd() int64 {
 func decodeChecksumHeader(sector *[SectorSize]byte, h *Header) (crc uint32, err error) {
 	le := binary.LittleEndian
 	fault := func(what string, expected, found any, sentinel error) error {
-		return &Fault{What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found), Advice: adviceChecksums, Err: sentinel}
+		return finding.New(sentinel, "", what, expected, found, adviceChecksums)
 	}
 	if found := string(sector[offChecksumMagic:][:len(checksumMagic)]); found != checksumMagic {
 		return 0, fault("magic of the checksums of the data", fmt.Sprintf("%q", checksumMagic), fmt.Sprintf("%q", found), ErrDamaged)
@@ -125,8 +127,10 @@ func decodeChecksumHeader(sector *[SectorSize]byte, h *Header) (crc uint32, err 
 	}
 	version, refuse := le.Uint32(sector[offChecksumVersion:]), le.Uint64(sector[offChecksumMustRefuse:])
 	if version != checksumVersion || refuse != 0 {
-		return 0, &Fault{What: "version and features of the checksums of the data", Expected: fmt.Sprintf("%d and 0", checksumVersion), Found: fmt.Sprintf("%d and %#x", version, refuse),
-			Advice: adviceUpgrade, Err: ErrUnsupported}
+		return 0, finding.New(ErrUnsupported, "",
+			"version and features of the checksums of the data",
+			fmt.Sprintf("%d and 0", checksumVersion), fmt.Sprintf("%d and %#x", version, refuse),
+			adviceUpgrade)
 	}
 	if at := le.Uint32(sector[offChecksumTable:]); at != checksumTableOffset {
 		return 0, fault("start of the table", checksumTableOffset, at, ErrDamaged)

@@ -38,8 +38,7 @@ func TestRestoreChecksumFile(t *testing.T) {
 		p, k, l := mixedLayerWithFile(t, 4096, 1<<20)
 		must(t, l.AddChecksums(nil))
 		must(t, l.Close())
-		want, err := os.ReadFile(p.Checksums)
-		must(t, err)
+		want := readFile(t, p.Checksums)
 		c.damage(p)
 		if l, err := Open(vfs.OS{}, p, OpenParams{}); !errors.Is(err, c.opens) {
 			t.Errorf("%s: Open: %v, want %v", c.name, err, c.opens)
@@ -55,8 +54,7 @@ func TestRestoreChecksumFile(t *testing.T) {
 		}
 		done, err := Repair(vfs.OS{}, p, k)
 		must(t, err)
-		got, err := os.ReadFile(p.Checksums)
-		must(t, err)
+		got := readFile(t, p.Checksums)
 		if (len(done) == 1 && done[0] == RestoreChecksums && bytes.Equal(got, want)) != c.mend {
 			t.Errorf("%s: %v, the file is right: %v", c.name, done, bytes.Equal(got, want))
 		}
@@ -123,8 +121,7 @@ func FuzzChecksumFile(f *testing.F) {
 		}
 		done, err := Repair(vfs.OS{}, p, k)
 		must(t, err)
-		got, err := os.ReadFile(p.Checksums)
-		must(t, err)
+		got := readFile(t, p.Checksums)
 		if len(done) == 0 && !bytes.Equal(got, given) || len(done) != 0 && !bytes.Equal(got, whole) {
 			t.Fatalf("%v: the file is another one; findings %v", done, found.Findings)
 		}

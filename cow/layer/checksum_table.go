@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"io"
 	"math"
-	"math/bits"
 
 	"cowblk/cow/vfs"
 )
@@ -45,7 +44,7 @@ func (t *checksumBuilder) build() error {
 	t.buf = make([]byte, checksumChunk)
 	h := t.header
 	err := scanMap(t.mapf, h.MapPages(), func(page uint64, words []uint64) error {
-		return eachRun(words, func(first, n uint64) error {
+		return eachBitRun(words, func(first, n uint64) error {
 			first += page * blocksPerPage
 			start := int64(first) * int64(h.BlockSize)
 			return t.run(start, min(start+int64(n)*int64(h.BlockSize), h.Size))
@@ -55,31 +54,6 @@ func (t *checksumBuilder) build() error {
 		return err
 	}
 	return t.flush()
-}
-
-// eachRun calls visit for each run of set bits.
-func eachRun(words []uint64, visit func(first, n uint64) error) error {
-	total := uint64(len(words)) * 64
-	for at := uint64(0); at < total; {
-		w := words[at/64] >> (at % 64)
-		if w == 0 {
-			at = (at/64 + 1) * 64
-			continue
-		}
-		at += uint64(bits.TrailingZeros64(w))
-		first := at
-		for at < total {
-			left := 64 - at%64
-			n := min(left, uint64(bits.TrailingZeros64(^(words[at/64] >> (at % 64)))))
-			if at += n; n < left {
-				break
-			}
-		}
-		if err := visit(first, at-first); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // run computes the checksums of the bytes of the disk from pos to end: whole units of owned blocks.

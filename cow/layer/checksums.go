@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -166,8 +167,9 @@ func (s *Checksums) Load(p []byte, iov []vfs.Iovec, unit uint64, wait bool) erro
 			return err
 		}
 		if n == 0 {
-			return &Fault{Path: s.file.Name(), What: "data checksums are truncated", Expected: fmt.Sprintf("%d bytes at offset %d", len(p), off),
-				Found: "the end of the file", Advice: adviceRestore, Err: ErrDamaged}
+			return finding.New(ErrDamaged, s.file.Name(), "data checksums are truncated",
+				fmt.Sprintf("%d bytes at offset %d", len(p), off), "the end of the file",
+				adviceRestore)
 		}
 		p, off = p[n:], off+int64(n)
 	}
@@ -184,7 +186,8 @@ func (s *Checksums) Fault(unit uint64, expected, found uint32) error {
 }
 
 // checksumFault is about the bytes of the disk from start to end in a data file.
-func checksumFault(path string, offset, start, end int64, expected, found string) *Fault {
-	return &Fault{Path: path, What: fmt.Sprintf("checksum of the data from byte %d to %d", offset+start, offset+end-1), Expected: expected, Found: found,
-		Advice: adviceRestore, Err: ErrDamaged}
+func checksumFault(path string, offset, start, end int64, expected, found string) *finding.Finding {
+	return finding.New(ErrDamaged, path,
+		fmt.Sprintf("checksum of the data from byte %d to %d", offset+start, offset+end-1),
+		expected, found, adviceRestore)
 }

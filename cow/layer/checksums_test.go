@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
@@ -68,8 +69,7 @@ func mixedLayerWithFile(t testing.TB, blockSize uint32, size int64) (Paths, Know
 // expectedTable computes the checksum table as FORMAT.md defines it.
 func expectedTable(t testing.TB, p Paths, h Header) (table []byte, sum uint32) {
 	t.Helper()
-	bitmap, err := os.ReadFile(p.Map)
-	must(t, err)
+	bitmap := readFile(t, p.Map)
 	data, err := os.ReadFile(p.Data)
 	must(t, err)
 	crc := crc32.MakeTable(crc32.Castagnoli)
@@ -110,11 +110,9 @@ func TestAddChecksums(t *testing.T) {
 	for _, c := range mixedSizes {
 		p, k, l := mixedLayer(t, c.blockSize, c.size)
 		want, sum := expectedTable(t, p, l.Header())
-		before, err := os.ReadFile(p.Map)
-		must(t, err)
+		before := readFile(t, p.Map)
 		addChecksums(t, l)
-		after, err := os.ReadFile(p.Map)
-		must(t, err)
+		after := readFile(t, p.Map)
 		h := l.Header()
 		if !bytes.Equal(after[512:len(before)], before[512:]) || !bytes.Equal(after[len(before):], want) || h.ChecksumsCRC != sum || !h.HasChecksums() {
 			t.Fatalf("%+v: the map is not as expected (%d bytes, checksum %#x, want %#x)", c, len(after), h.ChecksumsCRC, sum)
@@ -136,8 +134,7 @@ func TestAddChecksumsToFile(t *testing.T) {
 		if !maps.Equal(snap(t, p.Map, p.Data), before) {
 			t.Errorf("%+v: map or data was modified", c)
 		}
-		got, err := os.ReadFile(p.Checksums)
-		must(t, err)
+		got := readFile(t, p.Checksums)
 		head := make([]byte, 4096)
 		le := binary.LittleEndian
 		copy(head, "COWBLK\x00S")
@@ -273,9 +270,7 @@ func TestAddChecksumsRefuses(t *testing.T) {
 	}
 	must(t, os.Truncate(p.Map, 8192+100))
 	before := snap(t, p.Map)
-	if err := l.AddChecksums(nil); !errors.Is(err, ErrNoTableSpace) {
-		t.Errorf("with something behind the map: %v", err)
-	}
+	wantErr(t, l.AddChecksums(nil), ErrNoTableSpace, "with something behind the map")
 	if snap(t, p.Map)[p.Map] != before[p.Map] {
 		t.Error("it was modified")
 	}
@@ -283,8 +278,7 @@ func TestAddChecksumsRefuses(t *testing.T) {
 	for _, replaced := range []func(Paths) string{func(p Paths) string { return p.Map }, func(p Paths) string { return p.Data }} {
 		p, _, l = mixedLayer(t, 4096, 1<<20)
 		name := replaced(p)
-		content, err := os.ReadFile(name)
-		must(t, err)
+		content := readFile(t, name)
 		must(t, os.Rename(name, name+".old"))
 		must(t, os.WriteFile(name, content, 0o600))
 		if err := l.AddChecksums(nil); !errors.Is(err, ErrMismatch) || l.Header().HasChecksums() {
@@ -292,9 +286,7 @@ func TestAddChecksumsRefuses(t *testing.T) {
 		}
 	}
 	p, _ = sample(t, false)
-	if err := reopen(t, p, OpenParams{Write: true}).AddChecksums(nil); !errors.Is(err, ErrNotSealed) {
-		t.Errorf("a head: %v", err)
-	}
+	wantErr(t, reopen(t, p, OpenParams{Write: true}).AddChecksums(nil), ErrNotSealed, "a head")
 }
 
 // Seal clears the feature bit of data checksums in a head.
@@ -326,8 +318,7 @@ func findsDamagedData(t *testing.T, make func(testing.TB, uint32, int64) (Paths,
 	p, k, l := make(t, 4096, size)
 	must(t, l.AddChecksums(nil))
 	table, _ := expectedTable(t, p, l.Header())
-	bitmap, err := os.ReadFile(p.Map)
-	must(t, err)
+	bitmap := readFile(t, p.Map)
 	owned := func(i int) bool { return bitmap[4096+i/8]>>(i%8)&1 != 0 }
 	find := func(what func(i int) bool) int {
 		for i := 50; i < size/4096; i++ {
@@ -356,8 +347,7 @@ func findsDamagedData(t *testing.T, make func(testing.TB, uint32, int64) (Paths,
 		{"last block", size / 4096, func(off int64) { flip(t, p.Data, off+1535) }, true},
 		{"not owned", find(func(i int) bool { return !owned(i) }), func(off int64) { flip(t, p.Data, off) }, false},
 	} {
-		was, err := os.ReadFile(p.Data)
-		must(t, err)
+		was := readFile(t, p.Data)
 		c.damage(int64(c.block) * 4096)
 		found := inspectAll(t, p, k).Findings
 		if c.bad != (len(found) == 1) {
@@ -384,27 +374,25 @@ func TestRestoreChecksums(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		damage func(p Paths)
-		mend   []Remedy
+		mend   []string
 	}{
-		{"bit of an entry", func(p Paths) { flip(t, p.Map, 8192+9) }, []Remedy{RestoreChecksums}},
-		{"bit where it is zero", func(p Paths) { flip(t, p.Map, 12287) }, []Remedy{RestoreChecksums}},
-		{"cut", func(p Paths) { must(t, os.Truncate(p.Map, 8192+3)) }, []Remedy{GrowMap, RestoreChecksums}},
-		{"cut behind all entries", func(p Paths) { must(t, os.Truncate(p.Map, 12280)) }, []Remedy{GrowMap}},
+		{"bit of an entry", func(p Paths) { flip(t, p.Map, 8192+9) }, []string{RestoreChecksums}},
+		{"bit where it is zero", func(p Paths) { flip(t, p.Map, 12287) }, []string{RestoreChecksums}},
+		{"cut", func(p Paths) { must(t, os.Truncate(p.Map, 8192+3)) }, []string{GrowMap, RestoreChecksums}},
+		{"cut behind all entries", func(p Paths) { must(t, os.Truncate(p.Map, 12280)) }, []string{GrowMap}},
 		{"and data", func(p Paths) { flip(t, p.Map, 8192+9); flip(t, p.Data, 1<<20-1) }, nil},
 	} {
 		p, k, l := mixedLayer(t, 4096, 1<<20)
 		must(t, l.AddChecksums(nil))
 		must(t, l.Close())
-		want, err := os.ReadFile(p.Map)
-		must(t, err)
+		want := readFile(t, p.Map)
 		c.damage(p)
 		if found := inspectAll(t, p, k); len(found.Findings) == 0 {
 			t.Errorf("%s: nothing found", c.name)
 		}
 		done, err := Repair(vfs.OS{}, p, k)
 		must(t, err)
-		got, err := os.ReadFile(p.Map)
-		must(t, err)
+		got := readFile(t, p.Map)
 		if len(done) != len(c.mend) || c.mend != nil && !bytes.Equal(got, want) {
 			t.Errorf("%s: %v, the map is right: %v", c.name, done, bytes.Equal(got, want))
 		}
@@ -412,4 +400,71 @@ func TestRestoreChecksums(t *testing.T) {
 			t.Errorf("%s: after the repair %v", c.name, found.Findings)
 		}
 	}
+}
+
+// The power fails at every moment of adding checksums: the layer then has none or the right ones,
+// and an unfinished file does no harm.
+func TestAddChecksumsAtPowerCut(t *testing.T) {
+	for _, path := range []string{"", "/apart/sums"} {
+		const size = 9<<20 + 1536
+		p := Paths{Map: "/map", Data: "/data", Checksums: path}
+		from, _, _ := mixedLayer(t, 4096, size)
+		m := faultfs.New()
+		m.Put(p.Map, readFile(t, from.Map))
+		m.Put(p.Data, readFile(t, from.Data))
+		fsys := m.Process(nil)
+		l, err := Open(fsys, p, OpenParams{})
+		must(t, err)
+		want, _ := expectedTable(t, from, l.Header())
+		tape := m.Record()
+		must(t, l.AddChecksums(nil))
+		must(t, l.Close())
+
+		rng := rand.New(rand.NewPCG(1, 2))
+		device := tape.Play()
+		cuts, had := 0, 0
+		cut := func() {
+			for _, c := range device.Choices(rng, 8, 4) {
+				cuts++
+				l, err := Open(device.Image(c).Process(nil), p, OpenParams{})
+				if err != nil {
+					t.Fatalf("%v: %v", c, err)
+				}
+				if l.HasChecksums() {
+					had++
+					expectTable(t, l, want)
+				}
+				must(t, l.AddChecksums(nil))
+				expectTable(t, l, want)
+				must(t, l.Close())
+			}
+		}
+		cut()
+		for _, r := range tape.Records {
+			device.Apply(r)
+			cut()
+		}
+		if had == 0 || had == cuts {
+			t.Errorf("%d of %d cuts have left data checksums", had, cuts)
+		}
+		t.Logf("%q: %d cuts, %d of them have left data checksums", path, cuts, had)
+	}
+}
+
+func expectTable(t *testing.T, l *Layer, want []byte) {
+	t.Helper()
+	sums, err := l.Checksums()
+	must(t, err)
+	got := make([]byte, len(want))
+	must(t, sums.Load(got, nil, 0, true))
+	if !bytes.Equal(got, want) {
+		t.Fatal("the table is another one")
+	}
+}
+
+func readFile(t testing.TB, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	must(t, err)
+	return data
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -45,10 +46,11 @@ func (c *CreateParams) header(p Paths) (Header, error) {
 	}
 	h.Created = instant(nanoseconds(h.Created))
 	if err := checkFields(&h, MapOffset, 0); err != nil {
-		return Header{}, &Fault{Path: p.Map, What: err.Error(), Advice: adviceParams, Err: ErrInvalid}
+		return Header{}, finding.New(ErrInvalid, p.Map, err.Error(), "", "", adviceParams)
 	}
 	if filepath.Clean(p.Map) == filepath.Clean(p.Data) {
-		return Header{}, &Fault{Path: p.Map, What: "paths", Expected: "a map and a data file", Found: "the same file for both", Advice: adviceParams, Err: ErrInvalid}
+		return Header{}, finding.New(ErrInvalid, p.Map, "paths", "a map and a data file",
+			"the same file for both", adviceParams)
 	}
 	return h, nil
 }
@@ -83,7 +85,7 @@ func CreateHead(fsys vfs.FS, p Paths, c CreateParams) (*Layer, error) {
 		return nil, undo(err)
 	}
 	made = append(made, p.Data)
-	if err := l.lock(true); err != nil {
+	if err := lockMap(l.mapf, true); err != nil {
 		return nil, undo(err)
 	}
 	l.header = h
@@ -157,7 +159,7 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 	if l.mapf, err = l.fs.OpenFile(l.paths.Map, os.O_RDWR, 0); err != nil {
 		return err
 	}
-	if err := l.lock(true); err != nil {
+	if err := lockMap(l.mapf, true); err != nil {
 		return err
 	}
 	if l.data, err = l.fs.OpenFile(l.paths.Data, os.O_RDWR, 0); err != nil {
@@ -175,14 +177,15 @@ func (l *Layer) formatExisting(h Header, force bool) error {
 			return err
 		}
 	}
-	dirty, err := firstNonZero(l.mapf, h.MapSize())
+	dirty, err := FirstNonZero(l.mapf, h.MapSize())
 	if err != nil {
 		return err
 	}
 	if dirty >= 0 {
 		if !force {
-			return &Fault{Path: l.paths.Map, What: "content", Expected: "zeros, to be formatted", Found: fmt.Sprintf("something else at offset %d", dirty),
-				Advice: "name another map, one of zeros; this one is left as it is", Err: ErrNotZero}
+			return finding.New(ErrNotZero, l.paths.Map, "content", "zeros, to be formatted",
+				fmt.Sprintf("something else at offset %d", dirty),
+				"name another map, one of zeros; this one is left as it is")
 		}
 		if err := zeroMap(l.mapf, h.MapSize()); err != nil {
 			return err
@@ -199,8 +202,9 @@ func checkCapacity(f vfs.File, need int64) error {
 		return err
 	}
 	if id.Block && id.Size < need {
-		return &Fault{Path: f.Name(), What: "capacity of the device", Expected: fmt.Sprintf("at least %d bytes", need), Found: fmt.Sprintf("%d", id.Size),
-			Advice: "use a larger device or a smaller disk", Err: ErrInvalid}
+		return finding.New(ErrInvalid, f.Name(), "capacity of the device",
+			fmt.Sprintf("at least %d bytes", need), id.Size,
+			"use a larger device or a smaller disk")
 	}
 	return nil
 }
@@ -224,8 +228,8 @@ func zeroMap(f vfs.File, n int64) error {
 	return f.Datasync()
 }
 
-// firstNonZero returns the offset of the first byte before end that is not zero, or -1.
-func firstNonZero(f vfs.File, end int64) (int64, error) {
+// FirstNonZero returns the offset of the first byte before end that is not zero, or -1.
+func FirstNonZero(f vfs.File, end int64) (int64, error) {
 	size, err := f.Size()
 	if err != nil {
 		return 0, err

@@ -2,7 +2,9 @@ package layer
 
 import (
 	"errors"
-	"strings"
+	"fmt"
+
+	"cowblk/cow/finding"
 )
 
 // One sentinel per decision of a caller. Every error of this package about a layer's content wraps
@@ -25,42 +27,6 @@ var (
 	ErrUnflushed = errors.New("unflushed writes of a process that died cannot be recovered")
 )
 
-// Fault says what is wrong with a layer, for a person.
-type Fault struct {
-	Path     string // the file
-	What     string // the property that was checked
-	Expected string
-	Found    string
-	Advice   string // what to do next
-	Err      error  // one of the sentinels of this package
-}
-
-func (f *Fault) Error() string {
-	var b strings.Builder
-	if f.Path != "" {
-		b.WriteString(f.Path)
-		b.WriteString(": ")
-	}
-	b.WriteString(f.Err.Error())
-	b.WriteString(": ")
-	b.WriteString(f.What)
-	if f.Expected != "" {
-		b.WriteString(": expected ")
-		b.WriteString(f.Expected)
-	}
-	if f.Found != "" {
-		b.WriteString(", found ")
-		b.WriteString(f.Found)
-	}
-	if f.Advice != "" {
-		b.WriteString("; ")
-		b.WriteString(f.Advice)
-	}
-	return b.String()
-}
-
-func (f *Fault) Unwrap() error { return f.Err }
-
 // Advice for several checks that lead to the same next step.
 const (
 	adviceRestore = "restore the layer from a copy"
@@ -71,11 +37,18 @@ const (
 	adviceUnflushed = "make the file readable where it was and try again; or, if the guest was restarted since or its last writes may be lost as at a power cut, serve the disk with --drop-unflushed"
 )
 
-// withPath sets the file of a Fault that was found in memory.
+// withPath sets the file of a finding in memory.
 func withPath(path string, err error) error {
-	var f *Fault
-	if errors.As(err, &f) && f.Path == "" {
-		f.Path = path
+	var f *finding.Finding
+	if errors.As(err, &f) && f.File == "" {
+		f.File = path
 	}
 	return err
+}
+
+// addContext says in an error, unless it is nil, what was being done.
+func addContext(err *error, doing string) {
+	if *err != nil {
+		*err = fmt.Errorf("%s: %w", doing, *err)
+	}
 }

@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cowblk/cow/pagecache"
@@ -150,9 +152,7 @@ func TestOrderOfForcedFormat(t *testing.T) {
 func TestCreateFails(t *testing.T) {
 	for _, fail := range []string{"truncate data", "truncate map", "sync data", "write map 0", "sync map", "sync directory"} {
 		p := paths(t)
-		if _, err := CreateHead(&recordingFS{fail: fail}, p, CreateParams{Size: 1 << 20}); !errors.Is(err, errInjected) {
-			t.Errorf("%s fails: got %v", fail, err)
-		}
+		wantErr(t, errOf(CreateHead(&recordingFS{fail: fail}, p, CreateParams{Size: 1 << 20})), errInjected, "%s fails: got", fail)
 		if left, _ := os.ReadDir(filepath.Dir(p.Map)); len(left) != 0 {
 			t.Errorf("%s fails: %v was left behind", fail, left)
 		}
@@ -169,9 +169,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 		must(t, l.Err())
 		l.Bitmap().Set(1, 1)
 		r.fail = fail
-		if err := l.Seal(time.Now()); !errors.Is(err, errInjected) {
-			t.Errorf("%s fails: Seal: got %v", fail, err)
-		}
+		wantErr(t, l.Seal(time.Now()), errInjected, "%s fails: Seal: got", fail)
 		r.fail = ""
 		pages := l.Bitmap().TakeDirty(nil)
 		for name, err := range map[string]error{
@@ -197,9 +195,7 @@ func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 	l.Bitmap().Set(1, 1)
 	pages := l.Bitmap().TakeDirty(nil)
 	r.fail = "write map 4096"
-	if err := l.WriteMap(pages); !errors.Is(err, errInjected) {
-		t.Fatalf("got %v", err)
-	}
+	wantErr(t, l.WriteMap(pages), errInjected, "got")
 	r.fail = ""
 	must(t, l.Err())
 	must(t, l.Close())
@@ -213,10 +209,57 @@ func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 func TestOpenForWritingFails(t *testing.T) {
 	p := paths(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-	if _, err := Open(&recordingFS{fail: "write map 0"}, p, OpenParams{Write: true}); !errors.Is(err, errInjected) {
-		t.Errorf("got %v", err)
-	}
+	wantErr(t, errOf(Open(&recordingFS{fail: "write map 0"}, p, OpenParams{Write: true})), errInjected, "got")
 	if l := reopen(t, p, OpenParams{Write: true}); l.Err() != nil {
 		t.Error(l.Err())
 	}
+}
+
+// failOnceFS is a file system whose first sync of data fails after a while. As on Linux, the error
+// is reported once: a concurrent sync succeeds.
+type failOnceFS struct {
+	vfs.OS
+	syncs atomic.Int32
+}
+
+func (t *failOnceFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	f, err := t.OS.OpenFile(name, flag, perm)
+	if err == nil && strings.HasSuffix(name, "data") {
+		f = &failOnceFile{f, t}
+	}
+	return f, err
+}
+
+type failOnceFile struct {
+	vfs.File
+	t *failOnceFS
+}
+
+func (f *failOnceFile) Datasync() error {
+	if f.t.syncs.Add(1) == 1 {
+		time.Sleep(time.Second)
+		return errInjected
+	}
+	return f.File.Datasync()
+}
+
+// A promotion writes back its former head while the flusher syncs it for the guest. If one gets the
+// write-back error, the other has made nothing durable.
+func TestSyncBesideOneThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := paths(t)
+		must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+		slow := &failOnceFS{}
+		l, err := Open(slow, p, OpenParams{Write: true})
+		must(t, err)
+		slow.syncs.Store(0)
+		first := make(chan error)
+		go func() { first <- l.SyncData() }()
+		synctest.Wait()
+		wantErr(t, l.SyncData(), ErrSyncFailed, "beside a sync that fails")
+		if err := <-first; !errors.Is(err, errInjected) {
+			t.Errorf("the sync that fails: got %v", err)
+		}
+		must(t, l.Abandon())
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -58,8 +59,9 @@ const (
 // MB.
 func ComputeFingerprint(f vfs.File, offset, size int64) (Fingerprint, error) {
 	if offset < 0 || size < 0 || offset > MaxSize || size > MaxSize {
-		return Fingerprint{}, &Fault{Path: f.Name(), What: "range to fingerprint", Expected: fmt.Sprintf("offset and size from 0 to %d", int64(MaxSize)),
-			Found: fmt.Sprintf("offset %d, size %d", offset, size), Advice: adviceParams, Err: ErrInvalid}
+		return Fingerprint{}, finding.New(ErrInvalid, f.Name(), "range to fingerprint",
+			fmt.Sprintf("offset and size from 0 to %d", int64(MaxSize)),
+			fmt.Sprintf("offset %d, size %d", offset, size), adviceParams)
 	}
 	sum := sha256.New()
 	var le [8]byte
@@ -71,8 +73,10 @@ func ComputeFingerprint(f vfs.File, offset, size int64) (Fingerprint, error) {
 		n = min(n, size-start)
 		got, err := f.ReadAt(buf[:n], offset+start)
 		if err == io.EOF {
-			return &Fault{Path: f.Name(), What: "length", Expected: fmt.Sprintf("%d bytes from offset %d", size, offset),
-				Found: fmt.Sprintf("the end after %d", start+int64(got)), Advice: "put back the file that the layers were made on", Err: ErrMismatch}
+			return finding.New(ErrMismatch, f.Name(), "length",
+				fmt.Sprintf("%d bytes from offset %d", size, offset),
+				fmt.Sprintf("the end after %d", start+int64(got)),
+				"put back the file that the layers were made on")
 		}
 		sum.Write(buf[:got])
 		return err

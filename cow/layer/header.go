@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/finding"
 )
 
 // State says whether a layer may be written. The values are those of the file.
@@ -169,7 +171,7 @@ func (h *Header) encode(sector *[SectorSize]byte) {
 	le.PutUint32(sector[offHeaderCRC:], crc32.Checksum(sector[:offHeaderCRC], castagnoli()))
 }
 
-// decodeHeader checks and decodes the first sector of a map. Its errors are Faults without a path
+// decodeHeader checks and decodes the first sector of a map. Its errors are findings without a file
 // and wrap ErrNotLayer, ErrUnsupported or ErrDamaged.
 func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 	le := binary.LittleEndian
@@ -177,11 +179,12 @@ func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 		return Header{}, notLayer(sector)
 	}
 	if v := le.Uint32(sector[offVersion:]); v != formatVersion {
-		return Header{}, &Fault{What: "format version", Expected: "1", Found: fmt.Sprint(v), Advice: adviceUpgrade, Err: ErrUnsupported}
+		return Header{}, finding.New(ErrUnsupported, "", "format version", "1", v, adviceUpgrade)
 	}
 	sum := crc32.Checksum(sector[:offHeaderCRC], castagnoli())
 	if found := le.Uint32(sector[offHeaderCRC:]); found != sum {
-		return Header{}, &Fault{What: "header checksum", Expected: hex32(sum), Found: hex32(found), Advice: adviceRestore, Err: ErrDamaged}
+		return Header{}, finding.New(ErrDamaged, "", "header checksum", hex32(sum), hex32(found),
+			adviceRestore)
 	}
 	h := Header{
 		Features: Features{
@@ -210,10 +213,11 @@ func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 		h.SharedDir = string(bytes.TrimRight(sector[offSharedDir:offReserved], "\x00"))
 	}
 	if unknown := h.Features.MustRefuse &^ knownMustRefuse; unknown != 0 {
-		return Header{}, &Fault{What: "must-refuse features", Expected: hex64(knownMustRefuse), Found: hex64(h.Features.MustRefuse), Advice: adviceUpgrade, Err: ErrUnsupported}
+		return Header{}, finding.New(ErrUnsupported, "", "must-refuse features",
+			hex64(knownMustRefuse), hex64(h.Features.MustRefuse), adviceUpgrade)
 	}
 	if err := checkFields(&h, le.Uint32(sector[offMapOffset:]), le.Uint32(sector[offFlags:])); err != nil {
-		return Header{}, &Fault{What: err.Error(), Advice: adviceRestore, Err: ErrDamaged}
+		return Header{}, finding.New(ErrDamaged, "", err.Error(), "", "", adviceRestore)
 	}
 	return h, nil
 }
@@ -249,7 +253,8 @@ func checkFields(h *Header, mapOffset, flags uint32) error {
 }
 
 func notLayer(sector *[SectorSize]byte) error {
-	f := &Fault{What: "magic", Expected: fmt.Sprintf("%q", Magic), Found: fmt.Sprintf("%q", sector[:len(Magic)]), Advice: adviceFiles, Err: ErrNotLayer}
+	f := finding.New(ErrNotLayer, "", "magic", fmt.Sprintf("%q", Magic),
+		fmt.Sprintf("%q", sector[:len(Magic)]), adviceFiles)
 	if *sector == [SectorSize]byte{} {
 		f.Found = "zeros: the map was never formatted"
 	}

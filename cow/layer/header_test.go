@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"hash/crc32"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/finding"
 )
 
 func sampleHeader() Header {
@@ -166,10 +167,7 @@ func TestEncodeKeepsReservedBytes(t *testing.T) {
 
 // The tables in FORMAT.md have every field at the offset of the encoders.
 func TestFormatDocument(t *testing.T) {
-	doc, err := os.ReadFile("../FORMAT.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	doc := readFile(t, "../FORMAT.md")
 	header, sums, ok := strings.Cut(string(doc), "### Checksum file")
 	if !ok {
 		t.Fatal("FORMAT.md has no section \"Checksum file\"")
@@ -229,7 +227,7 @@ func FuzzDecodeHeader(f *testing.F) {
 		putChecksum(&sector)
 		h, err := decodeHeader(&sector)
 		if err != nil {
-			var fault *Fault
+			var fault *finding.Finding
 			if !errors.As(err, &fault) {
 				t.Fatalf("not a Fault: %v", err)
 			}

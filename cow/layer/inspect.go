@@ -7,45 +7,20 @@ import (
 	"io/fs"
 	"os"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
-// Remedy is what Repair can do about a finding without guessing: a checksum or count proves the
+// Remedies: what Repair can do about a finding without guessing. A checksum or a count proves the
 // result, or no reader depends on it.
-type Remedy int
-
 const (
-	NoRemedy         Remedy = iota
-	RestoreHeader           // its own checksum proves the header's content
-	GrowMap                 // the missing part had no bit
-	ClearBits               // no block belongs to them
-	GrowData                // the missing part had no owned block
-	RestoreChecksums        // computed again, they match the checksum in the header or of the table
+	NoRemedy         = ""
+	RestoreHeader    = "write the header as its checksum proves that it was"
+	GrowMap          = "extend the map with zeros: its checksum or count proves that no bit is lost"
+	ClearBits        = "clear the bits beyond the last block"
+	GrowData         = "extend the data file to its full length: no owned block is lost"
+	RestoreChecksums = "compute the checksums of the data anew: what is left of them proves that they are the same"
 )
-
-// String describes the remedy for a person.
-func (r Remedy) String() string {
-	switch r {
-	case RestoreHeader:
-		return "write the header as its checksum proves that it was"
-	case GrowMap:
-		return "extend the map with zeros: its checksum or count proves that no bit is lost"
-	case ClearBits:
-		return "clear the bits beyond the last block"
-	case GrowData:
-		return "extend the data file to its full length: no owned block is lost"
-	case RestoreChecksums:
-		return "compute the checksums of the data anew: what is left of them proves that they are the same"
-	default:
-		return "nothing"
-	}
-}
-
-// Finding is one fault of a layer.
-type Finding struct {
-	*Fault
-	Remedy Remedy
-}
 
 // InspectParams say how much Inspect reads. The zero value reads header and lengths, and the map of
 // a layer that was not closed in order.
@@ -64,8 +39,8 @@ type Inspection struct {
 	// Header is zero if no valid or provable header was found. It is the restored header if
 	// RestoreHeader is among the remedies.
 	Header       Header
-	Findings     []Finding // in the order in which Repair handles them
-	HasChecksums bool      // the layer is sealed and has checksums of its data, valid or not
+	Findings     []*finding.Finding // in the order in which Repair handles them
+	HasChecksums bool               // the layer is sealed and has checksums of its data, valid or not
 	MapRead      bool
 	Owned        uint64 // blocks: counted if MapRead, else from the header
 }
@@ -76,14 +51,15 @@ type Inspection struct {
 //
 // It holds a shared lock on the map meanwhile. Errors: ErrInUse, that of InspectParams.Data, the
 // operating system's.
-func Inspect(fsys vfs.FS, p Paths, o InspectParams) (*Inspection, error) {
+func Inspect(fsys vfs.FS, p Paths, o InspectParams) (_ *Inspection, err error) {
+	defer addContext(&err, "inspect layer")
 	x := &inspector{fs: fsys, flag: os.O_RDONLY, paths: p, params: o}
 	defer x.close()
 	if err := x.open(false); err != nil {
-		return nil, fmt.Errorf("inspect layer: %w", err)
+		return nil, err
 	}
 	if err := x.inspect(); err != nil {
-		return nil, fmt.Errorf("inspect layer: %w", err)
+		return nil, err
 	}
 	return &x.Inspection, nil
 }
@@ -101,7 +77,7 @@ type inspector struct {
 
 	sector       [SectorSize]byte     // as it is, or as it can be restored
 	table        *checksumTable       // of data checksums; continues with zeros; nil: none
-	badHeader    *Fault               // fault of the checksum file's header
+	badHeader    *finding.Finding     // fault of the checksum file's header
 	badChecksums bool                 // the table does not match its checksum, or has none
 	lastPage     [wordsPerPage]uint64 // of the map, without the bits beyond the last block
 	dataSize     int64                // required length of the data file
@@ -115,12 +91,10 @@ func (x *inspector) close() {
 	}
 }
 
-func (x *inspector) addFinding(r Remedy, what, expected, found, advice string, file vfs.File, sentinel error) {
-	f := &Fault{Path: x.paths.Map, What: what, Expected: expected, Found: found, Advice: advice, Err: sentinel}
-	if file != nil {
-		f.Path = file.Name()
-	}
-	x.Findings = append(x.Findings, Finding{f, r})
+func (x *inspector) addFinding(remedy, file, what string, expected, found any) {
+	f := finding.New(ErrDamaged, file, what, expected, found, adviceRestore)
+	f.Remedy = remedy
+	x.Findings = append(x.Findings, f)
 }
 
 // open opens the files and locks the map. A missing file is a finding.
@@ -132,8 +106,7 @@ func (x *inspector) open(exclusive bool) error {
 		file, err := x.fs.OpenFile(f.name, x.flag, 0)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			x.addFinding(NoRemedy, f.what, "a file", "none", adviceRestore, nil, ErrDamaged)
-			x.Findings[len(x.Findings)-1].Path = f.name
+			x.addFinding(NoRemedy, f.name, f.what, "a file", "none")
 		case err != nil:
 			return err
 		default:
@@ -152,14 +125,15 @@ func (x *inspector) inspect() error {
 	}
 	var err error
 	x.Header, err = readHeader(x.mapf, &x.sector)
-	var fault *Fault
+	var fault *finding.Finding
 	if errors.As(err, &fault) {
 		sector, h, ok := restoreHeader(x.sector, x.paths, x.params.Known)
 		if !ok {
-			x.Findings = append(x.Findings, Finding{fault, NoRemedy})
+			x.Findings = append(x.Findings, fault)
 			return nil
 		}
-		x.Findings = append(x.Findings, Finding{fault, RestoreHeader})
+		fault.Remedy = RestoreHeader
+		x.Findings = append(x.Findings, fault)
 		x.sector, x.Header = sector, h
 	} else if err != nil {
 		return err
@@ -234,7 +208,7 @@ func clearTail(words []uint64, n, first uint64) (stray uint64) {
 
 // reportMap reports what is wrong with the map. c counts neither bits beyond the last block nor
 // anything beyond the end of the file; checksums is the fault of the data checksums, or nil.
-func (x *inspector) reportMap(c *mapSummary, short bool, mapSize int64, stray uint64, checksums *Finding) {
+func (x *inspector) reportMap(c *mapSummary, short bool, mapSize int64, stray uint64, checksums *finding.Finding) {
 	h := &x.Header
 	sum, count := !h.HasMapCRC() || c.crc == h.MapCRC, !h.Clean || c.count == h.Owned
 	grow, clear := NoRemedy, NoRemedy
@@ -250,18 +224,19 @@ func (x *inspector) reportMap(c *mapSummary, short bool, mapSize int64, stray ui
 		grow = NoRemedy
 	}
 	if short {
-		x.addFinding(grow, "length of the map", fmt.Sprintf("at least %d bytes", h.length()), fmt.Sprint(mapSize), adviceRestore, x.mapf, ErrDamaged)
+		x.addFinding(grow, x.paths.Map, "length of the map", fmt.Sprintf("at least %d bytes", h.length()), mapSize)
 	}
 	if stray != 0 {
-		x.addFinding(clear, "bitmap", fmt.Sprintf("no bit beyond block %d, the last", h.Blocks()-1), fmt.Sprintf("a bit for block %d", stray), adviceRestore, x.mapf, ErrDamaged)
+		x.addFinding(clear, x.paths.Map, "bitmap", fmt.Sprintf("no bit beyond block %d, the last", h.Blocks()-1),
+			fmt.Sprintf("a bit for block %d", stray))
 	}
 	switch {
 	case !sum:
-		x.addFinding(NoRemedy, "checksum of the map", hex32(h.MapCRC), hex32(c.crc), adviceRestore, x.mapf, ErrDamaged)
+		x.addFinding(NoRemedy, x.paths.Map, "checksum of the map", hex32(h.MapCRC), hex32(c.crc))
 	case !count:
-		x.addFinding(NoRemedy, "number of owned blocks", fmt.Sprint(h.Owned), fmt.Sprint(c.count), adviceRestore, x.mapf, ErrDamaged)
+		x.addFinding(NoRemedy, x.paths.Map, "number of owned blocks", h.Owned, c.count)
 	case checksums != nil:
-		x.Findings = append(x.Findings, *checksums)
+		x.Findings = append(x.Findings, checksums)
 	}
 }
 
@@ -280,11 +255,11 @@ func (x *inspector) reportData(c *mapSummary, size int64) {
 	h := &x.Header
 	need := h.DataOffset + min(int64(c.end)*int64(h.BlockSize), h.Size)
 	if c.end > 0 && size < need {
-		x.addFinding(NoRemedy, fmt.Sprintf("length of the data (last owned block is %d)", c.end-1), fmt.Sprintf("at least %d bytes", need), fmt.Sprint(size),
-			adviceRestore, x.data, ErrDamaged)
+		x.addFinding(NoRemedy, x.paths.Data, fmt.Sprintf("length of the data (last owned block is %d)", c.end-1),
+			fmt.Sprintf("at least %d bytes", need), size)
 		return
 	}
-	x.addFinding(GrowData, "length of the data", fmt.Sprintf("%d bytes", x.dataSize), fmt.Sprint(size), "", x.data, ErrDamaged)
+	x.addFinding(GrowData, x.paths.Data, "length of the data", fmt.Sprintf("%d bytes", x.dataSize), size)
 }
 
 // zeroPadded is a map file that continues with zeros behind its end.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+
+	"cowblk/cow/finding"
 )
 
 // openChecksums finds the data checksums of the layer, and faults in the header of a checksum file.
@@ -27,7 +29,7 @@ func (x *inspector) openChecksums() error {
 	}
 	x.checksums = f
 	x.table, err = readChecksumFile(f, h)
-	var fault *Fault
+	var fault *finding.Finding
 	if errors.As(err, &fault) {
 		x.badHeader = fault
 	} else if err != nil || x.table == nil {
@@ -49,24 +51,21 @@ func (x *inspector) openChecksums() error {
 // inspectChecksums compares the table of data checksums with its checksum. A table that does not
 // match can be computed again if the data matches the checksum in the header, which takes reading
 // all of the data. Table and data prove the header of a checksum file.
-func (x *inspector) inspectChecksums() (*Finding, error) {
+func (x *inspector) inspectChecksums() (*finding.Finding, error) {
 	if x.table == nil {
-		if x.badHeader != nil {
-			return &Finding{Fault: x.badHeader}, nil
-		}
-		return nil, nil
+		return x.badHeader, nil
 	}
 	found, err := x.tableChecksum()
 	if err != nil {
 		return nil, err
 	}
-	f := &Finding{Fault: x.badHeader}
-	if x.badHeader == nil {
+	f := x.badHeader
+	if f == nil {
 		if found == x.table.crc {
 			return nil, nil
 		}
-		f.Fault = &Fault{Path: x.table.file.Name(), What: "checksum of the checksums of the data", Expected: hex32(x.table.crc), Found: hex32(found),
-			Advice: adviceRestore, Err: ErrDamaged}
+		f = finding.New(ErrDamaged, x.table.file.Name(), "checksum of the checksums of the data",
+			hex32(x.table.crc), hex32(found), adviceRestore)
 	}
 	x.badChecksums = true
 	if x.data == nil {
@@ -129,7 +128,7 @@ func (x *inspector) inspectData() error {
 func (x *inspector) readOrReport(p []byte, off int64) {
 	if n, err := x.data.ReadAt(p, off); err != nil {
 		clear(p[n:])
-		x.addFinding(NoRemedy, fmt.Sprintf("content from byte %d", off), fmt.Sprintf("%d bytes", len(p)), err.Error(), adviceRestore, x.data, ErrDamaged)
+		x.addFinding(NoRemedy, x.paths.Data, fmt.Sprintf("content from byte %d", off), fmt.Sprintf("%d bytes", len(p)), err)
 	}
 }
 
@@ -211,12 +210,13 @@ func (b *badRanges) flush() {
 	h := &b.x.Header
 	start, end := int64(b.start)*h.ChecksumUnit(), min(int64(b.end)*h.ChecksumUnit(), h.Size)
 	f := checksumFault(b.x.data.Name(), h.DataOffset, start, end, "the one from when it was sealed", "another")
-	b.x.Findings = append(b.x.Findings, Finding{f, NoRemedy})
+	b.x.Findings = append(b.x.Findings, f)
 }
 
 func (b *badRanges) done() {
 	b.flush()
 	if unnamed := b.count - maxBadRanges; unnamed > 0 {
-		b.x.addFinding(NoRemedy, "checksums of more of the data", "those from when it was sealed", fmt.Sprintf("%d more ranges that differ", unnamed), adviceRestore, b.x.data, ErrDamaged)
+		b.x.addFinding(NoRemedy, b.x.paths.Data, "checksums of more of the data", "those from when it was sealed",
+			fmt.Sprintf("%d more ranges that differ", unnamed))
 	}
 }

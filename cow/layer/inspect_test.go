@@ -3,7 +3,6 @@ package layer
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -35,8 +35,7 @@ func sample(t testing.TB, sealed bool) (Paths, Known) {
 
 func readSector(t testing.TB, name string) (sector [SectorSize]byte) {
 	t.Helper()
-	content, err := os.ReadFile(name)
-	must(t, err)
+	content := readFile(t, name)
 	copy(sector[:], content)
 	return sector
 }
@@ -124,16 +123,15 @@ func TestRestoreRefuses(t *testing.T) {
 func TestRepair(t *testing.T) {
 	for _, sealed := range []bool{false, true} {
 		p, k := sample(t, sealed)
-		wantFile, err := os.ReadFile(p.Map)
-		must(t, err)
+		wantFile := readFile(t, p.Map)
 		flip(t, p.Map, offFlags)
 		flip(t, p.Map, MapOffset+40)
 		must(t, os.Truncate(p.Map, MapOffset+50))
 		must(t, os.Truncate(p.Data, 9*4096))
 		found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k})
 		must(t, err)
-		want := []Remedy{RestoreHeader, GrowMap, ClearBits, GrowData}
-		var got []Remedy
+		want := []string{RestoreHeader, GrowMap, ClearBits, GrowData}
+		var got []string
 		for _, f := range found.Findings {
 			got = append(got, f.Remedy)
 		}
@@ -145,8 +143,7 @@ func TestRepair(t *testing.T) {
 		if !slices.Equal(done, want) {
 			t.Errorf("sealed %v: repaired %v", sealed, done)
 		}
-		after, err := os.ReadFile(p.Map)
-		must(t, err)
+		after := readFile(t, p.Map)
 		if !bytes.Equal(after, wantFile) {
 			t.Errorf("sealed %v: the map is not what it was (%d and %d bytes)", sealed, len(wantFile), len(after))
 		}
@@ -171,15 +168,11 @@ func TestRepairNeedsTheLayerAlone(t *testing.T) {
 	if _, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true}); err != nil {
 		t.Errorf("beside a reader: %v", err)
 	}
-	if _, err := Repair(vfs.OS{}, p, k); !errors.Is(err, ErrInUse) {
-		t.Errorf("beside a reader: %v", err)
-	}
+	wantErr(t, errOf(Repair(vfs.OS{}, p, k)), ErrInUse, "beside a reader")
 	must(t, l.Close())
 	p, k = sample(t, false)
 	reopen(t, p, OpenParams{Write: true})
-	if _, err := Inspect(vfs.OS{}, p, InspectParams{Known: k}); !errors.Is(err, ErrInUse) {
-		t.Errorf("beside a writer: %v", err)
-	}
+	wantErr(t, errOf(Inspect(vfs.OS{}, p, InspectParams{Known: k})), ErrInUse, "beside a writer")
 }
 
 // All data is read, and errors are reported.
@@ -199,12 +192,10 @@ func TestInspectReadsData(t *testing.T) {
 	}
 	found, err = Inspect(unreadable{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return nil }})
 	must(t, err)
-	if len(found.Findings) != 1 || found.Findings[0].Path != p.Data || found.Findings[0].Remedy != NoRemedy {
+	if len(found.Findings) != 1 || found.Findings[0].File != p.Data || found.Findings[0].Remedy != NoRemedy {
 		t.Errorf("unreadable data: %v", found.Findings)
 	}
-	if _, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return errInjected }}); !errors.Is(err, errInjected) {
-		t.Errorf("stopped: %v", err)
-	}
+	wantErr(t, errOf(Inspect(vfs.OS{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return errInjected }})), errInjected, "stopped")
 }
 
 // The clean mark of a head is cleared, durably, before anything else is written, once per open; a
@@ -290,7 +281,7 @@ func FuzzInspect(f *testing.F) {
 		for range 2 {
 			found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true})
 			must(t, err)
-			sound := !slices.ContainsFunc(found.Findings, func(f Finding) bool { return f.Remedy != GrowData })
+			sound := !slices.ContainsFunc(found.Findings, func(f *finding.Finding) bool { return f.Remedy != GrowData })
 			l, err := Open(vfs.OS{}, p, OpenParams{})
 			if err == nil {
 				must(t, l.Close())
@@ -304,8 +295,7 @@ func FuzzInspect(f *testing.F) {
 			if found.Header.DataOffset+found.Header.Size > 1<<40 {
 				return
 			}
-			_, err = Repair(unsynced{}, p, k)
-			must(t, err)
+			must(t, errOf(Repair(unsynced{}, p, k)))
 			if done, err := Repair(unsynced{}, p, k); err != nil || len(done) != 0 {
 				t.Fatalf("a second repair: %v, %v", done, err)
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -21,6 +22,17 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// errOf is for must: it drops the result of a call.
+func errOf[T any](_ T, err error) error { return err }
+
+// wantErr reports an error that is not want.
+func wantErr(t testing.TB, err, want error, format string, args ...any) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: expected %v, found %v", fmt.Sprintf(format, args...), want, err)
 	}
 }
 
@@ -160,21 +172,15 @@ func TestCreateRefuses(t *testing.T) {
 		"block size not a power": {Size: 512, BlockSize: 3072},
 		"own parent":             {Size: 512, UUID: uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"), Parent: uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff")},
 	} {
-		if _, err := CreateHead(vfs.OS{}, p, c); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s: got %v, want ErrInvalid", name, err)
-		}
+		wantErr(t, errOf(CreateHead(vfs.OS{}, p, c)), ErrInvalid, "%s", name)
 	}
-	if _, err := CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Map}, CreateParams{Size: 512}); !errors.Is(err, ErrInvalid) {
-		t.Errorf("one file for both: got %v, want ErrInvalid", err)
-	}
+	wantErr(t, errOf(CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Map}, CreateParams{Size: 512})), ErrInvalid, "one file for both")
 	if _, err := CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Data, DataOffset: 100}, CreateParams{Size: 512}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("data offset 100: got %v, want ErrInvalid", err)
 	}
 	// Existing files are neither overwritten nor removed.
 	must(t, os.WriteFile(p.Data, []byte("mine"), 0o600))
-	if _, err := CreateHead(vfs.OS{}, p, CreateParams{Size: 512}); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("data exists: got %v, want fs.ErrExist", err)
-	}
+	wantErr(t, errOf(CreateHead(vfs.OS{}, p, CreateParams{Size: 512})), fs.ErrExist, "data exists")
 	if _, err := os.Stat(p.Map); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a map was left behind")
 	}
@@ -228,9 +234,7 @@ func TestFormatIfZero(t *testing.T) {
 			if size, _ := l.Data().Size(); size != c.Size {
 				t.Errorf("length of the data: got %d, want %d", size, c.Size)
 			}
-			if _, err := FormatIfZero(vfs.OS{}, p, c, true); !errors.Is(err, ErrInUse) {
-				t.Errorf("format of an open layer: got %v, want ErrInUse", err)
-			}
+			wantErr(t, errOf(FormatIfZero(vfs.OS{}, p, c, true)), ErrInUse, "format of an open layer")
 		})
 	}
 }
@@ -295,9 +299,7 @@ func TestFingerprint(t *testing.T) {
 	if _, err := ComputeFingerprint(f, 512, int64(len(content))); !errors.Is(err, ErrMismatch) || !strings.Contains(err.Error(), name) {
 		t.Errorf("base too short: got %v, want ErrMismatch", err)
 	}
-	if _, err := ComputeFingerprint(f, -1, 1); !errors.Is(err, ErrInvalid) {
-		t.Errorf("negative offset: got %v, want ErrInvalid", err)
-	}
+	wantErr(t, errOf(ComputeFingerprint(f, -1, 1)), ErrInvalid, "negative offset")
 
 	text, err := document(content).MarshalText()
 	must(t, err)

@@ -3,18 +3,17 @@ package layer
 import (
 	"errors"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
-// lock takes the lock of the map: a writer excludes every other user, a reader excludes writers.
+// lockMap takes the lock of a map: a writer excludes every other user, a reader excludes writers.
 // All versions have it.
-func (l *Layer) lock(exclusive bool) error { return lockMap(l.mapf, exclusive) }
-
 func lockMap(f vfs.File, exclusive bool) error {
 	err := f.Lock(exclusive)
 	if errors.Is(err, vfs.ErrLocked) {
-		return &Fault{Path: f.Name(), What: "lock", Expected: "to be the only user of the layer", Found: "another open file that holds it",
-			Advice: "stop the process that serves this disk", Err: ErrInUse}
+		return finding.New(ErrInUse, f.Name(), "lock", "to be the only user of the layer",
+			"another open file that holds it", "stop the process that serves this disk")
 	}
 	return err
 }
@@ -45,8 +44,9 @@ func (l *Layer) lockRanges(exclusive bool) error {
 // InUseElsewhere returns the ErrInUse for bytes of a file on which another process holds a lock.
 // what is the use that is refused.
 func InUseElsewhere(path, what string, exclusive bool) error {
-	f := &Fault{Path: path, What: what, Expected: "no process that writes to it", Found: "a process that has locked the same bytes: for a disk on them, or to serve the file raw",
-		Advice: "stop that process; cowblk check shows disks that lie on the same file", Err: ErrInUse}
+	f := finding.New(ErrInUse, path, what, "no process that writes to it",
+		"a process that has locked the same bytes: for a disk on them, or to serve the file raw",
+		"stop that process; cowblk check shows disks that lie on the same file")
 	if exclusive {
 		f.Expected = "no other process that uses it"
 	}
@@ -56,9 +56,9 @@ func InUseElsewhere(path, what string, exclusive bool) error {
 // LockedElsewhere returns the ErrInUse for a file that another process has locked as a whole
 // (flock).
 func LockedElsewhere(f vfs.File, what string, exclusive bool) error {
-	fault := &Fault{Path: f.Name(), What: what, Expected: "no exclusive lock of the file (flock)",
-		Found:  "that " + vfs.HoldersText(vfs.HoldersOf(f)) + " holds a lock on it, as a cowblk that writes to the file does",
-		Advice: "wait until that process has ended or has given the lock up, or have its user end it", Err: ErrInUse}
+	fault := finding.New(ErrInUse, f.Name(), what, "no exclusive lock of the file (flock)",
+		"that "+vfs.HoldersText(vfs.HoldersOf(f))+" holds a lock on it, as a cowblk that writes to the file does",
+		"wait until that process has ended or has given the lock up, or have its user end it")
 	if exclusive {
 		fault.Expected = "no lock of the file (flock)"
 	}

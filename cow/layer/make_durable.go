@@ -2,7 +2,6 @@ package layer
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 )
@@ -12,21 +11,14 @@ import (
 // layer has no unflushed bits.
 //
 // Several processes may do so at once: they all write what the map and the same shared map say.
-func (l *Layer) MakeDurable() error {
+func (l *Layer) MakeDurable() (err error) {
 	if l.Header().State == Sealed || l.Header().Clean {
 		return nil
 	}
-	if err := l.makeDurable(); err != nil {
-		return fmt.Errorf("make layer durable: %w", err)
-	}
-	return nil
-}
-
-func (l *Layer) makeDurable() error {
+	defer addContext(&err, "make layer durable")
 	w := newLayer(l.fs, l.paths, true)
 	w.sector, w.header, w.bitmap = l.sector, l.header, l.bitmap
 	defer w.Abandon()
-	var err error
 	if w.mapf, err = l.fs.OpenFile(l.paths.Map, os.O_RDWR, 0); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -70,7 +71,7 @@ func (l *Layer) open(o OpenParams) error {
 	if l.mapf, err = l.fs.OpenFile(l.paths.Map, flags, 0); err != nil {
 		return err
 	}
-	if err := l.lock(o.Write); err != nil {
+	if err := lockMap(l.mapf, o.Write); err != nil {
 		return err
 	}
 	if l.header, err = readHeader(l.mapf, &l.sector); err != nil {
@@ -110,18 +111,15 @@ func (l *Layer) open(o OpenParams) error {
 
 // ReadHeader reads and checks the header of a map alone, without a lock and without a check of
 // bitmap or data. It is for listings.
-func ReadHeader(fsys vfs.FS, name string) (Header, error) {
+func ReadHeader(fsys vfs.FS, name string) (_ Header, err error) {
+	defer addContext(&err, "read layer header")
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
-		return Header{}, fmt.Errorf("read layer header: %w", err)
+		return Header{}, err
 	}
 	defer f.Close()
 	var sector [SectorSize]byte
-	h, err := readHeader(f, &sector)
-	if err != nil {
-		return Header{}, fmt.Errorf("read layer header: %w", err)
-	}
-	return h, nil
+	return readHeader(f, &sector)
 }
 
 // readHeader reads the header of a map, which another process may be rewriting to seal the layer or
@@ -131,7 +129,8 @@ func readHeader(f vfs.File, sector *[SectorSize]byte) (Header, error) {
 	for attempt := 1; ; attempt++ {
 		if n, err := f.ReadAt(sector[:], 0); err != nil {
 			if isEOF(err) {
-				return Header{}, &Fault{Path: f.Name(), What: "header", Expected: "512 bytes", Found: fmt.Sprintf("%d", n), Advice: adviceFiles, Err: ErrNotLayer}
+				return Header{}, finding.New(ErrNotLayer, f.Name(), "header", "512 bytes", n,
+					adviceFiles)
 			}
 			return Header{}, err
 		}
@@ -145,17 +144,19 @@ func readHeader(f vfs.File, sector *[SectorSize]byte) (Header, error) {
 func (l *Layer) checkExpected(o OpenParams) error {
 	h, e := &l.header, &o.Expect
 	mismatch := func(what string, expected, found any, advice string) error {
-		return &Fault{Path: l.paths.Map, What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found), Advice: advice, Err: ErrMismatch}
+		return finding.New(ErrMismatch, l.paths.Map, what, expected, found, advice)
 	}
 	switch {
 	case o.Write && h.State == Sealed:
-		return &Fault{Path: l.paths.Map, What: "state", Expected: "head", Found: "sealed", Advice: "it can only be read: put back the head, or the manifest that names it", Err: ErrSealed}
+		return finding.New(ErrSealed, l.paths.Map, "state", "head", "sealed",
+			"it can only be read: put back the head, or the manifest that names it")
 	case e.State != 0 && e.State != h.State:
 		sentinel := ErrNotSealed
 		if h.State == Sealed {
 			sentinel = ErrSealed
 		}
-		return &Fault{Path: l.paths.Map, What: "state", Expected: e.State.String(), Found: h.State.String(), Advice: adviceFiles, Err: sentinel}
+		return finding.New(sentinel, l.paths.Map, "state", e.State.String(), h.State.String(),
+			adviceFiles)
 	case e.UUID != uuid.Nil && e.UUID != h.UUID:
 		return mismatch("UUID", e.UUID, h.UUID, adviceFiles)
 	case e.Parent != nil && *e.Parent != h.Parent:
@@ -197,7 +198,8 @@ func (l *Layer) checkMap() error {
 		return err
 	}
 	if size < h.length() {
-		return &Fault{What: "length of the map", Expected: fmt.Sprintf("at least %d bytes", h.length()), Found: fmt.Sprintf("%d", size), Advice: adviceRestore, Err: ErrDamaged}
+		return finding.New(ErrDamaged, "", "length of the map",
+			fmt.Sprintf("at least %d bytes", h.length()), size, adviceRestore)
 	}
 	sealed := h.State == Sealed
 	if !sealed {
@@ -219,13 +221,16 @@ func (l *Layer) checkMap() error {
 		return err
 	}
 	if sealed && c.crc != h.MapCRC {
-		return &Fault{What: "checksum of the sealed map", Expected: hex32(h.MapCRC), Found: hex32(c.crc), Advice: adviceRestore, Err: ErrDamaged}
+		return finding.New(ErrDamaged, "", "checksum of the sealed map", hex32(h.MapCRC),
+			hex32(c.crc), adviceRestore)
 	}
 	if h.Clean && c.count != h.Owned {
-		return &Fault{What: "number of owned blocks", Expected: fmt.Sprint(h.Owned), Found: fmt.Sprint(c.count), Advice: adviceRestore, Err: ErrDamaged}
+		return finding.New(ErrDamaged, "", "number of owned blocks", h.Owned, c.count,
+			adviceRestore)
 	}
 	if h.HasMapCRC() && c.crc != h.MapCRC {
-		return &Fault{What: "checksum of the map of a clean head", Expected: hex32(h.MapCRC), Found: hex32(c.crc), Advice: adviceRestore, Err: ErrDamaged}
+		return finding.New(ErrDamaged, "", "checksum of the map of a clean head", hex32(h.MapCRC),
+			hex32(c.crc), adviceRestore)
 	}
 	return l.checkData(c.end)
 }
@@ -238,8 +243,9 @@ func (l *Layer) checkData(end uint64) error {
 	}
 	need := l.header.DataOffset + min(int64(end)*int64(l.header.BlockSize), l.header.Size)
 	if end > 0 && size < need {
-		return &Fault{Path: l.paths.Data, What: fmt.Sprintf("length of the data (last owned block is %d)", end-1),
-			Expected: fmt.Sprintf("at least %d bytes", need), Found: fmt.Sprintf("%d", size), Advice: adviceRestore, Err: ErrDamaged}
+		return finding.New(ErrDamaged, l.paths.Data,
+			fmt.Sprintf("length of the data (last owned block is %d)", end-1),
+			fmt.Sprintf("at least %d bytes", need), size, adviceRestore)
 	}
 	return nil
 }

@@ -32,8 +32,7 @@ func snap(t *testing.T, names ...string) map[string]snapshot {
 			continue
 		}
 		must(t, err)
-		content, err := os.ReadFile(name)
-		must(t, err)
+		content := readFile(t, name)
 		out[name] = snapshot{string(content), st.ModTime(), st.Size()}
 	}
 	return out
@@ -42,8 +41,7 @@ func snap(t *testing.T, names ...string) map[string]snapshot {
 // rewriteHeader changes a header in the file and gives it a valid checksum.
 func rewriteHeader(t *testing.T, name string, change func(*[SectorSize]byte)) {
 	t.Helper()
-	content, err := os.ReadFile(name)
-	must(t, err)
+	content := readFile(t, name)
 	sector := (*[SectorSize]byte)(content)
 	change(sector)
 	putChecksum(sector)
@@ -56,11 +54,9 @@ func flip(t *testing.T, name string, off int64) {
 	must(t, err)
 	defer f.Close()
 	var b [1]byte
-	_, err = f.ReadAt(b[:], off)
-	must(t, err)
+	must(t, errOf(f.ReadAt(b[:], off)))
 	b[0] ^= 0x10
-	_, err = f.WriteAt(b[:], off)
-	must(t, err)
+	must(t, errOf(f.WriteAt(b[:], off)))
 }
 
 func TestOpenRefuses(t *testing.T) {
@@ -245,11 +241,39 @@ func TestClearOnOpenAndMayIgnore(t *testing.T) {
 		t.Error("a reader cleared features")
 	}
 	l = reopen(t, p, OpenParams{Write: true})
-	content, err := os.ReadFile(p.Map)
-	must(t, err)
+	content := readFile(t, p.Map)
 	h, err := ReadHeader(vfs.OS{}, p.Map)
 	must(t, err)
 	if h.Features.ClearOnOpen != 0 || h.Features.MayIgnore != 6 || content[offReserved] != 77 || h != l.Header() {
 		t.Errorf("after opening for writing: %+v, reserved byte %d", h, content[offReserved])
+	}
+}
+
+// A head whose data file is shorter than the disk, as another writer may leave it, has the full
+// length once it is open for writing: a bit set over a hole beyond the end would make the layer
+// damaged. Also with a data offset. A reader changes nothing.
+func TestShortDataIsExtended(t *testing.T) {
+	const size = 1 << 20
+	for _, offset := range []int64{0, 64 << 10} {
+		for _, length := range []int64{0, 4096, offset + size - 512} {
+			dir := t.TempDir()
+			p := Paths{Map: filepath.Join(dir, "map"), Data: filepath.Join(dir, "data"), DataOffset: offset}
+			must(t, newHead(t, p, CreateParams{Size: size}).Close())
+			must(t, os.Truncate(p.Data, length))
+			for _, write := range []bool{false, true} {
+				want := length
+				if write {
+					want = offset + size
+				}
+				l, err := Open(vfs.OS{}, p, OpenParams{Write: write})
+				must(t, err)
+				st, err := os.Stat(p.Data)
+				must(t, err)
+				if st.Size() != want {
+					t.Errorf("offset %d, length %d, for writing %v: %d bytes, expected %d", offset, length, write, st.Size(), want)
+				}
+				must(t, l.Close())
+			}
+		}
 	}
 }

@@ -13,24 +13,26 @@ import (
 // layer without findings.
 //
 // It must be the only user of the layer. Errors: ErrInUse, the operating system's.
-func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
+func Repair(fsys vfs.FS, p Paths, k Known) (done []string, err error) {
 	x := &inspector{fs: fsys, flag: os.O_RDWR, paths: p, params: InspectParams{Known: k, Map: true}}
 	defer x.close()
+	defer addContext(&err, "repair layer")
 	if err := x.open(true); err != nil {
-		return nil, fmt.Errorf("repair layer: %w", err)
+		return nil, err
 	}
 	if err := x.inspect(); err != nil {
-		return nil, fmt.Errorf("repair layer: %w", err)
+		return nil, err
 	}
 	for _, f := range x.Findings {
 		if f.Remedy == NoRemedy {
 			continue
 		}
-		if err := markMapChanging(fsys, x.mapf, &x.Header); err != nil {
-			return done, fmt.Errorf("repair layer: %s: %w", p.Map, err)
+		err := markMapChanging(fsys, x.mapf, &x.Header)
+		if err == nil {
+			err = x.apply(f.Remedy)
 		}
-		if err := x.apply(f.Remedy); err != nil {
-			return done, fmt.Errorf("repair layer: %s: %w", p.Map, err)
+		if err != nil {
+			return done, fmt.Errorf("%s: %w", p.Map, err)
 		}
 		done = append(done, f.Remedy)
 	}
@@ -38,8 +40,8 @@ func Repair(fsys vfs.FS, p Paths, k Known) (done []Remedy, err error) {
 }
 
 // apply applies one remedy durably.
-func (x *inspector) apply(r Remedy) error {
-	switch r {
+func (x *inspector) apply(remedy string) error {
+	switch remedy {
 	case RestoreHeader:
 		return writeDurably(x.mapf, x.sector[:], 0)
 	case GrowMap:

@@ -22,8 +22,8 @@ type Known struct {
 	Created time.Time
 }
 
-// matches reports whether a header is that of the layer at p that k describes.
-func (k *Known) matches(p Paths, h *Header) bool {
+// Matches reports whether a header is that of the layer at p that k describes.
+func (k *Known) Matches(p Paths, h *Header) bool {
 	return h.UUID == k.UUID && h.Parent == k.Parent && h.BlockSize == k.BlockSize &&
 		h.Base == k.Base && h.BaseSize == k.BaseSize && h.DataOffset == p.DataOffset
 }
@@ -61,7 +61,7 @@ func (k *Known) accept(sector *[SectorSize]byte, p Paths) (Header, bool) {
 		return Header{}, false
 	}
 	h, err := decodeHeader(sector)
-	return h, err == nil && k.matches(p, &h)
+	return h, err == nil && k.Matches(p, &h)
 }
 
 // write puts the fields that k knows into a sector and keeps the rest, in particular the checksum.

@@ -6,6 +6,10 @@ import (
 	"hash/crc32"
 	"io"
 	"math/bits"
+	"os"
+
+	"cowblk/cow/finding"
+	"cowblk/cow/vfs"
 )
 
 // scanChunk is the size of one read of a map, in bytes.
@@ -61,13 +65,30 @@ func scanPages(f mapReader, table int64, first, end uint64, visit func(page uint
 	return nil
 }
 
-// readError turns the end of a file into a Fault.
+// CountOwned counts the bits of a map that may be being written, with the header h. Each bit is
+// durable or will be soon.
+func CountOwned(fsys vfs.FS, name string, h *Header) (blocks uint64, err error) {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	err = scanMap(f, h.MapPages(), func(_ uint64, words []uint64) error {
+		for _, w := range words {
+			blocks += uint64(bits.OnesCount64(w))
+		}
+		return nil
+	})
+	return blocks, err
+}
+
+// readError turns the end of a file into a finding.
 func readError(f mapReader, what string, off, n int64, err error) error {
 	if err != io.EOF {
 		return err
 	}
-	return &Fault{Path: f.Name(), What: what + " is truncated", Expected: fmt.Sprintf("%d bytes at offset %d", n, off), Found: "the end of the file",
-		Advice: adviceRestore, Err: ErrDamaged}
+	return finding.New(ErrDamaged, f.Name(), what+" is truncated",
+		fmt.Sprintf("%d bytes at offset %d", n, off), "the end of the file", adviceRestore)
 }
 
 func allZero(words []uint64) bool {
@@ -100,8 +121,9 @@ func (c *mapSummary) add(page uint64, words []uint64, withCRC bool) error {
 	}
 	c.end = page*blocksPerPage + uint64(last)*64 + uint64(bits.Len64(words[last]))
 	if c.end > c.blocks {
-		return &Fault{What: "bitmap", Expected: fmt.Sprintf("no bit beyond block %d, the last", c.blocks-1), Found: fmt.Sprintf("a bit for block %d", c.end-1),
-			Advice: adviceRestore, Err: ErrDamaged}
+		return finding.New(ErrDamaged, "", "bitmap",
+			fmt.Sprintf("no bit beyond block %d, the last", c.blocks-1),
+			fmt.Sprintf("a bit for block %d", c.end-1), adviceRestore)
 	}
 	if withCRC {
 		c.crc = addPageCRC(c.crc, page, words)

@@ -1,7 +1,6 @@
 package layer
 
 import (
-	"fmt"
 	"os"
 	"time"
 )
@@ -11,17 +10,11 @@ import (
 // file. The caller guarantees that no write to the layer is in flight and none follows. A crash at
 // any point leaves a valid head or a valid sealed layer. After an error Seal may be called again,
 // unless a sync failed.
-func (l *Layer) Seal(now time.Time) error {
+func (l *Layer) Seal(now time.Time) (err error) {
+	defer addContext(&err, "seal layer")
 	if err := l.writable(); err != nil {
-		return fmt.Errorf("seal layer: %w", err)
+		return err
 	}
-	if err := l.seal(now); err != nil {
-		return fmt.Errorf("seal layer: %w", err)
-	}
-	return nil
-}
-
-func (l *Layer) seal(now time.Time) error {
 	if _, err := l.Flush(nil); err != nil {
 		return err
 	}

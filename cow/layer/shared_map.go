@@ -8,11 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strconv"
 	"sync/atomic"
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -112,7 +112,8 @@ func openShared(sfs vfs.SharedFS, path string, mapPages uint64, write bool) (s *
 	s = &sharedMap{file: f, reserved: make([]atomic.Uint64, (mapPages+63)/64)}
 	size, err := f.Size()
 	if err == nil && size != sharedSize(mapPages) {
-		err = &Fault{Path: path, What: "length", Expected: strconv.FormatInt(sharedSize(mapPages), 10), Found: strconv.FormatInt(size, 10), Advice: adviceUnflushed, Err: ErrUnflushed}
+		err = finding.New(ErrUnflushed, path, "length", sharedSize(mapPages), size,
+			adviceUnflushed)
 	}
 	if err == nil {
 		s.mem, err = f.MapShared(sharedWords(mapPages), write)

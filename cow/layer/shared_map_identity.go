@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -132,7 +133,7 @@ func (s *sharedMap) identity() (identity, error) {
 	}
 	i, err := decodeIdentity(&p)
 	if err != nil {
-		return i, &Fault{Path: s.file.Name(), What: err.Error(), Advice: adviceUnflushed, Err: ErrUnflushed}
+		return i, finding.New(ErrUnflushed, s.file.Name(), err.Error(), "", "", adviceUnflushed)
 	}
 	return i, nil
 }

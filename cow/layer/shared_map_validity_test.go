@@ -18,8 +18,7 @@ import (
 // changeHeader changes the header in a way that no process of this run of the kernel does.
 func changeHeader(t *testing.T, p Paths, change func(h *Header)) {
 	t.Helper()
-	raw, err := os.ReadFile(p.Map)
-	must(t, err)
+	raw := readFile(t, p.Map)
 	sector := [SectorSize]byte(raw[:SectorSize])
 	h, err := decodeHeader(&sector)
 	must(t, err)
@@ -34,8 +33,7 @@ func changeHeader(t *testing.T, p Paths, change func(h *Header)) {
 // A shared map that does not match any more is invalid: only what was flushed counts.
 func TestInvalidSharedMap(t *testing.T) {
 	replaced := func(t *testing.T, path string) {
-		p, err := os.ReadFile(path)
-		must(t, err)
+		p := readFile(t, path)
 		must(t, os.Rename(path, path+".kept")) // its inode stays in use
 		must(t, os.WriteFile(path, p, 0o600))
 	}
@@ -46,16 +44,14 @@ func TestInvalidSharedMap(t *testing.T) {
 		"another map":  func(t *testing.T, p Paths, _ string) { replaced(t, p.Map) },
 		"another data": func(t *testing.T, p Paths, _ string) { replaced(t, p.Data) },
 		"a copy of the map was put back in its place": func(t *testing.T, p Paths, _ string) {
-			raw, err := os.ReadFile(p.Map)
-			must(t, err)
+			raw := readFile(t, p.Map)
 			must(t, os.WriteFile(p.Map, raw, 0o600))
 		},
 		"an older version had it open": func(t *testing.T, p Paths, _ string) {
 			changeHeader(t, p, func(h *Header) { h.Features.ClearOnOpen = 0 })
 		},
 		"closed since, and opened without a shared map": func(t *testing.T, p Paths, shared string) {
-			raw, err := os.ReadFile(shared)
-			must(t, err)
+			raw := readFile(t, shared)
 			changeHeader(t, p, func(h *Header) { h.clearShared() })
 			must(t, reopen(t, p, OpenParams{Write: true}).Abandon())
 			must(t, os.WriteFile(shared, raw, 0o600))
@@ -63,9 +59,7 @@ func TestInvalidSharedMap(t *testing.T) {
 		"a sync has failed": func(t *testing.T, p Paths, _ string) {
 			l := reopen(t, p, OpenParams{Write: true})
 			l.data = failingSync{l.data}
-			if err := l.SyncData(); !errors.Is(err, syscall.EIO) {
-				t.Fatal(err)
-			}
+			wantErr(t, l.SyncData(), syscall.EIO, "error")
 			must(t, l.Abandon())
 		},
 	} {
@@ -97,8 +91,7 @@ func TestCleanHeadIgnoresSharedMaps(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	killHead(t, p, dir, 200)
 	shared := sharedFiles(t, dir)[0]
-	raw, err := os.ReadFile(shared)
-	must(t, err)
+	raw := readFile(t, shared)
 	l := reopen(t, p, OpenParams{Write: true, Unflushed: DropUnflushed})
 	must(t, l.Close())
 	must(t, os.WriteFile(shared, raw, 0o600))
@@ -129,8 +122,7 @@ func TestUnreadableSharedMapIsRefused(t *testing.T) {
 			p, dir := paths(t), sharedDir(t)
 			killHead(t, p, dir, 200)
 			change(t, sharedFiles(t, dir)[0])
-			before, err := os.ReadFile(p.Map)
-			must(t, err)
+			before := readFile(t, p.Map)
 			for _, write := range []bool{true, false} {
 				l, err := Open(vfs.OS{}, p, OpenParams{Write: write, SharedDir: dir})
 				if !errors.Is(err, ErrUnflushed) || !strings.Contains(err.Error(), "--drop-unflushed") {
@@ -243,9 +235,7 @@ func TestSharedMapContradicts(t *testing.T) {
 	_, err = f.WriteAt([]byte{1}, MapPageSize+200/8) // block 200 of 200
 	must(t, errors.Join(err, f.Close()))
 	for _, write := range []bool{true, false} {
-		if _, err := Open(vfs.OS{}, p, OpenParams{Write: write}); !errors.Is(err, ErrDamaged) {
-			t.Errorf("%v, expected ErrDamaged", err)
-		}
+		wantErr(t, errOf(Open(vfs.OS{}, p, OpenParams{Write: write})), ErrDamaged, "error")
 	}
 }
 
@@ -275,8 +265,7 @@ func TestCopyKeepsTheSharedMapOfTheOriginal(t *testing.T) {
 	owned := killHead(t, p, dir, 200)
 	c := paths(t)
 	for _, f := range [][2]string{{p.Map, c.Map}, {p.Data, c.Data}} {
-		raw, err := os.ReadFile(f[0])
-		must(t, err)
+		raw := readFile(t, f[0])
 		must(t, os.WriteFile(f[1], raw, 0o600))
 	}
 	l := openHead(t, c, dir)

@@ -2,10 +2,10 @@ package layer
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -110,16 +110,10 @@ func (l *Layer) unreadable(err error) error {
 	if errors.As(err, &p) && p.Path == l.sharedPath() {
 		found = p.Op + ": " + p.Err.Error()
 	}
-	return &unreadableMap{err, &Fault{Path: l.paths.Map, What: "shared map", Expected: "a readable file " + l.sharedPath(), Found: found, Advice: adviceUnflushed, Err: ErrUnflushed}}
+	f := finding.New(ErrUnflushed, l.paths.Map, "shared map", "a readable file "+l.sharedPath(), found, adviceUnflushed)
+	f.Cause = err
+	return f
 }
-
-// unreadableMap is a Fault with its cause.
-type unreadableMap struct {
-	cause error
-	*Fault
-}
-
-func (u *unreadableMap) Unwrap() []error { return []error{u.Fault, u.cause} }
 
 // identify returns the identity that a valid shared map of this head has.
 func (l *Layer) identify(sfs vfs.SharedFS, generation uint64) (*identity, error) {
@@ -154,7 +148,8 @@ func (l *Layer) checkShared(sfs vfs.SharedFS, s *sharedMap, expected *identity, 
 	case state == stateFailed:
 		return errSync, nil
 	case state != stateServing && state != stateDetached:
-		return nil, &Fault{Path: s.file.Name(), What: "state", Expected: "1 or 2", Found: fmt.Sprint(state), Advice: adviceUnflushed, Err: ErrUnflushed}
+		return nil, finding.New(ErrUnflushed, s.file.Name(), "state", "1 or 2", state,
+			adviceUnflushed)
 	}
 	if policy != KeepUnflushed {
 		if same, err := l.filesUnchanged(sfs, changed, mtime, data); err != nil {
@@ -171,8 +166,10 @@ func (l *Layer) checkShared(sfs vfs.SharedFS, s *sharedMap, expected *identity, 
 // owner, mode or name, the open is refused.
 func (l *Layer) filesUnchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (bool, error) {
 	ambiguous := func(path string) error {
-		return &Fault{Path: path, What: "time of its last change", Expected: "the one before the process died that served it", Found: "a later one, of its owner, mode, names or content",
-			Advice: "if only its owner, mode or names were changed, serve the disk with --keep-unflushed; if a copy of the files was put back, with --drop-unflushed", Err: ErrUnflushed}
+		return finding.New(ErrUnflushed, path, "time of its last change",
+			"the one before the process died that served it",
+			"a later one, of its owner, mode, names or content",
+			"if only its owner, mode or names were changed, serve the disk with --keep-unflushed; if a copy of the files was put back, with --drop-unflushed")
 	}
 	now, id, err := fileTimes(sfs, l.mapf)
 	switch {

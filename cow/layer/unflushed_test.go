@@ -88,13 +88,11 @@ func TestDetachedHead(t *testing.T) {
 	l := openHead(t, p, dir)
 	write(t, l, 5, 2)
 	must(t, l.Detach())
-	before, err := os.ReadFile(p.Map)
-	must(t, err)
+	before := readFile(t, p.Map)
 	st, err := os.Stat(p.Map)
 	must(t, err)
 	l = openHead(t, p, dir)
-	after, err := os.ReadFile(p.Map)
-	must(t, err)
+	after := readFile(t, p.Map)
 	again, err := os.Stat(p.Map)
 	must(t, err)
 	if string(before) != string(after) || !st.ModTime().Equal(again.ModTime()) {
@@ -128,9 +126,7 @@ func TestMakeDurableBesideReaders(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	one, two := reopen(t, p, OpenParams{}), reopen(t, p, OpenParams{})
-	if _, err := Open(vfs.OS{}, p, OpenParams{Write: true}); !errors.Is(err, ErrInUse) {
-		t.Fatalf("%v, expected ErrInUse", err)
-	}
+	wantErr(t, errOf(Open(vfs.OS{}, p, OpenParams{Write: true})), ErrInUse, "error")
 	must(t, one.MakeDurable())
 	must(t, two.MakeDurable()) // at the same time, or a bit later
 	must(t, one.MakeDurable())
@@ -152,8 +148,7 @@ func TestRepairKeepsUnflushed(t *testing.T) {
 	f, err := os.OpenFile(p.Map, os.O_RDWR, 0)
 	must(t, err)
 	var b [1]byte
-	_, err = f.ReadAt(b[:], 300)
-	must(t, err)
+	must(t, errOf(f.ReadAt(b[:], 300)))
 	b[0] ^= 4
 	_, err = f.WriteAt(b[:], 300)
 	must(t, errors.Join(err, f.Close()))
@@ -175,8 +170,7 @@ func TestRepairKeepsUnflushed(t *testing.T) {
 // decodeWith returns the header with one bit inverted.
 func decodeWith(t *testing.T, p Paths, at int, bit byte) (Header, error) {
 	t.Helper()
-	raw, err := os.ReadFile(p.Map)
-	must(t, err)
+	raw := readFile(t, p.Map)
 	sector := [SectorSize]byte(raw[:SectorSize])
 	sector[at] ^= bit
 	return decodeHeader(&sector)

@@ -41,10 +41,7 @@ func hexdump(p []byte) string {
 // formatDocument is cow/FORMAT.md.
 func formatDocument(t *testing.T) string {
 	t.Helper()
-	doc, err := os.ReadFile("../FORMAT.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	doc := readFile(t, "../FORMAT.md")
 	return string(doc)
 }
 
@@ -58,21 +55,14 @@ func TestWorkedExample(t *testing.T) {
 		Size: 9*512 + 4096, BlockSize: 4096, Created: time.Unix(1164628800, 0),
 	}
 	l := newHead(t, p, c)
-	if _, err := l.Data().WriteAt([]byte{1}, 0); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.Data().WriteAt([]byte{1}, 2*4096); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(l.Data().WriteAt([]byte{1}, 0)))
+	must(t, errOf(l.Data().WriteAt([]byte{1}, 2*4096)))
 	l.Bitmap().Set(0, 1)
 	l.Bitmap().Set(2, 1)
 	must(t, l.Seal(time.Unix(1164628801, 0)))
 	must(t, l.AddChecksums(nil))
 	must(t, l.Close())
-	content, err := os.ReadFile(p.Map)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := readFile(t, p.Map)
 	if dump := hexdump(content); !strings.Contains(formatDocument(t), "```\n"+dump+"```\n") {
 		t.Errorf("the example in FORMAT.md, \"A worked example\", is expected to be\n%s", dump)
 	}
@@ -97,18 +87,12 @@ func TestVectors(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "base")
-	if err := os.WriteFile(path, base, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, base, 0o600))
 	f, err := vfs.OS{}.OpenFile(path, os.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer f.Close()
 	print, err := ComputeFingerprint(f, 0, int64(len(base)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	want("fingerprint", "four times the bytes `00` to `ff` \\| `([0-9a-f]{64})`", print.String())
 
 	page := make([]byte, MapPageSize)

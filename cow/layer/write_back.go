@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
 )
 
@@ -174,7 +175,9 @@ func (l *Layer) checkHole(block, n uint64, off, end, size int64) error {
 	if err == nil && start <= off && stop >= end && end <= size {
 		return nil
 	}
-	return &Fault{Path: l.paths.Data, What: fmt.Sprintf("data of %d blocks from %d on, which the guest has written and not flushed", n, block),
-		Expected: "data", Found: "a hole, as a write-back error leaves it that the kernel reported to another program",
-		Advice: "if the kernel log has no I/O error of this file system, serve the disk with --keep-unflushed; else with --drop-unflushed, as after a power cut", Err: ErrUnflushed}
+	return finding.New(ErrUnflushed, l.paths.Data,
+		fmt.Sprintf("data of %d blocks from %d on, which the guest has written and not flushed", n, block),
+		"data",
+		"a hole, as a write-back error leaves it that the kernel reported to another program",
+		"if the kernel log has no I/O error of this file system, serve the disk with --keep-unflushed; else with --drop-unflushed, as after a power cut")
 }

@@ -78,9 +78,7 @@ func TestPagesReclaimedAfterAKill(t *testing.T) {
 	must(t, err)
 	must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 8*DefaultBlockSize, 8*DefaultBlockSize))
 	must(t, f.Close())
-	if _, err := Open(openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{}); !errors.Is(err, ErrUnflushed) {
-		t.Errorf("%v, expected ErrUnflushed", err)
-	}
+	wantErr(t, errOf(Open(openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{})), ErrUnflushed, "error")
 }
 
 // syncFails is openFails with files whose sync fails.

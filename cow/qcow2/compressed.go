@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"cowblk/cow/finding"
 )
 
 // compressedSector is the unit in which an L2 entry counts compressed bytes.
@@ -22,7 +24,9 @@ func (img *Image) inflate(desc uint64, at int64) error {
 	n := int64((sectors+1)*compressedSector - off%compressedSector)
 	what := fmt.Sprintf("compressed cluster at offset %d of the disk", at)
 	if off >= uint64(img.size) {
-		return &Error{What: what, Expected: fmt.Sprintf("data at offset %d of the file", off), Found: fmt.Sprintf("a file of %d bytes", img.size), Err: ErrTruncated}
+		return finding.New(ErrTruncated, "", what,
+			fmt.Sprintf("data at offset %d of the file", off),
+			fmt.Sprintf("a file of %d bytes", img.size), "")
 	}
 	// The last sector may extend beyond the end of the file: the stream knows its own end.
 	src := &trackedReader{r: io.NewSectionReader(img.ra, int64(off), min(n, img.size-int64(off)))}
@@ -38,7 +42,9 @@ func (img *Image) inflate(desc uint64, at int64) error {
 	case src.err != nil:
 		return fmt.Errorf("%s: %w", what, src.err)
 	case int64(off)+n > img.size && errors.Is(err, io.ErrUnexpectedEOF):
-		return &Error{What: what, Expected: fmt.Sprintf("%d bytes at offset %d of the file", n, off), Found: fmt.Sprintf("a file of %d bytes", img.size), Err: ErrTruncated}
+		return finding.New(ErrTruncated, "", what,
+			fmt.Sprintf("%d bytes at offset %d of the file", n, off),
+			fmt.Sprintf("a file of %d bytes", img.size), "")
 	}
 	return damaged(what, fmt.Sprintf("%d bytes", len(img.inflated)), fmt.Sprintf("%d, then: %v", got, err))
 }

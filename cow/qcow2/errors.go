@@ -2,10 +2,12 @@ package qcow2
 
 import (
 	"errors"
-	"fmt"
+
+	"cowblk/cow/finding"
 )
 
-// One sentinel per action that a person can take. Each Error wraps one.
+// One sentinel per action that a person can take. Each finding of this package wraps
+// one; it does not name the file.
 var (
 	// ErrFormat: the file does not begin with the magic of a qcow2 image.
 	ErrFormat = errors.New("no qcow2 image")
@@ -26,21 +28,6 @@ var (
 	ErrUnsupported = errors.New("unsupported qcow2 image")
 )
 
-// Error says what is wrong with an image.
-type Error struct {
-	What     string // the part of the image
-	Expected string
-	Found    string
-	Err      error // one of the sentinels
-}
-
-func (e *Error) Error() string {
-	return fmt.Sprintf("%s: expected %s, found %s", e.What, e.Expected, e.Found)
-}
-
-// Unwrap returns the sentinel.
-func (e *Error) Unwrap() error { return e.Err }
-
 func damaged(what, expected, found string) error {
-	return &Error{What: what, Expected: expected, Found: found, Err: ErrDamaged}
+	return finding.New(ErrDamaged, "", what, expected, found, "")
 }

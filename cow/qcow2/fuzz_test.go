@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"testing"
+
+	"cowblk/cow/finding"
 )
 
 // tiny is an image of 4 KiB in clusters of 512 bytes: unallocated, zero, data, compressed.
@@ -83,7 +85,7 @@ func FuzzImage(f *testing.F) {
 
 func typed(t *testing.T, err error) {
 	t.Helper()
-	var e *Error
+	var e *finding.Finding
 	if !errors.As(err, &e) || e.Err == nil || e.What == "" {
 		t.Fatalf("%v is no Error", err)
 	}

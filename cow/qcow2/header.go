@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"cowblk/cow/finding"
 )
 
 // Magic is the first four bytes of an image.
@@ -76,9 +78,11 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	}
 	be := binary.BigEndian
 	if n < len(Magic) || string(p[:len(Magic)]) != Magic {
-		return nil, &Error{What: "magic", Expected: fmt.Sprintf("%q", Magic), Found: fmt.Sprintf("%q", p[:min(n, len(Magic))]), Err: ErrFormat}
+		return nil, finding.New(ErrFormat, "", "magic", fmt.Sprintf("%q", Magic),
+			fmt.Sprintf("%q", p[:min(n, len(Magic))]), "")
 	}
-	truncated := &Error{What: "header", Expected: "at least 72 bytes, 104 from version 3 on", Found: fmt.Sprintf("a file of %d", n), Err: ErrTruncated}
+	truncated := finding.New(ErrTruncated, "", "header",
+		"at least 72 bytes, 104 from version 3 on", fmt.Sprintf("a file of %d", n), "")
 	if n < lengthV2 {
 		return nil, truncated
 	}
@@ -96,7 +100,7 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 		h.features, length = be.Uint64(p[72:]), be.Uint32(p[100:])
 		h.zstd = length > lengthV3 && n > lengthV3 && p[lengthV3] != 0
 	default:
-		return nil, &Error{What: "version", Expected: "2 or 3", Found: fmt.Sprint(h.Version), Err: ErrUnsupported}
+		return nil, finding.New(ErrUnsupported, "", "version", "2 or 3", h.Version, "")
 	}
 	if err := h.check(be.Uint64(p[24:]), length); err != nil {
 		return nil, err
@@ -227,19 +231,24 @@ func (h *Header) readNames(ra io.ReaderAt, size int64, length uint32, nameAt uin
 func (h *Header) readable() error {
 	switch {
 	case h.features&featureCorrupt != 0:
-		return &Error{What: "incompatible features", Expected: "an intact image", Found: "the mark of a corrupt image", Err: ErrCorrupt}
+		return finding.New(ErrCorrupt, "", "incompatible features", "an intact image",
+			"the mark of a corrupt image", "")
 	case h.crypt != 0:
-		return &Error{What: "encryption", Expected: "none", Found: cryptName(h.crypt), Err: ErrEncrypted}
+		return finding.New(ErrEncrypted, "", "encryption", "none", cryptName(h.crypt), "")
 	case h.features&featureDataFile != 0:
-		return &Error{What: "external data file", Expected: "none", Found: fmt.Sprintf("%q", h.DataFile), Err: ErrDataFile}
+		return finding.New(ErrDataFile, "", "external data file", "none",
+			fmt.Sprintf("%q", h.DataFile), "")
 	case h.features&^featuresKnown != 0:
-		return &Error{What: "incompatible features", Expected: "bits 0 to 4 only", Found: fmt.Sprintf("%#x", h.features), Err: ErrUnsupported}
+		return finding.New(ErrUnsupported, "", "incompatible features", "bits 0 to 4 only",
+			fmt.Sprintf("%#x", h.features), "")
 	case h.zstd != (h.features&featureCompression != 0):
 		return damaged("compression type", "the feature bit 3 with a type other than 0", fmt.Sprintf("features %#x", h.features))
 	case h.zstd:
-		return &Error{What: "compression", Expected: "zlib", Found: "another type, such as zstd", Err: ErrUnsupported}
+		return finding.New(ErrUnsupported, "", "compression", "zlib", "another type, such as zstd",
+			"")
 	case h.features&featureDirty != 0:
-		return &Error{What: "incompatible features", Expected: "an image that was closed in order", Found: "the mark of a dirty image", Err: ErrDirty}
+		return finding.New(ErrDirty, "", "incompatible features",
+			"an image that was closed in order", "the mark of a dirty image", "")
 	case strings.ContainsRune(h.Backing, 0):
 		return damaged("name of the backing file", "one without zero bytes", fmt.Sprintf("%q", h.Backing))
 	}
@@ -266,7 +275,9 @@ func readFull(ra io.ReaderAt, size int64, p []byte, off uint64, what string) err
 	case n == len(p):
 		return nil
 	case err == nil || errors.Is(err, io.EOF):
-		return &Error{What: what, Expected: fmt.Sprintf("%d bytes at offset %d of the file", len(p), off), Found: fmt.Sprintf("a file of %d bytes", size), Err: ErrTruncated}
+		return finding.New(ErrTruncated, "", what,
+			fmt.Sprintf("%d bytes at offset %d of the file", len(p), off),
+			fmt.Sprintf("a file of %d bytes", size), "")
 	}
 	return fmt.Errorf("%s at offset %d: %w", what, off, err)
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+
+	"cowblk/cow/finding"
 )
 
 // Kind says where bytes of the disk are.
@@ -50,7 +52,8 @@ func Open(ra io.ReaderAt, size int64) (*Image, error) {
 	img := &Image{Header: *h, ra: ra, size: size}
 	img.holes.file, _ = ra.(dataFinder)
 	if end := h.l1Offset + uint64(h.l1Count)*entrySize; h.l1Count > 0 && end > uint64(size) {
-		return nil, &Error{What: "L1 table", Expected: fmt.Sprintf("%d bytes of the file", end), Found: fmt.Sprint(size), Err: ErrTruncated}
+		return nil, finding.New(ErrTruncated, "", "L1 table",
+			fmt.Sprintf("%d bytes of the file", end), size, "")
 	}
 	return img, nil
 }

@@ -4,6 +4,7 @@ package shell
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -76,6 +77,14 @@ func isPlain(s string) bool {
 // Shown reports whether a terminal shows s unchanged.
 func Shown(s string) bool {
 	return utf8.ValidString(s) && strings.IndexFunc(s, func(c rune) bool { return !unicode.IsPrint(c) }) < 0
+}
+
+// Text returns a path for a message, quoted if a terminal would not show it unchanged.
+func Text(path string) string {
+	if Shown(path) {
+		return path
+	}
+	return strconv.Quote(path)
 }
 
 // octal returns s as a format of printf(1), for single quotes.

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"cowblk/cow/imagefile"
 	"cowblk/cow/vfs"
 )
 
@@ -29,9 +29,7 @@ func TestHostileBacking(t *testing.T) {
 	raw := write(t, path("raw"), noise(1, 1<<20))
 	must := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 	}
 	must(syscall.Mkfifo(path("fifo"), 0o600))
 	must(os.Symlink("fifo", path("to-fifo")))
@@ -47,7 +45,7 @@ func TestHostileBacking(t *testing.T) {
 	overlay(t, path("ring-a"), "ring-b", "qcow2")
 	overlay(t, path("ring-b"), "ring-a", "qcow2")
 	overlay(t, path("deep-0"), raw, "raw")
-	for i := range maxBacking + 1 {
+	for i := range imagefile.MaxBacking + 1 {
 		overlay(t, path(fmt.Sprint("deep-", i+1)), fmt.Sprint("deep-", i), "qcow2")
 	}
 	overlay(t, path("over-fifo"), "fifo", "raw")
@@ -77,7 +75,7 @@ func TestHostileBacking(t *testing.T) {
 		{"self-link", "qcow2", "another file than those above it"},
 		{"self-hard", "qcow2", "another file than those above it"},
 		{"ring-a", "qcow2", "another file than those above it"},
-		{fmt.Sprint("deep-", maxBacking), "qcow2", fmt.Sprintf("at most %d", maxBacking)},
+		{fmt.Sprint("deep-", imagefile.MaxBacking), "qcow2", fmt.Sprintf("at most %d", imagefile.MaxBacking)},
 		{"nosuch", "raw", "expected a file, found none"},
 		{"../nosuch/raw", "raw", "expected a file, found none"},
 		{"raw/under", "raw", "not a directory"},
@@ -105,7 +103,7 @@ func TestHostileBacking(t *testing.T) {
 			s := newStore(t)
 			top := overlay(t, path("top"), tt.backing, tt.format)
 			for _, backing := range []bool{true, false} {
-				_, err := s.Import(context.Background(), top, "img", ImportOptions{Backing: backing})
+				_, err := s.Import(ctx, top, "img", ImportOptions{Backing: backing})
 				if err == nil || !strings.Contains(err.Error(), tt.with) {
 					t.Fatalf("with leave %t: error %v, want one with %q", backing, err, tt.with)
 				}
@@ -131,14 +129,12 @@ func TestBackingFollowed(t *testing.T) {
 	write(t, path("base raw"), data)
 	overlay(t, path("mid.qcow2"), "base raw", "raw")
 	top := overlay(t, path("top.qcow2"), path("mid.qcow2"), "qcow2")
-	_, err := s.Import(context.Background(), top, "img", ImportOptions{})
+	_, err := s.Import(ctx, top, "img", ImportOptions{})
 	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path("mid.qcow2")+" (qcow2), "+path("base raw")+" (raw)") {
 		t.Fatalf("without leave: %v", err)
 	}
-	img, err := s.Import(context.Background(), top, "img", ImportOptions{Backing: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	img, err := s.Import(ctx, top, "img", ImportOptions{Backing: true})
+	must(t, err)
 	if fmt.Sprint(img.Backing) != fmt.Sprintf("[%s (qcow2) %s (raw)]", path("mid.qcow2"), path("base raw")) {
 		t.Errorf("backing files %v", img.Backing)
 	}
@@ -148,17 +144,13 @@ func TestBackingFollowed(t *testing.T) {
 	}
 	// Another process writes to the bottom of the chain.
 	f, err := vfs.OS{}.OpenFile(path("base raw"), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer f.Close()
-	if err := f.LockImage(vfs.ImageWrite); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Import(context.Background(), top, "img2", ImportOptions{Backing: true}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "--force-share") {
+	must(t, f.LockImage(vfs.ImageWrite))
+	if _, err := s.Import(ctx, top, "img2", ImportOptions{Backing: true}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "--force-share") {
 		t.Errorf("while somebody writes to a backing file: %v", err)
 	}
-	if _, err := s.Import(context.Background(), top, "img2", ImportOptions{Backing: true, ForceShare: true}); err != nil {
+	if _, err := s.Import(ctx, top, "img2", ImportOptions{Backing: true, ForceShare: true}); err != nil {
 		t.Errorf("with --force-share: %v", err)
 	}
 }
@@ -170,33 +162,21 @@ func TestImportOfOpenDisk(t *testing.T) {
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	src := s.paths(m.Head()).Data
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(src, link); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink(src, link))
 	d := openDisk(t, s, "vm1")
 	for _, path := range []string{src, link} {
-		if _, err := s.Import(context.Background(), path, "img", ImportOptions{}); !errors.Is(err, ErrInUse) {
-			t.Errorf("import of %s, which a disk writes to: %v", path, err)
-		}
+		wantErr(t, errOf(s.Import(ctx, path, "img", ImportOptions{})), ErrInUse, "import of %s, which a disk writes to", path)
 	}
-	if _, err := s.Import(context.Background(), src, "forced", ImportOptions{ForceShare: true}); err != nil {
+	if _, err := s.Import(ctx, src, "forced", ImportOptions{ForceShare: true}); err != nil {
 		t.Error(err)
 	}
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, d.Close())
 	f, err := vfs.OS{}.OpenFile(src, os.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Lock(true); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Import(context.Background(), src, "img", ImportOptions{}); !errors.Is(err, ErrInUse) {
-		t.Errorf("import of a file with a writer's flock: %v", err)
-	}
+	must(t, err)
+	must(t, f.Lock(true))
+	wantErr(t, errOf(s.Import(ctx, src, "img", ImportOptions{})), ErrInUse, "import of a file with a writer's flock")
 	f.Close()
-	if _, err := s.Import(context.Background(), src, "img", ImportOptions{}); err != nil {
+	if _, err := s.Import(ctx, src, "img", ImportOptions{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -206,7 +186,7 @@ func TestImportHoldsSource(t *testing.T) {
 	s := newStore(t)
 	src := tempFile(t, "src", noise(1, 3<<20))
 	tried := false
-	_, err := s.Import(context.Background(), src, "img", ImportOptions{Progress: func(string, int64, int64) {
+	_, err := s.Import(ctx, src, "img", ImportOptions{Progress: func(string, int64, int64) {
 		if tried {
 			return
 		}
@@ -217,9 +197,7 @@ func TestImportHoldsSource(t *testing.T) {
 			return
 		}
 		defer f.Close()
-		if err := f.LockImage(vfs.ImageWrite); !errors.Is(err, vfs.ErrImageLocked) {
-			t.Errorf("a writer beside the import: %v", err)
-		}
+		wantErr(t, f.LockImage(vfs.ImageWrite), vfs.ErrImageLocked, "a writer beside the import")
 	}})
 	if err != nil || !tried {
 		t.Fatal(err, tried)
@@ -232,23 +210,46 @@ func TestPathsThatAreNoText(t *testing.T) {
 	dir := t.TempDir()
 	bad := write(t, filepath.Join(dir, "b\xff"), noise(1, 4096))
 	odd := write(t, filepath.Join(dir, "a\nb"), noise(1, 4096))
-	if _, err := s.Create(context.Background(), "vm1", CreateOptions{Base: bad}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `b\xff`) {
+	if _, err := s.Create(ctx, "vm1", CreateOptions{Base: bad}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `b\xff`) {
 		t.Errorf("create: %v", err)
 	}
 	create(t, s, "vm2", CreateOptions{Base: odd})
 	content(t, s, "vm2")
 	for i, src := range []string{bad, odd} {
 		name := fmt.Sprint("img", i)
-		img, err := s.Import(context.Background(), src, name, ImportOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		img, err := s.Import(ctx, src, name, ImportOptions{})
+		must(t, err)
 		again, err := s.Image(name)
 		if err != nil || again.Source != img.Source || !strings.HasPrefix(again.Source, `"`) {
 			t.Errorf("source %q, read again %v, %v", img.Source, again, err)
 		}
 	}
-	if _, err := s.Import(context.Background(), filepath.Join(dir, "no\xff\n"), "img9", ImportOptions{}); err == nil || !strings.Contains(err.Error(), `no\xff\n`) {
+	if _, err := s.Import(ctx, filepath.Join(dir, "no\xff\n"), "img9", ImportOptions{}); err == nil || !strings.Contains(err.Error(), `no\xff\n`) {
 		t.Errorf("import of a file that is not there: %q", err)
+	}
+}
+
+// If a symbolic link is a part of a backing file's path, image.json shows the file that was opened.
+func TestBackingByASymbolicLink(t *testing.T) {
+	s := newStore(t)
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	must(t, err)
+	secret := filepath.Join(dir, "private", "secret")
+	must(t, os.Mkdir(filepath.Dir(secret), 0o700))
+	write(t, secret, noise(1, 1<<20))
+	for link, to := range map[string]string{"link": secret, "linked": "private", "twice": "link"} {
+		must(t, os.Symlink(to, filepath.Join(dir, link)))
+	}
+	for i, name := range []string{"link", "linked/secret", "twice"} {
+		top := overlay(t, filepath.Join(dir, fmt.Sprint("top", i)), filepath.Join(dir, name), "raw")
+		_, err := s.Import(ctx, top, "img", ImportOptions{})
+		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), secret+" (raw)") {
+			t.Errorf("%s, without leave: %v", name, err)
+		}
+		img, err := s.Import(ctx, top, fmt.Sprint("img", i), ImportOptions{Backing: true})
+		must(t, err)
+		if got := fmt.Sprint(img.Backing); got != "["+secret+" (raw)]" {
+			t.Errorf("%s: recorded %s", name, got)
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -92,9 +91,7 @@ func countingStore(t testing.TB) (*Store, *counting) {
 		FS: c, Log: slog.New(slog.DiscardHandler), Getenv: noEnv,
 		Now: func() time.Time { return time.Date(2006, 11, 27, 12, 0, 0, 0, time.UTC) },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return s, c
 }
 
@@ -102,13 +99,10 @@ func countingStore(t testing.TB) (*Store, *counting) {
 // shared stack.
 func counted(t *testing.T, s *Store, c *counting) map[string]int64 {
 	t.Helper()
-	ctx := context.Background()
 	counts := map[string]int64{}
 	s.clockMargin = -time.Hour // the index trusts the disks as if they were old
 	// The first command that deletes reads all manifests.
-	if _, err := s.Remove(ctx, "d0"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "d0")))
 	count := func(what string, f func() error) {
 		t.Helper()
 		before := c.calls.Load()
@@ -157,9 +151,7 @@ func manyDisks(t testing.TB, s *Store, n int) {
 	importRaw(t, s, "img", noise(1, 1<<16))
 	importRaw(t, s, "spare", noise(2, 1<<16))
 	create(t, s, "golden", CreateOptions{From: "img"})
-	if _, err := s.Promote(context.Background(), []string{"golden"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"golden"}, "t")))
 	for i := range n {
 		create(t, s, fmt.Sprintf("d%d", i), CreateOptions{From: "golden@t"})
 	}
@@ -183,43 +175,29 @@ func TestCallsDoNotFollowDisks(t *testing.T) {
 
 // The cost of a clone does not grow with the depth of its stack.
 func TestCallsDoNotFollowDepth(t *testing.T) {
-	ctx := context.Background()
 	costs := func(tags int) map[string]int64 {
 		s, c := countingStore(t)
 		create(t, s, "golden", CreateOptions{Size: 1 << 20})
 		for i := range tags {
-			if _, err := s.Promote(ctx, []string{"golden"}, fmt.Sprint("t", i)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"golden"}, fmt.Sprint("t", i))))
 		}
 		counts := map[string]int64{}
 		last := fmt.Sprint("golden@t", tags-1)
 		before := c.calls.Load()
 		create(t, s, "clone", CreateOptions{From: last})
 		counts["create"] = c.calls.Load() - before
-		m, err := s.Disk("clone")
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := manifestOf(t, s, "clone")
 		before = c.calls.Load()
 		p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Commit(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
+		must(t, p.Commit())
 		for _, h := range p.Heads() {
-			if err := h.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, h.Close())
 		}
 		p.Close(true)
 		counts["promote"] = c.calls.Load() - before
 		before = c.calls.Load()
-		if _, err := s.Remove(ctx, "clone"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(s.Remove(ctx, "clone")))
 		counts["remove"] = c.calls.Load() - before
 		return counts
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
@@ -37,29 +38,6 @@ type CheckOptions struct {
 	Progress func(what string, done, total int64)
 }
 
-// Status of a Problem.
-type Status string
-
-const (
-	StatusRepairable Status = "repairable" // Repair would fix it
-	StatusRepaired   Status = "repaired"
-	StatusLeft       Status = "left" // a person must decide; see Advice
-)
-
-// Problem is one finding of a check.
-type Problem struct {
-	Object   string `json:"object"` // "manifest", "layer UUID", "base", ...
-	File     string `json:"file"`   // path
-	What     string `json:"what"`
-	Expected string `json:"expected"`
-	Found    string `json:"found"`
-	Status   Status `json:"status"`
-	Remedy   string `json:"remedy,omitempty"` // what a repair did or would do
-	Advice   string `json:"advice,omitempty"` // what the user can do
-	// Leftover: nothing is damaged; something can be removed.
-	Leftover bool `json:"leftover,omitempty"`
-}
-
 // Report holds the findings about one image or disk, or about the rest of the store.
 type Report struct {
 	Kind    string   `json:"kind"`           // KindImage, KindDisk or KindStore
@@ -70,9 +48,9 @@ type Report struct {
 	// AtLeast: a process has the disk open and may have more blocks in memory, or on disk by now.
 	AtLeast bool `json:"blocks-at-least,omitempty"`
 	// Unclean: the head was not closed cleanly; not an error.
-	Unclean  bool       `json:"unclean,omitempty"`
-	Notes    []string   `json:"notes,omitempty"` // what was not checked and why, and observations that are not errors
-	Problems []*Problem `json:"problems"`
+	Unclean  bool               `json:"unclean,omitempty"`
+	Notes    []string           `json:"notes,omitempty"` // what was not checked and why, and observations that are not errors
+	Problems []*finding.Finding `json:"problems"`
 	// Error says why a check or a repair failed: no permission, I/O error.
 	Error string `json:"error,omitempty"`
 }
@@ -125,11 +103,11 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 		return &c.report, err
 	}
 	// First: manifests may depend on transactions that a repair finishes or undoes.
-	storeReport := &Report{Kind: KindStore, Problems: []*Problem{}}
+	storeReport := &Report{Kind: KindStore, Problems: []*finding.Finding{}}
 	if err := c.staleTxns(storeReport); err != nil {
 		return nil, err
 	}
-	c.inDoubt = storeReport.Error != "" || slices.ContainsFunc(storeReport.Problems, func(p *Problem) bool { return p.Status == StatusLeft })
+	c.inDoubt = storeReport.Error != "" || slices.ContainsFunc(storeReport.Problems, func(p *finding.Finding) bool { return p.Status == finding.Left })
 	c.notDirectories(storeReport)
 	c.readManifests(disks)
 	for _, name := range images {
@@ -230,32 +208,31 @@ func (c *checker) count() {
 			seen[key] = true
 			c.report.Found++
 			switch p.Status {
-			case StatusRepaired:
+			case finding.Repaired:
 				c.report.Repaired++
-			case StatusRepairable:
+			case finding.Repairable:
 				c.report.Repairable++
 			}
 		}
 	}
 }
 
-// addError adds a Problem for an error that has an expected and a found value. Any other error
-// becomes the reason why the check of k is incomplete.
-func (k *Report) addError(object string, err error) *Problem {
-	p := &Problem{Object: object, Status: StatusLeft}
-	var m *Mismatch
-	var f *layer.Fault
-	switch {
-	case errors.As(err, &m):
-		p.File, p.What, p.Expected, p.Found, p.Advice = m.File, m.What, m.Expected, m.Found, m.Advice
-	case errors.As(err, &f):
-		p.File, p.What, p.Expected, p.Found, p.Advice = f.Path, f.What, f.Expected, f.Found, f.Advice
-	default:
+// add adds a finding about one of k's objects that a person must decide on.
+func (k *Report) add(object string, f *finding.Finding) *finding.Finding {
+	f.Object, f.Status = object, finding.Left
+	k.Problems = append(k.Problems, f)
+	return f
+}
+
+// addError adds an error that is a finding. Any other error becomes the reason why the check of k is
+// incomplete.
+func (k *Report) addError(object string, err error) {
+	var f *finding.Finding
+	if errors.As(err, &f) {
+		k.add(object, f)
+	} else {
 		k.addFailure(err)
-		return nil
 	}
-	k.Problems = append(k.Problems, p)
-	return p
 }
 
 func (k *Report) addFailure(err error) {
@@ -274,19 +251,19 @@ func (k *Report) addNote(format string, args ...any) {
 }
 
 // applyRemedy carries out the remedy of a problem if this is a repair, and sets the status.
-func (c *checker) applyRemedy(k *Report, p *Problem, remedy func() error) {
-	p.Status = StatusRepairable
+func (c *checker) applyRemedy(k *Report, p *finding.Finding, remedy func() error) {
+	p.Status = finding.Repairable
 	if !c.o.Repair {
 		return
 	}
 	err := remedy()
 	switch {
 	case err == nil:
-		p.Status, p.Advice = StatusRepaired, ""
+		p.Status, p.Advice = finding.Repaired, ""
 	case errors.Is(err, layer.ErrInUse), errors.Is(err, ErrInUse):
-		p.Status, p.Advice = StatusLeft, "stop the processes that use it, then repair it again"
+		p.Status, p.Advice = finding.Left, "stop the processes that use it, then repair it again"
 	default:
-		p.Status = StatusLeft
+		p.Status = finding.Left
 		k.addFailure(err)
 	}
 }
@@ -302,11 +279,9 @@ func (c *checker) reportTempFile(k *Report, whole bool, elem ...string) {
 	if !exists {
 		return
 	}
-	p := &Problem{
-		Object: "temporary file", File: path, What: "a file that an interrupted change has not put in place", Expected: "none", Found: "a file",
-		Status: StatusLeft, Advice: "see whether it is the missing document", Leftover: true,
-	}
-	k.Problems = append(k.Problems, p)
+	p := k.add("temporary file", refused(path, "a file that an interrupted change has not put in place", "none", "a file",
+		"see whether it is the missing document"))
+	p.Leftover = true
 	if whole {
 		p.Remedy, p.Advice = "remove it: the document that it was to replace is whole", ""
 		c.applyRemedy(k, p, func() error {

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -48,9 +47,7 @@ func (h *hurt) role(name string) *Layer {
 	h.t.Helper()
 	if name == "SEALED" {
 		m, err := h.Disk("vm1")
-		if err != nil {
-			h.t.Fatal(err)
-		}
+		must(h.t, err)
 		return &m.Layers[0]
 	}
 	return head(h.t, h.Store, name)
@@ -64,9 +61,7 @@ func (h *hurt) put(path string, off int64, p ...byte) {
 		_, err = f.WriteAt(p, off)
 		f.Close()
 	}
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	must(h.t, err)
 }
 
 // header overwrites bytes of a layer's header, and corrects its checksum if sum is set.
@@ -77,19 +72,14 @@ func (h *hurt) header(name string, sum bool, off int64, p ...byte) {
 	if !sum {
 		return
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	data := readFile(h.t, path)
 	crc := crc32.Checksum(data[:atHeaderCRC], crc32.MakeTable(crc32.Castagnoli))
 	h.put(path, atHeaderCRC, binary.LittleEndian.AppendUint32(nil, crc)...)
 }
 
 func (h *hurt) truncate(path string, n int64) {
 	h.t.Helper()
-	if err := os.Truncate(path, n); err != nil {
-		h.t.Fatal(err)
-	}
+	must(h.t, os.Truncate(path, n))
 }
 
 // manifest rewrites a disk's manifest as text.
@@ -105,26 +95,17 @@ func (h *hurt) manifest(name, from, to string) {
 
 func (h *hurt) remove(path string) {
 	h.t.Helper()
-	if err := os.RemoveAll(path); err != nil {
-		h.t.Fatal(err)
-	}
+	must(h.t, os.RemoveAll(path))
 }
 
 // dirty leaves a disk as a process does that is killed after a flush.
 func (h *hurt) dirty(name string) {
 	h.t.Helper()
 	o := openDisk(h.t, h.Store, name)
-	if err := o.Disk.Flush(); err != nil {
-		h.t.Fatal(err)
-	}
+	must(h.t, o.Disk.Flush())
 	path, _ := h.files(name)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	if err := o.Close(); err != nil {
-		h.t.Fatal(err)
-	}
+	data := readFile(h.t, path)
+	must(h.t, o.Close())
 	write(h.t, path, data)
 }
 
@@ -132,9 +113,7 @@ func (h *hurt) dirty(name string) {
 func (h *hurt) sums() {
 	h.t.Helper()
 	o := openDisk(h.t, h.Store, "vm1")
-	if err := errors.Join(o.Disk.AddChecksums(context.Background(), nil), o.Close()); err != nil {
-		h.t.Fatal(err)
-	}
+	must(h.t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
 }
 
 // orphan adds a layer that no manifest names and that owns blocks.
@@ -142,17 +121,11 @@ func (h *hurt) orphan(blocks uint64) {
 	h.t.Helper()
 	l := storeLayer(uuid.New(), time.Now())
 	p := h.paths(&l)
-	if err := os.MkdirAll(filepath.Dir(p.Map), 0o755); err != nil {
-		h.t.Fatal(err)
-	}
+	must(h.t, os.MkdirAll(filepath.Dir(p.Map), 0o755))
 	f, err := layer.CreateHead(h.fs, p, layer.CreateParams{UUID: l.UUID, Size: 1 << 20})
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	must(h.t, err)
 	f.Bitmap().Set(0, blocks)
-	if err := f.Close(); err != nil {
-		h.t.Fatal(err)
-	}
+	must(h.t, f.Close())
 }
 
 // unsealed marks vm1's lower layer as not sealed, as if a promotion had been interrupted before the
@@ -169,14 +142,10 @@ func (h *hurt) work(file string, content any) {
 	data, isText := content.(string)
 	if !isText {
 		j, err := json.Marshal(content)
-		if err != nil {
-			h.t.Fatal(err)
-		}
+		must(h.t, err)
 		data = string(j)
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		h.t.Fatal(err)
-	}
+	must(h.t, os.MkdirAll(dir, 0o755))
 	write(h.t, filepath.Join(dir, lockFile), nil)
 	write(h.t, filepath.Join(dir, file), []byte(data))
 }
@@ -185,23 +154,16 @@ func (h *hurt) work(file string, content any) {
 // completed or undone.
 func (h *hurt) decided(undo bool) {
 	h.t.Helper()
-	ctx := context.Background()
 	var disks []*Manifest
 	for _, name := range []string{"vm1", "vm2"} {
 		m, err := h.Disk(name)
-		if err != nil {
-			h.t.Fatal(err)
-		}
+		must(h.t, err)
 		disks = append(disks, m)
 	}
 	p, err := h.PreparePromotion(ctx, disks, "u")
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	must(h.t, err)
 	for _, l := range p.Heads() {
-		if err := l.Close(); err != nil {
-			h.t.Fatal(err)
-		}
+		must(h.t, l.Close())
 	}
 	h.fs = &failsAfter{readOnlyManifest{h.fs, "vm2"}, "vm1"}
 	commit := func() error { return p.replace(stagedAfter) }
@@ -219,9 +181,7 @@ func (h *hurt) decided(undo bool) {
 func (h *hurt) swap(a, b string) {
 	h.t.Helper()
 	for _, r := range [][2]string{{a, a + "x"}, {b, a}, {a + "x", b}} {
-		if err := os.Rename(r[0], r[1]); err != nil {
-			h.t.Fatal(err)
-		}
+		must(h.t, os.Rename(r[0], r[1]))
 	}
 }
 

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"os"
 	"slices"
 	"strings"
@@ -41,9 +40,7 @@ func TestCheckAfterTheProcessDied(t *testing.T) {
 		t.Error("it is not closed after the repair")
 	}
 	m, err := h.Disk("vm1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, dir := range h.SharedDirs() {
 		entries, _ := os.ReadDir(dir)
 		if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), m.Head().UUID.String()) }) {
@@ -81,10 +78,8 @@ func TestRepairSealsWhatADeadProcessLeft(t *testing.T) {
 func TestCloneOpenedBeforeTheDiskOfADeadProcess(t *testing.T) {
 	h, want := die(t, "u")
 	create(t, h.Store, "a-clone", CreateOptions{From: "vm1@u"})
-	tag, err := h.OpenTag(context.Background(), Ref{"vm1", "u"}, cow.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tag, err := h.OpenTag(ctx, Ref{"vm1", "u"}, cow.Options{})
+	must(t, err)
 	got := make([]byte, len(want))
 	if _, err := tag.ReadAt(got, 0); err != nil || string(got) != string(want) {
 		t.Errorf("the tag lacks a write: %v", err)

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 )
 
@@ -22,7 +22,7 @@ func (c *checker) disk(name string) (*Report, error) {
 		if err := c.ctx.Err(); err != nil {
 			return nil, err
 		}
-		k := &Report{Kind: KindDisk, Name: name, Problems: []*Problem{}}
+		k := &Report{Kind: KindDisk, Name: name, Problems: []*finding.Finding{}}
 		lock, err := c.lockDisk(k)
 		if errors.Is(err, ErrNotFound) {
 			return nil, nil
@@ -103,10 +103,10 @@ func (c *checker) inspectDisk(k *Report) (m *Manifest, whole bool) {
 		headers[i] = r.header
 		k.Blocks += r.owned
 		k.AtLeast = k.AtLeast || r.atLeast
-		k.Problems = append(k.Problems, r.problems...)
-		k.Notes = append(k.Notes, r.notes...)
-		if r.err != nil {
-			k.addFailure(r.err)
+		k.Problems = append(k.Problems, r.Problems...)
+		k.Notes = append(k.Notes, r.Notes...)
+		if r.Error != "" {
+			k.addFailure(errors.New(r.Error))
 		}
 	}
 	c.compareHeaders(k, m, headers)
@@ -138,18 +138,18 @@ func (c *checker) consistent(k *Report) bool {
 
 // adviseClone advises a clone of the latest tag if only the head is damaged.
 func (c *checker) adviseClone(k *Report, m *Manifest) {
-	tags := m.tags()
+	tags := m.tagsFrom(0)
 	if len(tags) == 0 || k.Serving != nil {
 		return
 	}
-	atHead := func(p *Problem) bool { return p.Object == layerObject(m.Head().UUID) }
+	atHead := func(p *finding.Finding) bool { return p.Object == layerObject(m.Head().UUID) }
 	for _, p := range k.Problems {
-		if p.Status != StatusRepaired && !p.Leftover && !atHead(p) {
+		if p.Status != finding.Repaired && !p.Leftover && !atHead(p) {
 			return // a clone would be refused too
 		}
 	}
 	for _, p := range k.Problems {
-		if p.Status == StatusLeft && atHead(p) {
+		if p.Status == finding.Left && atHead(p) {
 			p.Advice += fmt.Sprintf("; or go on from what a tag holds, with another disk: %s",
 				c.s.command("create", "NEW", "--from", m.Name+"@"+tags[len(tags)-1]))
 		}
@@ -179,10 +179,8 @@ func (c *checker) reportQuiesced(k *Report) {
 	case err != nil && !isDamage(err):
 		k.addFailure(err)
 	case err != nil:
-		k.Problems = append(k.Problems, &Problem{
-			Object: quiesceFile, File: c.s.path(disksDir, k.Name, quiesceFile), What: "quiesce record", Expected: "a document of this version, or none", Found: err.Error(),
-			Status: StatusLeft, Advice: "no process can thaw the guest with it: see whether the guest is frozen or paused, then remove the record: " + forget,
-		})
+		k.add(quiesceFile, refused(c.s.path(disksDir, k.Name, quiesceFile), "quiesce record", "a document of this version, or none", err,
+			"no process can thaw the guest with it: see whether the guest is frozen or paused, then remove the record: "+forget))
 	case exists:
 		k.addNote("the guest may still be frozen or paused since an interrupted promotion: the next %s thaws it, and %s removes the record", c.s.command("serve", k.Name), forget)
 	}
@@ -190,13 +188,11 @@ func (c *checker) reportQuiesced(k *Report) {
 
 // duplicates finds heads that two disks would write, and layers with different files.
 func (c *checker) duplicates(k *Report, m *Manifest) {
-	head := m.Head().UUID
+	head, manifest := m.Head().UUID, c.s.path(disksDir, m.Name, diskFile)
 	others := slices.DeleteFunc(slices.Clone(c.users[head]), func(name string) bool { return name == m.Name })
 	if len(others) > 0 {
-		k.Problems = append(k.Problems, &Problem{
-			Object: layerObject(head), File: c.s.path(disksDir, m.Name, diskFile), What: "disks that name the head", Expected: m.Name + " alone",
-			Found: strings.Join(others, ", ") + " too", Status: StatusLeft, Advice: "one of them is a copy: what one writes changes the other; move the copy's directory out of the store",
-		})
+		k.add(layerObject(head), refused(manifest, "disks that name the head", m.Name+" alone", strings.Join(others, ", ")+" too",
+			"one of them is a copy: what one writes changes the other; move the copy's directory out of the store"))
 	}
 	for _, l := range m.Layers {
 		for _, name := range c.users[l.UUID] {
@@ -205,10 +201,8 @@ func (c *checker) duplicates(k *Report, m *Manifest) {
 			if name == m.Name || i < 0 || c.s.paths(&o.Layers[i]) == c.s.paths(&l) {
 				continue
 			}
-			k.Problems = append(k.Problems, &Problem{
-				Object: layerObject(l.UUID), File: c.s.path(disksDir, m.Name, diskFile), What: "files of the layer", Expected: o.Layers[i].Map + ", as disk " + name + " has it",
-				Found: l.Map, Status: StatusLeft, Advice: "one of them is a copy of the other: use only one of the disks, and move the directory of the other out of the store",
-			})
+			k.add(layerObject(l.UUID), refused(manifest, "files of the layer", o.Layers[i].Map+", as disk "+name+" has it", l.Map,
+				"one of them is a copy of the other: use only one of the disks, and move the directory of the other out of the store"))
 		}
 	}
 }
@@ -228,10 +222,7 @@ func (c *checker) base(k *Report, m *Manifest) {
 		return
 	}
 	if exists, err := c.s.exists(c.s.path(imagesDir, b.Image)); err != nil || !exists {
-		k.Problems = append(k.Problems, &Problem{
-			Object: "image " + b.Image, File: c.s.path(imagesDir, b.Image), What: "base of the disk", Expected: "an image", Found: "none", Status: StatusLeft,
-			Advice: "put the image's directory back; importing another under this name does not help",
-		})
+		k.add("image "+b.Image, refused(c.s.path(imagesDir, b.Image), "base of the disk", "an image", "none", adviceNoImage))
 		return
 	}
 	img := c.image(b.Image)
@@ -244,20 +235,15 @@ func (c *checker) base(k *Report, m *Manifest) {
 		k.addFailure(fmt.Errorf("image %s: %s", b.Image, img.Error))
 	}
 	if doc, err := c.s.Image(b.Image); err == nil && (doc.Fingerprint != b.Fingerprint || doc.Size != b.Size) {
-		k.Problems = append(k.Problems, &Problem{
-			Object: "image " + b.Image, File: c.s.path(imagesDir, b.Image, imageFile), What: "fingerprint of the base of the disk",
-			Expected: b.Fingerprint.String(), Found: doc.Fingerprint.String(), Status: StatusLeft,
-			Advice: "this is another image of the same name: put the original one back",
-		})
+		k.add("image "+b.Image, refused(c.s.path(imagesDir, b.Image, imageFile), "fingerprint of the base of the disk",
+			b.Fingerprint, doc.Fingerprint, adviceOtherImage))
 	}
 }
 
-// addErrorOrMissing is addError, and adds a Problem for a missing file.
+// addErrorOrMissing is addError that reports a missing file too.
 func (k *Report) addErrorOrMissing(object, path string, err error) {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrNotExist) {
-		k.Problems = append(k.Problems, &Problem{
-			Object: object, File: path, What: "file", Expected: "one", Found: "none", Status: StatusLeft, Advice: "put it back",
-		})
+	if errors.Is(err, fs.ErrNotExist) {
+		k.add(object, refused(path, "file", "one", "none", "put it back"))
 		return
 	}
 	k.addError(object, err)
@@ -265,10 +251,73 @@ func (k *Report) addErrorOrMissing(object, path string, err error) {
 
 // sampleBase compares the sampled fingerprint of the base.
 func (s *Store) sampleBase(m *Manifest, path string) error {
-	f, err := s.openBase(m, path)
+	f, _, err := s.openBase(m, path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	return checkFingerprint(f, m)
+}
+
+// closeUnclean handles what a dead process left unfinished on a disk: unsealed layers and a head
+// that was not closed. A repair opens and closes the disk, as the next process to open it would.
+func (c *checker) closeUnclean(k *Report, m *Manifest, head layer.Header) {
+	var unsealed []*finding.Finding
+	for i := range m.Sealed() {
+		if p := c.layers[c.s.paths(&m.Layers[i]).Map].unsealed; p != nil && p.Status != finding.Repaired {
+			unsealed = append(unsealed, p)
+		}
+	}
+	k.Unclean = head.UUID == m.Head().UUID && head.State == layer.Head && !head.Clean
+	if len(unsealed) == 0 && !k.Unclean {
+		return
+	}
+	if c.o.Repair && !c.hasOtherProblems(k, unsealed) && c.openAndClose(k, m, unsealed) {
+		if k.Unclean {
+			k.addNote("it was not closed in order; its head is sound, and is closed now")
+		}
+		return
+	}
+	if k.Unclean {
+		k.addNote("it was not closed in order, and holds what was last flushed, or later")
+	}
+}
+
+// hasOtherProblems reports whether the disk has problems that opening it does not remove.
+func (c *checker) hasOtherProblems(k *Report, unsealed []*finding.Finding) bool {
+	wrong := k.Error != "" || c.inDoubt || slices.ContainsFunc(k.Problems, func(p *finding.Finding) bool {
+		return p.Status != finding.Repaired && !p.Leftover && !slices.Contains(unsealed, p)
+	})
+	if wrong {
+		for _, p := range unsealed {
+			p.Status, p.Advice = finding.Left, "fix the other problems of the disk first"
+		}
+	}
+	return wrong
+}
+
+// openAndClose opens and closes a disk whose lock is held. It marks the layers that this has
+// sealed.
+func (c *checker) openAndClose(k *Report, m *Manifest, unsealed []*finding.Finding) bool {
+	disk, err := c.s.openStack(c.ctx, m, OpenOptions{})
+	if err == nil {
+		err = disk.Close()
+	}
+	if err != nil {
+		k.addFailure(fmt.Errorf("it could not be opened and closed: %w", err))
+		return false
+	}
+	for i := range m.Sealed() {
+		path := c.s.paths(&m.Layers[i]).Map
+		p := c.layers[path].unsealed
+		if p == nil {
+			continue
+		}
+		if h, err := layer.ReadHeader(c.s.fs, path); err == nil && h.State == layer.Sealed {
+			p.Status, p.Advice = finding.Repaired, ""
+			continue
+		}
+		p.Status, p.Advice = finding.Left, "another process reads it: stop that, then repair it again"
+	}
+	return true
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 
+	"cowblk/cow/finding"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -14,19 +16,17 @@ func (c *checker) image(name string) *Report {
 	if k := c.images[name]; k != nil {
 		return k
 	}
-	k := &Report{Kind: KindImage, Name: name, Problems: []*Problem{}}
+	k := &Report{Kind: KindImage, Name: name, Problems: []*finding.Finding{}}
 	c.images[name] = k
-	if p := c.untrustedProblem("image", c.s.path(imagesDir, name, imageFile), c.s.ImageData(name)); p != nil {
-		k.Problems = append(k.Problems, p)
+	if f := c.untrustedFinding(c.s.path(imagesDir, name, imageFile), c.s.ImageData(name)); f != nil {
+		k.add("image", f)
 		return k
 	}
 	img, err := c.s.Image(name)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		k.Problems = append(k.Problems, &Problem{
-			Object: "image.json", File: c.s.path(imagesDir, name, imageFile), What: "description of the image", Expected: "a file", Found: "none", Status: StatusLeft,
-			Advice: "restore it from a backup; disks on it need the same content",
-		})
+		k.add("image.json", refused(c.s.path(imagesDir, name, imageFile), "description of the image", "a file", "none",
+			"restore it from a backup; disks on it need the same content"))
 	case err != nil:
 		k.addError("image.json", err)
 	}
@@ -62,9 +62,10 @@ func (c *checker) imageData(k *Report, img *Image) error {
 		return err
 	}
 	if fingerprint != img.Fingerprint {
-		return &Mismatch{File: path, What: "sampled content of the image", Expected: "fingerprint " + img.Fingerprint.String(), Found: fingerprint.String(), Advice: adviceImage}
+		return refused(path, "sampled content of the image",
+			"fingerprint "+img.Fingerprint.String(), fingerprint.String(), adviceImage)
 	}
-	touched := !sameState(now, img.Identity)
+	touched := !imagefile.SameState(now, img.Identity)
 	if c.o.Depth != CheckFull && (!touched || c.o.Depth == CheckFast) {
 		if touched {
 			k.addNote("its file differs from its recorded state; its content is compared when a disk on it is opened")
@@ -80,16 +81,10 @@ func (c *checker) imageData(k *Report, img *Image) error {
 	return nil
 }
 
-const adviceImage = "restore the image's data file from a backup"
-
 // touchedImage reports an image whose modification time differs and whose content is the same.
 func (c *checker) touchedImage(k *Report, img *Image, now vfs.Identity) {
-	m := stateMismatch(c.s.ImageData(img.Name), img.Identity, now)
-	p := &Problem{
-		Object: "image data", File: m.File, What: m.What, Expected: m.Expected, Found: m.Found,
-		Remedy: "record the new time: the whole content is the same", Leftover: true,
-	}
-	k.Problems = append(k.Problems, p)
+	p := k.add("image data", imagefile.StateFinding(c.s.ImageData(img.Name), img.Identity, now, ""))
+	p.Remedy, p.Leftover = "record the new time: the whole content is the same", true
 	c.applyRemedy(k, p, func() error {
 		return c.s.locked(context.WithoutCancel(c.ctx), func() error {
 			fresh, err := c.s.Image(img.Name)

@@ -7,19 +7,19 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 )
 
 // layerResult holds the findings about the files of one layer. All disks that use it share them.
 type layerResult struct {
+	object       string       // of the problems
 	header       layer.Header // zero UUID: unknown
 	owned        uint64
-	atLeast      bool // owned counts the durable bits of a map that a process is writing
-	hasChecksums bool // of its data
-	problems     []*Problem
-	unsealed     *Problem // also in problems
-	notes        []string
-	err          error
+	atLeast      bool             // owned counts the durable bits of a map that a process is writing
+	hasChecksums bool             // of its data
+	unsealed     *finding.Finding // also in Problems
+	Report                        // Problems, Notes and Error only
 }
 
 // layer checks one layer once, for all disks that name the same map.
@@ -29,10 +29,10 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	if r := c.layers[path]; r != nil {
 		return r
 	}
-	r := &layerResult{}
+	r := &layerResult{object: layerObject(l.UUID)}
 	c.layers[path] = r
-	if p := c.untrustedProblem(layerObject(l.UUID), c.s.layerFiles(l)...); p != nil {
-		r.problems = append(r.problems, p)
+	if f := c.untrustedFinding(c.s.layerFiles(l)...); f != nil {
+		r.add(r.object, f)
 		return r
 	}
 	if k.Serving != nil {
@@ -41,12 +41,12 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 		if err == nil && h.State == layer.Head {
 			// The writer does not update the count in the header meanwhile.
 			r.header, r.atLeast = h, true
-			if r.owned, err = c.s.countBlocks(path, &h); err != nil {
-				r.err = err
+			if r.owned, err = layer.CountOwned(c.s.fs, path, &h); err != nil {
+				r.addFailure(err)
 				return r
 			}
 			if i < len(m.Layers)-1 {
-				r.notes = append(r.notes, fmt.Sprintf("layer %s is being sealed, and was not checked", l.UUID))
+				r.addNote("layer %s is being sealed, and was not checked", l.UUID)
 			}
 			return r
 		}
@@ -54,30 +54,34 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	found, err := c.inspect(l, known(m, i))
 	switch {
 	case errors.Is(err, layer.ErrInUse):
-		r.notes = append(r.notes, fmt.Sprintf("layer %s is being written by another process, and was not checked", l.UUID))
+		r.addNote("layer %s is being written by another process, and was not checked", l.UUID)
 		r.header, _ = layer.ReadHeader(c.s.fs, path)
 		return r
 	case err != nil:
-		r.err = err
+		r.addFailure(err)
 		return r
 	}
 	r.header, r.owned, r.hasChecksums = found.Header, found.Owned, found.HasChecksums
-	fits := belongs(m, i, &r.header)
+	fits := c.belongs(m, i, &r.header)
 	for _, f := range found.Findings {
 		if f.Remedy == layer.GrowData && !found.Header.Clean && layer.MayHaveUnflushed(c.s.fs, found.Header) {
 			f.Remedy, f.Advice = layer.NoRemedy, "a process that died has left bits that are not in the map: open the disk first (cowblk serve), or restore the layer"
 		}
-		if fits {
-			r.problems = append(r.problems, findingProblem(l.UUID, f))
-		} else if f.Remedy != layer.GrowData {
+		if !fits {
 			// It may be another layer or have a wrong header. Then a remedy proves nothing.
+			if f.Remedy == layer.GrowData {
+				continue
+			}
 			f.Remedy = layer.NoRemedy
-			r.problems = append(r.problems, findingProblem(l.UUID, f))
+		}
+		r.add(r.object, f)
+		if f.Remedy != layer.NoRemedy {
+			f.Status, f.Advice = finding.Repairable, ""
 		}
 	}
 	if fits {
 		if c.o.Depth == CheckFull && r.header.State == layer.Sealed && !r.hasChecksums {
-			r.notes = append(r.notes, fmt.Sprintf("layer %s has no checksums of its data yet: it was only read; a process that serves a disk on it adds them", l.UUID))
+			r.addNote("layer %s has no checksums of its data yet: it was only read; a process that serves a disk on it adds them", l.UUID)
 		}
 		c.unflushed(m, l, r)
 		c.repairLayer(k, m, i, r)
@@ -89,45 +93,38 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 // unflushed finds the unflushed writes of a killed process in a head, or former head, that nobody
 // has open.
 func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
-	if r.header.State != layer.Head || r.header.Clean || len(r.problems) > 0 {
+	if r.header.State != layer.Head || r.header.Clean || len(r.Problems) > 0 {
 		return
 	}
 	p := c.s.paths(l)
 	if r.header.Generation == 0 {
 		if err := c.s.refuseLegacyLiveFile(m, l.UUID, layer.RecoverUnflushed); err != nil {
-			r.problems = append(r.problems, &Problem{
-				Object: layerObject(l.UUID), File: p.Map, What: "unflushed writes", Expected: "none of an older cowblk that was killed", Found: err.Error(),
-				Status: StatusLeft, Advice: "go on as it says",
-			})
+			r.add(r.object, refused(p.Map, "unflushed writes", "none of an older cowblk that was killed", err, "go on as it says"))
 		}
 		return
 	}
 	f, err := layer.Open(c.s.fs, p, layer.OpenParams{})
-	var fault *layer.Fault
+	var fault *finding.Finding
 	switch {
 	case errors.Is(err, layer.ErrUnflushed) && errors.As(err, &fault):
-		r.problems = append(r.problems, &Problem{
-			Object: layerObject(l.UUID), File: p.Map, What: "unflushed writes of a process that was killed: " + fault.What, Expected: fault.Expected, Found: fault.Found,
-			Status: StatusLeft, Advice: fault.Advice,
-		})
+		r.add(r.object, refused(p.Map, "unflushed writes of a process that was killed: "+fault.What, fault.Expected, fault.Found, fault.Advice))
 		return
 	case err != nil:
 		return // found before
 	}
 	defer f.Close()
 	if n, dropped := f.Unflushed(); dropped != nil {
-		r.notes = append(r.notes, fmt.Sprintf("layer %s: a process was killed, and the next open discards the unflushed writes of its guest: %v", l.UUID, dropped))
+		r.addNote("layer %s: a process was killed, and the next open discards the unflushed writes of its guest: %v", l.UUID, dropped)
 	} else if n > 0 {
 		r.owned += n
-		r.notes = append(r.notes, fmt.Sprintf("layer %s: a process was killed; %d blocks that its guest has not flushed are in memory, and the next open makes them durable", l.UUID, n))
+		r.addNote("layer %s: a process was killed; %d blocks that its guest has not flushed are in memory, and the next open makes them durable", l.UUID, n)
 	}
 }
 
 // belongs reports whether a header matches layer i of the manifest.
-func belongs(m *Manifest, i int, h *layer.Header) bool {
+func (c *checker) belongs(m *Manifest, i int, h *layer.Header) bool {
 	kn := known(m, i)
-	return h.UUID == kn.UUID && h.Parent == kn.Parent && h.BlockSize == kn.BlockSize && h.Base == kn.Base && h.BaseSize == kn.BaseSize &&
-		h.DataOffset == m.Layers[i].DataOffset && (h.Size == m.Size || h.Size < m.Size && i < len(m.Layers)-1)
+	return kn.Matches(c.s.paths(&m.Layers[i]), h) && (h.Size == m.Size || h.Size < m.Size && i < len(m.Layers)-1)
 }
 
 // unsealed reports a lower layer that an interrupted promotion left unsealed; see reopen.
@@ -136,11 +133,9 @@ func (c *checker) unsealed(k *Report, m *Manifest, i int, r *layerResult) {
 	if k.Serving != nil || i == len(m.Layers)-1 || r.header.State != layer.Head {
 		return
 	}
-	r.unsealed = &Problem{
-		Object: layerObject(l.UUID), File: c.s.paths(l).Map, What: "state of a layer below the head", Expected: layer.Sealed.String(), Found: layer.Head.String(),
-		Status: StatusRepairable, Remedy: "seal it: sync it and write its checksum, as the next open would", Leftover: true,
-	}
-	r.problems = append(r.problems, r.unsealed)
+	r.unsealed = r.add(r.object, refused(c.s.paths(l).Map, "state of a layer below the head", layer.Sealed, layer.Head, ""))
+	r.unsealed.Status, r.unsealed.Leftover = finding.Repairable, true
+	r.unsealed.Remedy = "seal it: sync it and write its checksum, as the next open would"
 }
 
 // known returns what the manifest says about layer i.
@@ -173,28 +168,16 @@ func (c *checker) progress(what string, done, total int64) {
 	}
 }
 
-func layerObject(id uuid.UUID) string { return "layer " + id.String() }
-
-func findingProblem(id uuid.UUID, f layer.Finding) *Problem {
-	p := &Problem{
-		Object: layerObject(id), File: f.Path, What: f.What, Expected: f.Expected, Found: f.Found, Status: StatusLeft, Advice: f.Advice,
-	}
-	if f.Remedy != layer.NoRemedy {
-		p.Status, p.Remedy, p.Advice = StatusRepairable, f.Remedy.String(), ""
-	}
-	return p
-}
-
 // repairLayer carries out the remedies that Inspect named, if this is a repair.
 func (c *checker) repairLayer(k *Report, m *Manifest, i int, r *layerResult) {
-	if !c.o.Repair || !slices.ContainsFunc(r.problems, func(p *Problem) bool { return p.Status == StatusRepairable }) {
+	if !c.o.Repair || !slices.ContainsFunc(r.Problems, func(p *finding.Finding) bool { return p.Status == finding.Repairable }) {
 		return
 	}
 	done, err := layer.Repair(c.s.fs, c.s.paths(&m.Layers[i]), known(m, i))
-	for _, p := range r.problems {
-		if p.Status == StatusRepairable {
+	for _, p := range r.Problems {
+		if p.Status == finding.Repairable {
 			c.applyRemedy(k, p, func() error {
-				if slices.ContainsFunc(done, func(d layer.Remedy) bool { return d.String() == p.Remedy }) {
+				if slices.Contains(done, p.Remedy) {
 					return nil
 				}
 				return err
@@ -214,10 +197,8 @@ func (c *checker) compareHeaders(k *Report, m *Manifest, headers []layer.Header)
 		}
 		kn := known(m, i)
 		wrong := func(what string, expected, found any) {
-			k.Problems = append(k.Problems, &Problem{
-				Object: layerObject(l.UUID), File: c.s.paths(l).Map, What: what, Expected: fmt.Sprint(expected), Found: fmt.Sprint(found),
-				Status: StatusLeft, Advice: "put back the layer, or the manifest, that belongs here; nobody but you can know which one is wrong",
-			})
+			k.add(layerObject(l.UUID), refused(c.s.paths(l).Map, what, expected, found,
+				"put back the layer, or the manifest, that belongs here; nobody but you can know which one is wrong"))
 		}
 		top := i == len(m.Layers)-1
 		switch {

@@ -51,9 +51,7 @@ func moreDamages() []damage {
 		}, vm1, vm1},
 		{"disk copied by hand", func(h *hurt) {
 			data, _ := os.ReadFile(h.path(disksDir, "bare", diskFile))
-			if err := os.Mkdir(h.path(disksDir, "copy"), 0o755); err != nil {
-				h.t.Fatal(err)
-			}
+			must(h.t, os.Mkdir(h.path(disksDir, "copy"), 0o755))
 			write(h.t, h.path(disksDir, "copy", diskFile), []byte(strings.Replace(string(data), `"bare"`, `"copy"`, 1)))
 		}, []string{"left bare layer copy: disks that name the head", "left copy layer copy: disks that name the head"}, nil, nil},
 

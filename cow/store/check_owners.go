@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/google/uuid"
@@ -95,17 +96,7 @@ func (s *Store) linked(name string) bool {
 }
 
 func (c *checker) sortedManifests() []*Manifest {
-	var all []*Manifest
-	for _, m := range c.manifests {
-		all = append(all, m)
-	}
-	slices.SortFunc(all, func(a, b *Manifest) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
-	return all
+	return slices.SortedFunc(maps.Values(c.manifests), func(a, b *Manifest) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // reportOverlap reports bytes that belong to both a and b with each of their disks that is checked.
@@ -117,10 +108,8 @@ func (c *checker) reportOverlap(a *part, pathOfA string, b *part, pathOfB string
 		if name := fmt.Sprintf("%s %q", k.Kind, k.Name); name != a.owner && name != b.owner {
 			continue
 		}
-		k.Problems = append(k.Problems, &Problem{
-			Object: string(a.kind), File: a.path, What: "owner of the file's bytes", Expected: a.owner + " alone",
-			Found: fmt.Sprintf("the same bytes are %s%s", b, sharedFileText(a, pathOfA, b, pathOfB)), Status: StatusLeft,
-			Advice: "what is written through one of them changes the other: use one of them, and compare what it holds with a backup; two processes cannot open both at a time",
-		})
+		k.add(string(a.kind), refused(a.path, "owner of the file's bytes", a.owner+" alone",
+			fmt.Sprintf("the same bytes are %s%s", b, sharedFileText(a, pathOfA, b, pathOfB)),
+			"what is written through one of them changes the other: use one of them, and compare what it holds with a backup; two processes cannot open both at a time"))
 	}
 }

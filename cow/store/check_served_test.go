@@ -47,7 +47,6 @@ func TestCheckOfAServedDisk(t *testing.T) {
 
 // check during promotions, clones and removals never sees half of a change.
 func TestCheckBesideChanges(t *testing.T) {
-	ctx := context.Background()
 	h := newMould(t).cast(t, damage{do: func(*hurt) {}})
 	done := make(chan error, 1)
 	go func() {
@@ -123,13 +122,9 @@ func TestCheckFull(t *testing.T) {
 	}
 	// No sample and no time shows this change of content. The recorded hash is changed instead.
 	img, err := h.Image("img")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	img.ChunkSHA256 = sum(nil)
-	if err := h.writeDocument(h.path(imagesDir, "img", imageFile), img); err != nil {
-		t.Fatal(err)
-	}
+	must(t, h.writeDocument(h.path(imagesDir, "img", imageFile), img))
 	if r := check(t, h.Store, CheckOptions{}); r.Found != 0 {
 		t.Errorf("not full: %v", problemTexts(h, r))
 	}
@@ -149,11 +144,9 @@ func TestCheckFull(t *testing.T) {
 	if n := len(full.Reports[0].Notes); n != 0 {
 		t.Errorf("notes %q", full.Reports[0].Notes)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := h.Check(ctx, CheckOptions{Depth: CheckFull}); !errors.Is(err, context.Canceled) {
-		t.Errorf("interrupted: %v", err)
-	}
+	wantErr(t, errOf(h.Check(ctx, CheckOptions{Depth: CheckFull})), context.Canceled, "interrupted")
 }
 
 // Orphans with content are removed only on request, and never while a document that may name them
@@ -179,7 +172,6 @@ func TestPrune(t *testing.T) {
 }
 
 func TestCheckNames(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	if r := check(t, s, CheckOptions{}); len(r.Reports) != 0 || r.Found != 0 {
 		t.Errorf("no store: %+v", r)
@@ -189,9 +181,7 @@ func TestCheckNames(t *testing.T) {
 	}
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	for name, want := range map[string]error{"nosuch": ErrNotFound, "a/b": ErrInvalid, "": ErrInvalid} {
-		if _, err := s.Check(ctx, CheckOptions{Names: []string{name}}); !errors.Is(err, want) {
-			t.Errorf("%q: %v", name, err)
-		}
+		wantErr(t, errOf(s.Check(ctx, CheckOptions{Names: []string{name}})), want, "%q", name)
 	}
 	if r := check(t, s, CheckOptions{Names: []string{"vm1", "vm1"}}); len(r.Reports) != 1 {
 		t.Errorf("twice: %+v", r.Reports)
@@ -278,7 +268,7 @@ func TestCheckBesideARemoval(t *testing.T) {
 	defer lock.Unlock()
 	other := openStore(t, s.Dir())
 	other.fs = &goneWhenRead{manifest: s.path(disksDir, "vm1", diskFile)}
-	r, err := other.Check(context.Background(), CheckOptions{Names: []string{"vm1"}})
+	r, err := other.Check(ctx, CheckOptions{Names: []string{"vm1"}})
 	must(t, err)
 	if r.Found != 0 || r.Failed != 0 {
 		t.Errorf("%+v", r)

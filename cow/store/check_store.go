@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,36 +11,28 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
-	"cowblk/cow/strictjson"
-	"cowblk/cow/vfs"
+	"cowblk/cow/shell"
 )
 
 // staleTxns reports the transactions of dead processes and, in a repair, finishes or undoes them.
 // Errors: ErrBusy, the context's.
 func (c *checker) staleTxns(storeReport *Report) error {
-	entries, err := c.s.fs.ReadDir(c.s.path(tmpDir))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil
-	}
+	dirs, err := c.s.txnDirs()
 	if err != nil {
 		storeReport.addFailure(err)
+	}
+	if len(dirs) == 0 {
 		return nil
 	}
 	return c.locked(func() error {
-		for _, e := range entries {
-			if !isTxnDir(e) {
-				continue
-			}
-			dir := c.s.path(tmpDir, e.Name())
+		for _, dir := range dirs {
 			foreign, err := c.s.foreignInTxn(dir)
 			if err != nil {
 				storeReport.addFailure(err)
 			}
 			if foreign != "" {
-				storeReport.Problems = append(storeReport.Problems, &Problem{
-					Object: "directory in tmp", File: dir, What: "content", Expected: "what cowblk makes, or nothing", Found: PathText(foreign),
-					Status: StatusLeft, Leftover: true, Advice: "it is not cowblk's, and stays as it is: move it out of the store",
-				})
+				storeReport.add("directory in tmp", refused(dir, "content", "what cowblk makes, or nothing", shell.Text(foreign),
+					"it is not cowblk's, and stays as it is: move it out of the store")).Leftover = true
 				continue
 			}
 			stale, err := c.s.isStale(dir)
@@ -52,10 +43,8 @@ func (c *checker) staleTxns(storeReport *Report) error {
 				continue
 			}
 			text, err := c.s.describeTxn(dir)
-			p := &Problem{
-				Object: "work directory", File: dir, What: "work of a process that is gone", Expected: "none", Found: text, Status: StatusLeft, Leftover: true,
-			}
-			storeReport.Problems = append(storeReport.Problems, p)
+			p := storeReport.add("work directory", refused(dir, "work of a process that is gone", "none", text, ""))
+			p.Leftover = true
 			if err != nil {
 				p.Found, p.Leftover = err.Error(), false
 				p.Advice = "the intended change is unknown: compare the tags of the disks, then move the directory out of the store"
@@ -74,23 +63,6 @@ func (c *checker) locked(f func() error) error {
 		return c.s.locked(c.ctx, f)
 	}
 	return c.s.lockedToRead(c.ctx, f)
-}
-
-// isStale reports whether the process of a transaction is dead. The caller holds the store's lock.
-func (s *Store) isStale(dir string) (bool, error) {
-	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return s.exists(dir) // see recoverTxn
-	}
-	if err != nil {
-		return false, err
-	}
-	defer f.Close()
-	err = f.Lock(true)
-	if errors.Is(err, vfs.ErrLocked) {
-		return false, nil
-	}
-	return err == nil, err
 }
 
 // describeTxn describes the transaction of a dead process. Error: its record is damaged.
@@ -135,11 +107,7 @@ func (c *checker) orphans(storeReport *Report) error {
 		return nil
 	}
 	return c.locked(func() error {
-		survey := c.s.surveyReadOnly
-		if c.o.Repair {
-			survey = c.s.survey
-		}
-		v, err := survey()
+		v, err := c.s.survey(c.o.Repair)
 		if err != nil {
 			storeReport.addFailure(err)
 			return nil
@@ -201,12 +169,10 @@ func (c *checker) unnamedLayers(storeReport *Report, unnamed []uuid.UUID, entrie
 // Prune gives them up.
 func (c *checker) awayDisks(storeReport *Report, v *survey) {
 	for _, e := range slices.Clone(v.away) {
-		p := &Problem{
-			Object: "disk " + e.Name, File: c.s.path(disksDir, e.Name), What: "directory of a disk that was not removed", Expected: "one", Found: "none, or that of another disk",
-			Status: StatusLeft, Leftover: true,
-			Advice: "put it back: its layers and its image are kept for it; if it is gone for good: see --prune in \"cowblk help check\"",
-		}
-		storeReport.Problems = append(storeReport.Problems, p)
+		p := storeReport.add("disk "+e.Name, refused(c.s.path(disksDir, e.Name), "directory of a disk that was not removed",
+			"one", "none, or that of another disk",
+			"put it back: its layers and its image are kept for it; if it is gone for good: see --prune in \"cowblk help check\""))
+		p.Leftover = true
 		if c.o.Repair && c.o.Prune {
 			p.Remedy = "keep nothing for it any more"
 			c.applyRemedy(storeReport, p, func() error { v.dropAway(e.Name, []uuid.UUID{e.Head}); return nil })
@@ -220,13 +186,13 @@ func (c *checker) awayDisks(storeReport *Report, v *survey) {
 func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost, covered bool) {
 	l := storeLayer(id, c.s.now())
 	dir := c.s.path(layersDir, id.String())
-	p := &Problem{Object: "layer " + id.String(), File: dir, What: "disks that name it", Expected: "one at least", Found: "none", Status: StatusLeft, Leftover: true}
 	found, err := layer.Inspect(c.s.fs, c.s.paths(&l), layer.InspectParams{Map: true})
 	if errors.Is(err, layer.ErrInUse) {
 		storeReport.addNote("layer %s: no disk names it, but a process uses it", id)
 		return
 	}
-	storeReport.Problems = append(storeReport.Problems, p)
+	p := storeReport.add(layerObject(id), refused(dir, "disks that name it", "one at least", "none", ""))
+	p.Leftover = true
 	switch {
 	case lost:
 		p.Advice = "a document of the store cannot be read and may name it: put that right first"
@@ -278,43 +244,35 @@ func (c *checker) describeContent(l *Layer, found *layer.Inspection, err error) 
 // holds the store's lock.
 func (s *Store) layersInJournals() (map[uuid.UUID]bool, error) {
 	named := map[uuid.UUID]bool{}
-	entries, err := s.fs.ReadDir(s.path(tmpDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return named, nil
-	}
-	for _, e := range entries {
-		if !isTxnDir(e) {
-			continue
-		}
-		j, jerr := s.readJournal(s.path(tmpDir, e.Name()))
+	dirs, err := s.txnDirs()
+	for _, dir := range dirs {
+		j, jerr := s.readJournal(dir)
 		err = errors.Join(err, jerr)
 		for _, id := range j.Layers {
 			named[id] = true
 		}
-		if !isRemoval(e.Name()) {
+		if !isRemoval(dir) {
 			continue
 		}
-		if m, merr := s.removedDisk(s.path(tmpDir, e.Name())); merr == nil {
-			for _, l := range m.Layers {
-				named[l.UUID] = true
+		if m, merr := s.removedDisk(dir); merr == nil {
+			for _, id := range m.uuids() {
+				named[id] = true
 			}
 		}
 	}
 	return named, err
 }
 
-// readJournal reads the journal of a transaction; a missing journal is empty.
-func (s *Store) readJournal(dir string) (j journal, err error) {
-	path := filepath.Join(dir, journalFile)
-	data, err := s.readBounded(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return j, nil
+// notDirectories reports the entries with the checked names, or all.
+func (c *checker) notDirectories(storeReport *Report) {
+	entries, err := c.s.NotDirectories()
+	if err != nil {
+		return // reported with the directory
 	}
-	if err == nil {
-		if err = strictjson.Decode(data, &j, strictjson.Options{}); err != nil {
-			j = journal{} // discard a partial result
-			err = fmt.Errorf("%s: %w", path, err)
+	for _, t := range entries {
+		if len(c.o.Names) > 0 && !slices.Contains(c.o.Names, t.Name) {
+			continue
 		}
+		storeReport.add(t.Kind+" "+t.Name, refused(t.Path, "entry of "+dirOf(t.Kind)+"/", "a directory", t.What, adviceNotDirectory)).Leftover = true
 	}
-	return j, err
 }

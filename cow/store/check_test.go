@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/cowtest"
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -40,9 +40,7 @@ func newMould(t *testing.T) *mould {
 	create(t, s, "place", CreateOptions{Base: base})
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	put(t, s, "vm1", noise(5, 8192), 0)
-	if _, err := s.Promote(context.Background(), []string{"vm1"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 	put(t, s, "vm1", noise(6, 8192), 8192)
 	create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 	create(t, s, "bare", CreateOptions{Size: 1 << 20})
@@ -89,18 +87,14 @@ func copyTree(t *testing.T, from, to string) string {
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return to
 }
 
 func check(t *testing.T, s *Store, o CheckOptions) *CheckReport {
 	t.Helper()
-	r, err := s.Check(context.Background(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, err := s.Check(ctx, o)
+	must(t, err)
 	return r
 }
 
@@ -145,7 +139,7 @@ func first[T any](v T, _ error) T { return v }
 func (m *mould) refusals(t *testing.T, h *hurt) (refused []string) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(m.reads)) {
-		o, err := h.OpenDisk(context.Background(), name, OpenOptions{})
+		o, err := h.OpenDisk(ctx, name, OpenOptions{})
 		if err != nil {
 			refused = append(refused, name)
 			continue
@@ -178,8 +172,8 @@ func same(t *testing.T, what string, got, want []string) {
 
 func repaired(texts []string) (all []string) {
 	for _, text := range texts {
-		if rest, ok := strings.CutPrefix(text, string(StatusRepairable)); ok {
-			text = string(StatusRepaired) + rest
+		if rest, ok := strings.CutPrefix(text, string(finding.Repairable)); ok {
+			text = string(finding.Repaired) + rest
 		}
 		all = append(all, text)
 	}
@@ -252,7 +246,7 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 				h := m.cast(t, d)
 				dies := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
 				h.fs = dies
-				_, err := h.Check(context.Background(), CheckOptions{Repair: true})
+				_, err := h.Check(ctx, CheckOptions{Repair: true})
 				dies.CloseFiles()
 				h.fs = withoutSync()
 				if !dies.Killed() {
@@ -278,5 +272,59 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 			}
 			t.Logf("killed at each of %d changes", killed)
 		})
+	}
+}
+
+// TestCheckOfLinkedFiles: a file of the store that is two parts, of one disk or of two, is reported
+// for every pair of parts, also by a check of that disk alone, because the disk cannot be opened.
+func TestCheckOfLinkedFiles(t *testing.T) {
+	links := map[string]func(from, to string) error{"hard link": os.Link, "symbolic link": os.Symlink}
+	for link, make := range links {
+		for _, c := range []struct {
+			what     string
+			from, to func(s *Store, d, other *Manifest) string
+		}{
+			{"data of two layers", func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[0]).Data }, func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[1]).Data }},
+			{"data of a layer and the head", func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[0]).Data }, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
+			{"data and map", func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[0]).Map }, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
+			{"data and image", func(s *Store, _, _ *Manifest) string { return s.ImageData("golden") }, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
+			{"data of another disk", func(s *Store, _, o *Manifest) string { return s.paths(o.Head()).Data }, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
+			{"another disk on data of this", func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[1]).Data }, func(s *Store, _, o *Manifest) string { return s.paths(o.Head()).Data }},
+		} {
+			s := newStore(t)
+			importRaw(t, s, "golden", noise(3, 1<<20))
+			create(t, s, "d", CreateOptions{From: "golden"})
+			create(t, s, "other", CreateOptions{From: "golden"})
+			for _, tag := range []string{"t", "u"} {
+				must(t, errOf(s.Promote(ctx, []string{"d"}, tag)))
+			}
+			d, err := s.Disk("d")
+			other, err2 := s.Disk("other")
+			must(t, errors.Join(err, err2))
+			from, to := c.from(s, d, other), c.to(s, d, other)
+			must(t, errors.Join(os.Remove(to), make(from, to)))
+			named := "d"
+			if strings.HasPrefix(c.what, "another") && link == "symbolic link" {
+				named = "other" // the file itself does not show who links to it
+			}
+			for _, o := range []CheckOptions{{}, {Names: []string{named}}, {Names: []string{named}, Depth: CheckFast}} {
+				r := check(t, s, o)
+				found := false
+				for _, k := range r.Reports {
+					for _, p := range k.Problems {
+						found = found || k.Kind == KindDisk && p.What == "owner of the file's bytes"
+					}
+				}
+				if !found {
+					t.Errorf("%s, %s: check %v: expected a problem, found none", c.what, link, o)
+				}
+			}
+		}
+	}
+	s := newStore(t)
+	importRaw(t, s, "golden", noise(3, 1<<20))
+	create(t, s, "d", CreateOptions{From: "golden"})
+	if r := check(t, s, CheckOptions{Names: []string{"d"}}); r.Found != 0 {
+		t.Errorf("a disk on files of its own: expected no problem, found %d", r.Found)
 	}
 }

@@ -7,8 +7,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"cowblk/cow/finding"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
-	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -39,15 +40,15 @@ func (o *CreateOptions) check() error {
 	}
 	switch {
 	case n > 1:
-		return invalidf("only one of --from, --base and --table can be given")
+		return finding.Invalidf("only one of --from, --base and --table can be given")
 	case n == 0 && o.Size == 0:
-		return invalidf("a disk needs something to lie on (--from IMAGE, --from DISK@TAG, --base PATH, --table LINE) or a size (--size 20G)")
+		return finding.Invalidf("a disk needs something to lie on (--from IMAGE, --from DISK@TAG, --base PATH, --table LINE) or a size (--size 20G)")
 	case o.Table != "" && o.Size != 0:
-		return invalidf("the table says the disk's size: leave --size out")
-	case o.Size < 0 || o.Size%SectorSize != 0:
-		return invalidf("size %d is not a multiple of 512 bytes", o.Size)
+		return finding.Invalidf("the table says the disk's size: leave --size out")
+	case o.Size < 0 || o.Size%layer.SectorSize != 0:
+		return finding.Invalidf("size %d is not a multiple of 512 bytes", o.Size)
 	case o.BlockSize != 0 && (o.BlockSize < layer.MinBlockSize || o.BlockSize > layer.MaxBlockSize || o.BlockSize&(o.BlockSize-1) != 0):
-		return invalidf("block size %d is not a power of two from 512 to 65536 bytes", o.BlockSize)
+		return finding.Invalidf("block size %d is not a power of two from 512 to 65536 bytes", o.BlockSize)
 	}
 	return nil
 }
@@ -127,7 +128,7 @@ func (s *Store) newManifest(ctx context.Context, name string, o CreateOptions) (
 		}
 	}
 	if m.Size > layer.MaxSize {
-		return nil, invalidf("size %d is beyond the largest disk, %d bytes", m.Size, int64(layer.MaxSize))
+		return nil, finding.Invalidf("size %d is beyond the largest disk, %d bytes", m.Size, int64(layer.MaxSize))
 	}
 	return m, nil
 }
@@ -136,7 +137,7 @@ func (s *Store) newManifest(ctx context.Context, name string, o CreateOptions) (
 // base.
 func (m *Manifest) atLeast(size int64, below string) error {
 	if m.Size != 0 && m.Size < size {
-		return invalidf("size %d is smaller than %s, which has %d bytes: a disk can only be larger than what it lies on", m.Size, below, size)
+		return finding.Invalidf("size %d is smaller than %s, which has %d bytes: a disk can only be larger than what it lies on", m.Size, below, size)
 	}
 	m.Size = max(m.Size, size)
 	return nil
@@ -152,8 +153,8 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 		img, err := s.Image(ref.Name)
 		if errors.Is(err, ErrNotFound) {
 			if d, derr := s.Disk(ref.Name); derr == nil {
-				return invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (%s makes one; tags now: %s)",
-					d.Name, d.Name, s.command("promote", d.Name, "--tag", "TAG"), listText(d.tags()))
+				return finding.Invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (%s makes one; tags now: %s)",
+					d.Name, d.Name, s.command("promote", d.Name, "--tag", "TAG"), listText(d.tagsFrom(0)))
 			}
 		}
 		if err != nil {
@@ -173,40 +174,15 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 	if err := s.trustedDisk(ref.Name); err != nil {
 		return err
 	}
-	src, err := s.Disk(ref.Name)
+	below, err := s.upToTag(ref)
 	if err != nil {
 		return err
 	}
-	i, err := src.Tagged(ref.Tag)
-	if err != nil {
-		return err
+	if m.BlockSize != 0 && m.BlockSize != below.BlockSize {
+		return finding.Invalidf("block size %d: %s has %d, and all layers of a stack have the same", m.BlockSize, ref, below.BlockSize)
 	}
-	if m.BlockSize != 0 && m.BlockSize != src.BlockSize {
-		return invalidf("block size %d: %s has %d, and all layers of a stack have the same", m.BlockSize, ref, src.BlockSize)
-	}
-	// Only this layer is read here: an open checks the others.
-	only := *src
-	only.Layers = src.Layers[i : i+1]
-	if err := s.trustedFiles(&only); err != nil {
-		return err
-	}
-	top, err := layer.ReadHeader(s.fs, s.paths(&src.Layers[i]).Map)
-	if err != nil {
-		return classify(err)
-	}
-	m.BlockSize, m.Base, m.TableStart = src.BlockSize, src.Base, src.TableStart
-	m.Layers = append(m.Layers, src.Layers[:i+1]...)
-	return m.atLeast(top.Size, ref.String())
-}
-
-func (m *Manifest) tags() []string {
-	tags := []string{}
-	for _, l := range m.Sealed() {
-		if l.Tag != "" {
-			tags = append(tags, l.Tag)
-		}
-	}
-	return tags
+	m.BlockSize, m.Base, m.TableStart, m.Layers = below.BlockSize, below.Base, below.TableStart, below.Layers
+	return m.atLeast(below.Size, ref.String())
 }
 
 // recheckSource repeats checks with the store locked: the image or layers may have been removed
@@ -243,7 +219,7 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPathText("base", path); err != nil {
+	if err := finding.CheckPath("base", path); err != nil {
 		return nil, err
 	}
 	if err := s.refuseStoreFile("base", path); err != nil {
@@ -255,17 +231,21 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 	}
 	defer f.Close()
 	if _, err := layer.ReadHeader(s.fs, path); err == nil {
-		return nil, &Mismatch{File: path, What: "content of the base", Expected: "a raw image", Found: "the map of a layer", Advice: "name the image that the layer lies on"}
+		return nil, refused(path, "content of the base", "a raw image", "the map of a layer",
+			"name the image that the layer lies on")
 	}
-	if err := rawBase(s.fs, f, path, force); err != nil {
-		return nil, err
+	if !force {
+		if err := imagefile.CheckBase(s.fs, f, path); err != nil {
+			return nil, err
+		}
 	}
 	size, err := f.Size()
 	if err != nil {
 		return nil, err
 	}
-	if size == 0 || size%SectorSize != 0 {
-		return nil, &Mismatch{File: path, What: "size of the base", Expected: expectedSize, Found: quoteBytes(size), Advice: sizeAdvice(size)}
+	if size == 0 || size%layer.SectorSize != 0 {
+		return nil, refused(path, "size of the base", imagefile.ExpectedSize, finding.Bytes(size),
+			imagefile.SizeAdvice(size))
 	}
 	lock, err := s.lockBaseInPlace(f, path, size, share)
 	if err != nil {
@@ -280,27 +260,24 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 // f to release them.
 func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64, share bool) (*vfs.RangeLock, error) {
 	if err := f.Lock(false); errors.Is(err, vfs.ErrLocked) && !share {
-		return nil, fmt.Errorf("%w\n%s", classify(layer.LockedElsewhere(f, "use as base", false)), shareAdvice)
+		return nil, fmt.Errorf("%w\n%s", Classify(layer.LockedElsewhere(f, "use as base", false)), shareAdvice)
 	}
 	lock, err := vfs.LockExtents(s.fs, f, 0, size, false)
 	if errors.Is(err, vfs.ErrLocked) {
-		return nil, classify(layer.InUseElsewhere(path, "use as base", false))
+		return nil, Classify(layer.InUseElsewhere(path, "use as base", false))
 	}
 	return lock, err
 }
-
-// shareAdvice names the option that ignores a lock: any process that can read a base can lock it.
-const shareAdvice = "if you know that nobody changes the base: --force-share (of create --base, serve, run and export)"
 
 // openBaseFile opens the base of a disk. ErrInUse: another process writes to it or has it locked, or
 // the system uses it, unless share is set.
 func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
-		return nil, refusedFile("base", path, err)
+		return nil, imagefile.Refused("base", path, err)
 	}
 	if !share {
-		if err := refuseSystemUse(fsys, path, "--force-share"); err != nil {
+		if err := Classify(imagefile.CheckSystemUse(fsys, path, "--force-share")); err != nil {
 			f.Close()
 			return nil, fmt.Errorf("base: %w", err)
 		}
@@ -309,7 +286,7 @@ func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 		return f, nil
 	} else if err != nil {
 		f.Close()
-		err = fmt.Errorf("base: %w", classify(err))
+		err = fmt.Errorf("base: %w", Classify(err))
 		if errors.Is(err, ErrInUse) {
 			err = fmt.Errorf("%w\n%s", err, shareAdvice)
 		}
@@ -318,31 +295,11 @@ func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 	return f, nil
 }
 
-// rawBase refuses a base in another image format, a compressed file and an archive, unless force is
-// set.
-func rawBase(fsys vfs.FS, f vfs.File, path string, force bool) error {
-	format, err := probe(f)
-	if err != nil {
-		return fmt.Errorf("base: %w", err)
-	}
-	if format.name == FormatRaw || force {
-		return nil
-	}
-	advice := format.advice(fsys, path, FormatRaw, "--force")
-	switch {
-	case format.name == FormatQcow2:
-		advice = "import it: cowblk import " + shell.Path(path) + " NAME\nif the guest is to see the qcow2 file itself: --force"
-	case !format.disk:
-		advice += "\nif the guest is to see the file itself: --force"
-	}
-	return &Mismatch{File: path, What: "format of the base", Expected: "raw", Found: format.name, Advice: advice}
-}
-
 // baseOf describes size bytes of an open file from offset on.
 func baseOf(f vfs.File, path string, offset, size int64) (*Base, error) {
 	fingerprint, err := layer.ComputeFingerprint(f, offset, size)
 	if err != nil {
-		return nil, classify(err)
+		return nil, Classify(err)
 	}
 	id, err := f.Identity()
 	if err != nil {

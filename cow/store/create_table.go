@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/dmtable"
+	"cowblk/cow/finding"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 )
 
@@ -23,15 +24,15 @@ type tableMap struct {
 // createFromTable creates a disk of the files and devices that a table names. They stay in place,
 // and removing the disk keeps them. All files are checked before any is formatted.
 func (s *Store) createFromTable(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
-	t, err := ParseTable(o.Table)
+	t, err := dmtable.Parse(o.Table)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.absolute(); err != nil {
+	if err := t.Absolute(); err != nil {
 		return nil, err
 	}
-	m := &Manifest{Version: formatVersion, Name: name, Size: t.Length * SectorSize, TableStart: t.Start, Created: s.now().UTC()}
-	parts := t.parts(nil)
+	m := &Manifest{Version: formatVersion, Name: name, Size: t.Length * layer.SectorSize, TableStart: t.Start, Created: s.now().UTC()}
+	parts := tableParts(t, nil)
 	check := newFileChecker()
 	defer check.Close()
 	for _, p := range parts {
@@ -44,7 +45,7 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 		if err := s.trustedFile(check, string(p.kind)+" of the table", p.path); err != nil {
 			return nil, err
 		}
-		if err := refuseSystemUse(s.fs, p.path, ""); err != nil {
+		if err := Classify(imagefile.CheckSystemUse(s.fs, p.path, "")); err != nil {
 			return nil, err
 		}
 	}
@@ -67,14 +68,14 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 		if err := s.checkFree(name); err != nil {
 			return err
 		}
-		if err := s.refuseUsed(t.parts(maps), false); err != nil {
+		if err := s.refuseUsed(tableParts(t, maps), false); err != nil {
 			return err
 		}
 		for _, tm := range maps {
 			if !tm.format || o.Force {
 				continue
 			}
-			if err := checkUnused(s.fs, tm.paths.Data, tm.paths.DataOffset, m.Size); err != nil {
+			if err := imagefile.CheckUnused(s.fs, tm.paths.Data, tm.paths.DataOffset, m.Size); err != nil {
 				return err
 			}
 		}
@@ -88,7 +89,10 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 				return err
 			}
 		}
-		return tx.installDisk(m)
+		if err := tx.stageDisk(m); err != nil {
+			return err
+		}
+		return tx.moveInDisk(m)
 	})
 	if err != nil {
 		return nil, err
@@ -96,51 +100,36 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 	return m, nil
 }
 
-func (t *Table) absolute() error {
-	paths := []*string{&t.Base}
-	for i := range t.Layers {
-		paths = append(paths, &t.Layers[i].Map, &t.Layers[i].Data)
-	}
-	for _, p := range paths {
-		abs, err := filepath.Abs(*p)
-		if err != nil {
-			return err
-		}
-		if err := checkPathText("path of the table", abs); err != nil {
-			return err
-		}
-		*p = abs
-	}
-	return t.check() // two spellings of one path are equal now
-}
-
-func (s *Store) tableBase(t *Table, force, share bool) (*Base, error) {
+func (s *Store) tableBase(t *dmtable.Table, force, share bool) (*Base, error) {
 	f, err := openBaseFile(s.fs, t.Base, share)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if err := rawBase(s.fs, f, t.Base, force); err != nil {
-		return nil, err
+	if !force {
+		if err := imagefile.CheckBase(s.fs, f, t.Base); err != nil {
+			return nil, err
+		}
 	}
 	size, err := f.Size()
 	if err != nil {
 		return nil, err
 	}
-	if need := (t.BaseOffset + t.Length) * SectorSize; size < need {
-		return nil, &Mismatch{File: t.Base, What: "size of the base", Expected: "at least " + quoteBytes(need) + " (BASE_OFFSET + LENGTH)", Found: quoteBytes(size),
-			Advice: "correct the table"}
+	if need := (t.BaseOffset + t.Length) * layer.SectorSize; size < need {
+		return nil, refused(t.Base, "size of the base",
+			"at least "+finding.Bytes(need)+" (BASE_OFFSET + LENGTH)", finding.Bytes(size),
+			"correct the table")
 	}
-	return baseOf(f, t.Base, t.BaseOffset*SectorSize, t.Length*SectorSize)
+	return baseOf(f, t.Base, t.BaseOffset*layer.SectorSize, t.Length*layer.SectorSize)
 }
 
 // inspectMaps reads every map and checks that the disk can be made of them. It changes nothing. It
 // sets the disk's block size to that of the existing layers.
-func (s *Store) inspectMaps(t *Table, m *Manifest, o CreateOptions) ([]tableMap, error) {
+func (s *Store) inspectMaps(t *dmtable.Table, m *Manifest, o CreateOptions) ([]tableMap, error) {
 	maps := make([]tableMap, len(t.Layers))
 	m.BlockSize = o.BlockSize
 	for i, l := range t.Layers {
-		maps[i].paths = layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset * SectorSize}
+		maps[i].paths = layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset * layer.SectorSize}
 		h, err := layer.ReadHeader(s.fs, l.Map)
 		switch {
 		case err == nil:
@@ -151,7 +140,7 @@ func (s *Store) inspectMaps(t *Table, m *Manifest, o CreateOptions) ([]tableMap,
 		case errors.Is(err, layer.ErrNotLayer) || o.Force && !errors.Is(err, os.ErrPermission):
 			maps[i].format = true
 		default:
-			return nil, classify(err)
+			return nil, Classify(err)
 		}
 	}
 	if m.BlockSize == 0 {
@@ -182,19 +171,26 @@ func (s *Store) checkMap(m *Manifest, tm *tableMap, parent uuid.UUID, last, forc
 		blank := layer.Header{Size: m.Size, BlockSize: uint32(m.BlockSize)}
 		return s.checkZero(path, blank.MapSize())
 	case h.Parent != parent:
-		err = &Mismatch{File: path, What: "parent of the layer", Expected: layerText(parent), Found: layerText(h.Parent), Advice: "name the layers oldest first, as they were made"}
+		err = refused(path, "parent of the layer", layerText(parent), layerText(h.Parent),
+			"name the layers oldest first, as they were made")
 	case h.Size != m.Size:
-		err = &Mismatch{File: path, What: "size of the layer's disk", Expected: quoteBytes(m.Size), Found: quoteBytes(h.Size), Advice: "correct LENGTH"}
+		err = refused(path, "size of the layer's disk", finding.Bytes(m.Size), finding.Bytes(h.Size),
+			"correct LENGTH")
 	case int(h.BlockSize) != m.BlockSize:
-		err = &Mismatch{File: path, What: "block size of the layer", Expected: quoteBytes(int64(m.BlockSize)), Found: quoteBytes(int64(h.BlockSize)), Advice: "leave --block-size out"}
+		err = refused(path, "block size of the layer", finding.Bytes(int64(m.BlockSize)),
+			finding.Bytes(int64(h.BlockSize)), "leave --block-size out")
 	case h.Base != m.Base.Fingerprint:
-		err = &Mismatch{File: path, What: "fingerprint of the layer's base", Expected: m.Base.Fingerprint.String(), Found: h.Base.String(), Advice: "name the base and the offset that the layer was made on"}
+		err = refused(path, "fingerprint of the layer's base", m.Base.Fingerprint.String(),
+			h.Base.String(), "name the base and the offset that the layer was made on")
 	case h.BaseSize != m.Base.Size:
-		err = &Mismatch{File: path, What: "bytes of the base that belong to the layer", Expected: quoteBytes(m.Base.Size), Found: quoteBytes(h.BaseSize), Advice: "correct LENGTH"}
+		err = refused(path, "bytes of the base that belong to the layer", finding.Bytes(m.Base.Size),
+			finding.Bytes(h.BaseSize), "correct LENGTH")
 	case h.DataOffset != tm.paths.DataOffset:
-		err = &Mismatch{File: path, What: "offset of the layer's data", Expected: quoteBytes(h.DataOffset), Found: quoteBytes(tm.paths.DataOffset), Advice: "correct DATA_OFFSET"}
+		err = refused(path, "offset of the layer's data", finding.Bytes(h.DataOffset),
+			finding.Bytes(tm.paths.DataOffset), "correct DATA_OFFSET")
 	case last && h.State == layer.Sealed:
-		err = &Mismatch{File: path, What: "state of the last layer", Expected: "a head", Found: "a sealed layer", Advice: "add a new map and data for a head on top of it"}
+		err = refused(path, "state of the last layer", "a head", "a sealed layer",
+			"add a new map and data for a head on top of it")
 	default:
 		return nil
 	}
@@ -219,35 +215,12 @@ func (s *Store) checkZero(path string, size int64) error {
 		return err
 	}
 	defer f.Close()
-	length, err := f.Size()
-	if err != nil {
-		return err
+	at, err := layer.FirstNonZero(f, size)
+	if err == nil && at >= 0 {
+		err = refused(path, "content of the map", "zeros, or a layer", fmt.Sprintf("something else at offset %d", at),
+			"name another map: one of zeros, or one that holds this layer; this one is left as it is")
 	}
-	size = min(size, length)
-	buf := make([]byte, chunkSize)
-	for off := int64(0); off < size; {
-		start, end, err := f.NextData(off)
-		if errors.Is(err, io.EOF) || err == nil && start >= size {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for off = start; off < min(end, size); {
-			p := buf[:min(min(end, size)-off, chunkSize)]
-			if _, err := f.ReadAt(p, off); err != nil {
-				return err
-			}
-			for i, b := range p {
-				if b != 0 {
-					return &Mismatch{File: path, What: "content of the map", Expected: "zeros, or a layer", Found: fmt.Sprintf("something else at offset %d", off+int64(i)),
-						Advice: "name another map: one of zeros, or one that holds this layer; this one is left as it is"}
-				}
-			}
-			off += int64(len(p))
-		}
-	}
-	return nil
+	return err
 }
 
 // addTableLayer adds a map and its data to the manifest. It formats them if tm.format is set. The
@@ -263,7 +236,7 @@ func (s *Store) addTableLayer(m *Manifest, tm *tableMap, last, force bool) error
 		}
 		l, err := layer.FormatIfZero(s.fs, tm.paths, p, force)
 		if err != nil {
-			return classify(err)
+			return Classify(err)
 		}
 		if !last {
 			err = l.Seal(s.now())

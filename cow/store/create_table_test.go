@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -50,7 +49,6 @@ func (f *tableFiles) want() []byte {
 }
 
 func TestTable(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	f := newTableFiles(t)
 	m := create(t, s, "old", CreateOptions{Table: f.one()})
@@ -58,14 +56,10 @@ func TestTable(t *testing.T) {
 		t.Fatalf("manifest %+v", m)
 	}
 	want := f.want()
-	if got := content(t, s, "old"); !bytes.Equal(got, want) {
-		t.Fatal("a new disk does not read as its base from the offset on")
-	}
+	wantContent(t, s, "old", want, "a new disk does not read as its base from the offset on")
 	put(t, s, "old", noise(2, 5120), 512)
 	copy(want[512:], noise(2, 5120))
-	if got := content(t, s, "old"); !bytes.Equal(got, want) {
-		t.Fatal("the disk does not hold what was written")
-	}
+	wantContent(t, s, "old", want, "the disk does not hold what was written")
 	data, _ := os.ReadFile(f.path("wdata"))
 	if !bytes.Equal(data[:4096], noise(9, 4096)) {
 		t.Error("something was written before DATA_OFFSET")
@@ -87,35 +81,25 @@ func TestTable(t *testing.T) {
 	}
 	sameFiles(t, before, snapshot(t, f.dir))
 	create(t, s, "again", CreateOptions{Table: f.one()})
-	if got := content(t, s, "again"); !bytes.Equal(got, want) {
-		t.Error("the layer's content is lost")
-	}
+	wantContent(t, s, "again", want, "the layer's content is lost")
 
 	// The RFC's rotation: the first W becomes an R and a new W is added on top.
-	if _, err := s.Remove(ctx, "again"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "again")))
 	m = create(t, s, "rotated", CreateOptions{Table: f.two()})
 	if len(m.Layers) != 2 {
 		t.Fatalf("manifest %+v", m)
 	}
 	put(t, s, "rotated", noise(3, 512), 1000*512)
 	copy(want[1000*512:], noise(3, 512))
-	if got := content(t, s, "rotated"); !bytes.Equal(got, want) {
-		t.Error("two layers do not read as the last writes")
-	}
+	wantContent(t, s, "rotated", want, "two layers do not read as the last writes")
 	if h, err := layer.ReadHeader(s.fs, f.path("wmap")); err != nil || h.State != layer.Sealed {
 		t.Errorf("the former W is %v, %v; want sealed", h.State, err)
 	}
 
 	// A promotion puts the store's own layer on top.
-	if _, err := s.Promote(ctx, []string{"rotated"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"rotated"}, "t")))
 	create(t, s, "clone", CreateOptions{From: "rotated@t"})
-	if got := content(t, s, "clone"); !bytes.Equal(got, want) {
-		t.Error("a clone of a table's layers reads something else")
-	}
+	wantContent(t, s, "clone", want, "a clone of a table's layers reads something else")
 	if b, _ := os.ReadFile(f.path("base")); !bytes.Equal(b, f.base) {
 		t.Error("the base was written to")
 	}
@@ -125,9 +109,7 @@ func TestTableFormatsReadOnlyLayers(t *testing.T) {
 	s := newStore(t)
 	f := newTableFiles(t)
 	create(t, s, "old", CreateOptions{Table: f.two(), BlockSize: 512})
-	if got := content(t, s, "old"); !bytes.Equal(got, f.want()) {
-		t.Error("two empty layers do not read as the base")
-	}
+	wantContent(t, s, "old", f.want(), "two empty layers do not read as the base")
 	if h, err := layer.ReadHeader(s.fs, f.path("wmap")); err != nil || h.State != layer.Sealed || h.BlockSize != 512 {
 		t.Errorf("lower layer %+v, %v", h, err)
 	}
@@ -151,43 +133,43 @@ func TestTableRefused(t *testing.T) {
 		}, ErrRefused, "rmap", true},
 		{"damaged map", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			flip(t, f.path("wmap"), 100)
 			return f.one()
 		}, ErrRefused, "checksum", true},
 		{"layers in the wrong order", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.two()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			return fmt.Sprintf("63 %d cow %s %d %s %s %d %s %s %d", f.sectors, f.path("base"), f.baseOffset,
 				f.path("rmap"), f.path("rdata"), f.dataOffset1, f.path("wmap"), f.path("wdata"), f.dataOff)
 		}, ErrRefused, "oldest first", true},
 		{"another base", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			write(t, f.path("base"), noise(2, len(f.base)))
 			return f.one()
 		}, ErrRefused, "fingerprint of the layer's base", true},
 		{"another base offset", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			f.baseOffset++
 			return f.one()
 		}, ErrRefused, "offset", true},
 		{"another data offset", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			f.dataOff++
 			return f.one()
 		}, ErrRefused, "DATA_OFFSET", true},
 		{"another length", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			f.sectors--
 			return f.one()
 		}, ErrRefused, "LENGTH", true},
 		{"last layer is sealed", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.two()})
-			s.Remove(context.Background(), "x")
+			s.Remove(ctx, "x")
 			return f.one()
 		}, ErrRefused, "new map", true},
 		{"base too small", func(t *testing.T, s *Store, f *tableFiles) string {
@@ -217,12 +199,12 @@ func TestTableRefused(t *testing.T) {
 			f := newTableFiles(t)
 			line := tt.prepare(t, s, f)
 			before := snapshot(t, f.dir)
-			_, err := s.Create(context.Background(), "old", CreateOptions{Table: line})
+			_, err := s.Create(ctx, "old", CreateOptions{Table: line})
 			if !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.text) {
 				t.Fatalf("error %v, want %v with %q", err, tt.as, tt.text)
 			}
 			sameFiles(t, before, snapshot(t, f.dir))
-			_, err = s.Create(context.Background(), "old", CreateOptions{Table: line, Force: true})
+			_, err = s.Create(ctx, "old", CreateOptions{Table: line, Force: true})
 			if (err == nil) != tt.force {
 				t.Fatalf("with force: %v", err)
 			}

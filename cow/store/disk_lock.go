@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
@@ -55,7 +55,7 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 	if err := CheckName("disk", name); err != nil {
 		return nil, err
 	}
-	if err := s.trusted(); err != nil {
+	if err := s.Trusted(); err != nil {
 		return nil, err
 	}
 	if err := s.trustedDisk(name); err != nil {
@@ -80,7 +80,7 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 		}
 		err = l.file.Lock(true)
 		if err == nil && s.sameFile(l.file, path) {
-			s.diskLocks.add(l)
+			s.diskLocks.Store(l, true)
 			l.restrict()
 			if err := l.SetServing(Serving{PID: os.Getpid()}); err != nil {
 				return nil, errors.Join(err, l.Unlock())
@@ -152,8 +152,8 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 // linkedLock refuses a lock file that is a symbolic link (O_NOFOLLOW, open(2)): its lock may
 // protect another disk.
 func linkedLock(path string) error {
-	return &Mismatch{File: path, What: "lock of the disk", Expected: "a regular file", Found: "a symbolic link",
-		Advice: "see to it that no process has the disk open, and give the link another name: mv -n " + shell.Path(path) + " " + shell.Path(path+".link") + "\nthe next command makes the lock anew"}
+	return refused(path, "lock of the disk", "a regular file", "a symbolic link",
+		"see to it that no process has the disk open, and give the link another name: mv -n "+shell.Path(path)+" "+shell.Path(path+".link")+"\nthe next command makes the lock anew")
 }
 
 // mayRead reports whether this process can open a file for reading.
@@ -164,15 +164,6 @@ func (s *Store) mayRead(path string) bool {
 	}
 	return err == nil
 }
-
-// cannotWrite reports whether an error means a file is not writable for this process: a read-only
-// file system or a file of another user. It may still be readable.
-func cannotWrite(err error) bool {
-	return errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission)
-}
-
-// noSpace reports whether an error means that the file system or the user's quota is full.
-func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // restrict removes the access of other users that earlier versions granted.
 func (l *Lock) restrict() {
@@ -205,7 +196,7 @@ func (l *Lock) SetServing(v Serving) error {
 		return nil
 	}
 	for _, path := range []string{v.Socket, v.Control} {
-		if err := checkPathText("socket", path); err != nil {
+		if err := finding.CheckPath("socket", path); err != nil {
 			return err
 		}
 	}
@@ -255,39 +246,17 @@ func (l *Lock) Unlock() error {
 	l.removeMemory()
 	// The record is ignored once another process has the lock.
 	_ = l.write(Serving{})
-	l.s.diskLocks.remove(l)
+	l.s.diskLocks.Delete(l)
 	return l.file.Close()
 }
 
-// lockSet is the set of disk locks that a Store holds.
-type lockSet struct {
-	mu  sync.Mutex
-	all map[*Lock]bool
-}
-
-func (h *lockSet) add(l *Lock) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.all == nil {
-		h.all = map[*Lock]bool{}
-	}
-	h.all[l] = true
-}
-
-func (h *lockSet) remove(l *Lock) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.all, l)
-}
-
-// find returns the lock of a disk, or nil.
-func (h *lockSet) find(name string) *Lock {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for l := range h.all {
-		if l.name == name {
-			return l
+// heldLock returns the lock of a disk that this Store holds, or nil.
+func (s *Store) heldLock(name string) (held *Lock) {
+	s.diskLocks.Range(func(l, _ any) bool {
+		if l := l.(*Lock); l.name == name {
+			held = l
 		}
-	}
-	return nil
+		return held == nil
+	})
+	return held
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 const imageSize = 1<<20 + 512
 
 func TestCreateAndPromote(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	base := sparse(imageSize, 0, 500000)
 	importRaw(t, s, "img", base)
@@ -24,20 +22,14 @@ func TestCreateAndPromote(t *testing.T) {
 	if m.Size != imageSize || m.BlockSize != 4096 || len(m.Layers) != 1 || m.Base.Image != "img" {
 		t.Fatalf("manifest %+v", m)
 	}
-	if got := content(t, s, "vm1"); !bytes.Equal(got, base) {
-		t.Fatal("a new disk does not read as its image")
-	}
+	wantContent(t, s, "vm1", base, "a new disk does not read as its image")
 	put(t, s, "vm1", noise(10, 6144), 3*512)
 	want1 := append([]byte(nil), base...)
 	copy(want1[3*512:], noise(10, 6144))
-	if got := content(t, s, "vm1"); !bytes.Equal(got, want1) {
-		t.Fatal("a disk does not hold what was written")
-	}
+	wantContent(t, s, "vm1", want1, "a disk does not hold what was written")
 
 	done, err := s.Promote(ctx, []string{"vm1"}, "configured")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	p := done[0]
 	if p.Depth != 2 || p.Tag != "configured" {
 		t.Errorf("promotion %+v", p)
@@ -49,9 +41,7 @@ func TestCreateAndPromote(t *testing.T) {
 	if u, err := s.LayerUsage(&m.Layers[0]); err != nil || u.State != "sealed" || u.Blocks == 0 {
 		t.Errorf("sealed layer %+v, %v", u, err)
 	}
-	if _, err := s.Promote(ctx, []string{"vm1"}, "configured"); !errors.Is(err, ErrExists) {
-		t.Errorf("tag given twice: %v", err)
-	}
+	wantErr(t, errOf(s.Promote(ctx, []string{"vm1"}, "configured")), ErrExists, "tag given twice")
 	if p, err := s.Promote(ctx, []string{"vm1"}, ""); err != nil || p[0].Tag != "20061127T120000Z" {
 		t.Errorf("default tag: %+v, %v", p, err)
 	}
@@ -72,9 +62,7 @@ func TestCreateAndPromote(t *testing.T) {
 		if err != nil || len(r.Kept) != 1 || r.Kept[0] != shared || len(r.Layers) != 2 {
 			t.Fatalf("removal %+v, %v", r, err)
 		}
-		if got := content(t, s, "vm2"); !bytes.Equal(got, want2) {
-			t.Error("removing a disk changed its clone")
-		}
+		wantContent(t, s, "vm2", want2, "removing a disk changed its clone")
 		if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "vm2") {
 			t.Errorf("image in use: %v", err)
 		}
@@ -85,9 +73,7 @@ func TestCreateAndPromote(t *testing.T) {
 			t.Errorf("removal %+v, %v", r, err)
 		}
 		nothingLeft(t, s)
-		if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrNotFound) {
-			t.Errorf("removed twice: %v", err)
-		}
+		wantErr(t, errOf(s.Remove(ctx, "img")), ErrNotFound, "removed twice")
 	})
 }
 
@@ -95,9 +81,7 @@ func TestCreateRefused(t *testing.T) {
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{From: "img"})
-	if _, err := s.Promote(context.Background(), []string{"vm1"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 	qcow2 := tempFile(t, "x.qcow2", buildQcow2(qcow2File{clusterBits: 9, size: 4096}))
 	odd := tempFile(t, "odd", make([]byte, 1000))
 	before := snapshot(t, s.Dir())
@@ -129,7 +113,7 @@ func TestCreateRefused(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := s.Create(context.Background(), "new", tt.o)
+			_, err := s.Create(ctx, "new", tt.o)
 			if err == nil || tt.as != nil && !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.text) {
 				t.Fatalf("error %v, want %v with %q", err, tt.as, tt.text)
 			}
@@ -159,9 +143,7 @@ func TestImageTouched(t *testing.T) {
 	img := importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	now := time.Unix(1e9, 5)
-	if err := os.Chtimes(s.ImageData("img"), now, now); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chtimes(s.ImageData("img"), now, now))
 	content(t, s, "vm1")
 	again, err := s.Image("img")
 	if err != nil || again.Identity.MTime != now.UnixNano() || again.ChunkSHA256 != img.ChunkSHA256 {
@@ -176,17 +158,13 @@ func TestImageOfEarlierVersion(t *testing.T) {
 	data := sparse(imageSize, 4096)
 	img := importRaw(t, s, "img", data)
 	img.SHA256, img.ChunkSHA256 = sum(data), ""
-	if err := s.writeDocument(s.path(imagesDir, "img", imageFile), img); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.writeDocument(s.path(imagesDir, "img", imageFile), img))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	if r := check(t, s, CheckOptions{Depth: CheckFull}); r.Found != 0 {
 		t.Errorf("check: %+v", r)
 	}
 	touch := func(sec int64) {
-		if err := os.Chtimes(s.ImageData("img"), time.Unix(sec, 0), time.Unix(sec, 0)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Chtimes(s.ImageData("img"), time.Unix(sec, 0), time.Unix(sec, 0)))
 	}
 	touch(1e9)
 	content(t, s, "vm1")
@@ -196,7 +174,7 @@ func TestImageOfEarlierVersion(t *testing.T) {
 	os.Chmod(s.ImageData("img"), 0o600)
 	flip(t, s.ImageData("img"), 9000)
 	touch(2e9)
-	if _, err := s.OpenDisk(context.Background(), "vm1", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "SHA-256 of the image") {
+	if _, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "SHA-256 of the image") {
 		t.Errorf("another content was accepted: %v", err)
 	}
 }
@@ -219,23 +197,16 @@ func TestImageDigestsWanted(t *testing.T) {
 }
 
 func TestTrustBase(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	base := tempFile(t, "base", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{Base: base})
 	os.Chtimes(base, time.Time{}, time.Unix(1e9, 0))
-	if _, err := s.TrustBase(ctx, "vm1"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.TrustBase(ctx, "vm1")))
 	content(t, s, "vm1")
 	write(t, base, noise(2, imageSize))
-	if _, err := s.TrustBase(ctx, "vm1"); !errors.Is(err, ErrRefused) {
-		t.Errorf("another content was trusted: %v", err)
-	}
+	wantErr(t, errOf(s.TrustBase(ctx, "vm1")), ErrRefused, "another content was trusted")
 	create(t, s, "zeros", CreateOptions{Size: 512})
-	if _, err := s.TrustBase(ctx, "zeros"); !errors.Is(err, ErrInvalid) {
-		t.Errorf("no base: %v", err)
-	}
+	wantErr(t, errOf(s.TrustBase(ctx, "zeros")), ErrInvalid, "no base")
 }
 
 func TestBaseInPlaceStaysAsItIs(t *testing.T) {
@@ -246,9 +217,7 @@ func TestBaseInPlaceStaysAsItIs(t *testing.T) {
 	put(t, s, "vm1", noise(2, 100<<10), 512)
 	want := append(noise(1, imageSize), make([]byte, 4<<20-imageSize)...)
 	copy(want[512:], noise(2, 100<<10))
-	if got := content(t, s, "vm1"); !bytes.Equal(got, want) {
-		t.Error("the disk does not hold what was written over its base")
-	}
+	wantContent(t, s, "vm1", want, "the disk does not hold what was written over its base")
 	sameFiles(t, before, snapshot(t, filepath.Dir(base)))
 }
 
@@ -257,15 +226,9 @@ func TestReadOnlyOpen(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	put(t, s, "vm1", noise(1, 4096), 0)
 	before := snapshot(t, s.Dir())
-	o, err := s.OpenDisk(context.Background(), "vm1", OpenOptions{ReadOnly: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := o.Disk.WriteAt(noise(2, 512), 0); !errors.Is(err, cow.ErrReadOnly) {
-		t.Errorf("write: %v", err)
-	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
+	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{ReadOnly: true})
+	must(t, err)
+	wantErr(t, errOf(o.Disk.WriteAt(noise(2, 512), 0)), cow.ErrReadOnly, "write")
+	must(t, o.Close())
 	sameFiles(t, before, snapshot(t, s.Dir()))
 }

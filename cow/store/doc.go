@@ -43,7 +43,7 @@
 //
 // The store's lock is held for renames and manifest writes, never while content is copied, hashed
 // or freed. The number of system calls does not depend on the number of disks: a removal compares
-// the versions of all manifests with the index by one io_uring (disk_survey.go). Lock order: disk,
+// the versions of all manifests with the index by one io_uring (survey.go). Lock order: disk,
 // then store. A process holds a disk's lock as long as it has the disk open. The commit of a
 // promotion takes only the locks of its disks: the guest may be quiesced.
 //
@@ -52,4 +52,34 @@
 // directories 0700, and directories that other users must traverse 0711 (store_lock.go).
 //
 // The only goroutines of the package wait for the store's lock (waiters).
+//
+// # Rooms
+//
+// Files of one room know each other. Arrows point to what a room uses; each may use what is right
+// of it or below, and all use the last line.
+//
+//	check*.go          ──► every room below
+//	promote pending    ──► open
+//	rollback           ──► users ──► txn
+//	remove*            ──► open, users, txn
+//	create* import     ──► files: whose bytes are they (owners, store_files)
+//	                   ──► txn
+//	tree               ──► open
+//
+//	open               open, open_tag, open_files, disk_lock, serving*, access, trust_base,
+//	                   quiesce_record, legacy_live_file, system_use
+//	users              which disks need a layer or an image: survey*, manifest_index;
+//	                   layer_release moves the others out
+//	txn                journal and recovery: txn*, change (several disks at once), read_only
+//	trust              trusted_path, trusted_files, recognize_store
+//	places             run_dir, memory_dir, reserve
+//	objects            manifest, image, base, usage
+//	store              store, store_lock, name, document, errors, not_directory
+//
+// Four arrows go up: store takes its lock through trust, places and serving; txn releases layers
+// through users; txn makes the lock file of a new disk (open); trust recognizes files of the reserve
+// (places), which asks trust for the run directory.
+//
+// Image files before their import are the subject of package imagefile, a device-mapper table of
+// package dmtable.
 package store

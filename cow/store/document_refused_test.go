@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -12,10 +11,7 @@ import (
 // rewrite changes a document of the store.
 func rewrite(t *testing.T, path, from, to string) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := readFile(t, path)
 	changed := strings.Replace(string(text), from, to, 1)
 	if changed == string(text) {
 		t.Fatalf("nothing changed in %s", text)
@@ -26,7 +22,6 @@ func rewrite(t *testing.T, path, from, to string) {
 // TestBaseWithoutBytes: a manifest whose base has no bytes, or another number than the layers say,
 // is refused before a promotion could make a head of it.
 func TestBaseWithoutBytes(t *testing.T) {
-	ctx := context.Background()
 	for _, size := range []string{"0", "-512", "512", "1000", "1048064", "1049088"} {
 		s := newStore(t)
 		create(t, s, "image", CreateOptions{From: importRaw(t, s, "golden", noise(3, 1<<20)).Name})
@@ -35,15 +30,8 @@ func TestBaseWithoutBytes(t *testing.T) {
 			path := s.path(disksDir, name, diskFile)
 			rewrite(t, path, "\"size\": 1048576,\n    \"fingerprint\"", "\"size\": "+size+",\n    \"fingerprint\"")
 			before := snapshot(t, s.dir)
-			if o, err := s.OpenDisk(ctx, name, OpenOptions{}); !errors.Is(err, ErrRefused) {
-				t.Errorf("%s with a base of %s bytes: open: expected %v, found %v", name, size, ErrRefused, err)
-				if err == nil {
-					o.Close()
-				}
-			}
-			if _, err := s.Promote(ctx, []string{name}, "t"); !errors.Is(err, ErrRefused) {
-				t.Errorf("%s with a base of %s bytes: promote: expected %v, found %v", name, size, ErrRefused, err)
-			}
+			wantErr(t, tryOpen(s, name), ErrRefused, "%s with a base of %s bytes: open", name, size)
+			wantErr(t, errOf(s.Promote(ctx, []string{name}, "t")), ErrRefused, "%s with a base of %s bytes: promote", name, size)
 			if r, err := s.Check(ctx, CheckOptions{Names: []string{name}}); err != nil || r.Left() == 0 {
 				t.Errorf("%s with a base of %s bytes: check: expected a problem, found %+v, %v", name, size, r, err)
 			}
@@ -55,7 +43,6 @@ func TestBaseWithoutBytes(t *testing.T) {
 // TestDocumentsThatFormatRefuses: content that encoding/json or time.Time accepts and FORMAT.md
 // does not is refused, and reported by check.
 func TestDocumentsThatFormatRefuses(t *testing.T) {
-	ctx := context.Background()
 	const disk, image = "disk", "image"
 	for _, c := range []struct{ what, document, from, to string }{
 		{"an empty tag", disk, `"tag": "t"`, `"tag": ""`},
@@ -85,9 +72,7 @@ func TestDocumentsThatFormatRefuses(t *testing.T) {
 		s := newStore(t)
 		importRaw(t, s, "golden", noise(3, 1<<20))
 		create(t, s, "d", CreateOptions{From: "golden"})
-		if _, err := s.Promote(ctx, []string{"d"}, "t"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
 		path := s.path(disksDir, "d", diskFile)
 		if c.document == image {
 			path = s.path(imagesDir, "golden", imageFile)
@@ -111,21 +96,16 @@ func TestDocumentsThatFormatRefuses(t *testing.T) {
 // TestDocumentsOfEarlierVersions: documents of version 0ae2cef are read. It omits sealed for a
 // table's layer of unknown sealing time, and writes the time 1 for one of unknown creation time.
 func TestDocumentsOfEarlierVersions(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	create(t, s, "d", CreateOptions{From: "golden"})
 	put(t, s, "d", noise(7, 8192), 4096)
-	if _, err := s.Promote(ctx, []string{"d"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
 	path := s.path(disksDir, "d", diskFile)
 	rewrite(t, path, ",\n      \"sealed\": \"2006-11-27T12:00:00Z\"", "")
 	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`, `"created": "0001-01-01T00:00:00Z"`)
 	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`, `"created": "2006-11-27T12:00:00.123456789Z"`)
-	if _, err := s.Disk("d"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Disk("d")))
 	if got := content(t, s, "d"); string(got[4096:12288]) != string(noise(7, 8192)) {
 		t.Error("what was written is not there")
 	}
@@ -137,17 +117,11 @@ func TestDocumentsOfEarlierVersions(t *testing.T) {
 // TestTableOfLayersWithoutTimes: a manifest that create --table makes over layers without times of
 // creation and sealing, or over a head with a time of sealing, can be read again.
 func TestTableOfLayersWithoutTimes(t *testing.T) {
-	ctx := context.Background()
 	f := newTableFiles(t)
 	s := newStore(t)
-	if _, err := s.Create(ctx, "first", CreateOptions{Table: f.two()}); err != nil {
-		t.Fatal(err)
-	}
-	m, err := s.Disk("first")
-	must(t, err)
-	if _, err := s.Remove(ctx, "first"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Create(ctx, "first", CreateOptions{Table: f.two()})))
+	m := manifestOf(t, s, "first")
+	must(t, errOf(s.Remove(ctx, "first")))
 	for i := range m.Layers {
 		changeHeader(t, m.Layers[i].Map, func(sector []byte) {
 			for _, at := range []int{112, 120} { // created, sealed_at
@@ -155,12 +129,8 @@ func TestTableOfLayersWithoutTimes(t *testing.T) {
 			}
 		})
 	}
-	if _, err := s.Create(ctx, "second", CreateOptions{Table: f.two()}); err != nil {
-		t.Fatal(err)
-	}
-	if m, err = s.Disk("second"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Create(ctx, "second", CreateOptions{Table: f.two()})))
+	m = manifestOf(t, s, "second")
 	if m.Layers[0].Sealed != nil || !m.Layers[0].Created.IsZero() || m.Head().Sealed != nil {
 		t.Errorf("expected no times, found %+v", m.Layers)
 	}
@@ -202,6 +172,49 @@ func TestNoteThatIsNoDocument(t *testing.T) {
 					t.Errorf("%q: expected a note, found none", text)
 				}
 			}
+		}
+	}
+}
+
+// TestSizeOfAnImage: an image whose data differs in length from image.json is refused, whatever the
+// identity says. If only the identity is wrong, the content decides.
+func TestSizeOfAnImage(t *testing.T) {
+	const in = "\n  \"size\": 1048576"
+	const id = "    \"size\": 1048576"
+	for _, c := range []struct {
+		what    string
+		do      func(s *Store)
+		refused bool
+	}{
+		{"a larger size", func(s *Store) { rewrite(t, s.path(imagesDir, "golden", imageFile), in, "\n  \"size\": 2097152") }, true},
+		{"a smaller size", func(s *Store) { rewrite(t, s.path(imagesDir, "golden", imageFile), in, "\n  \"size\": 524288") }, true},
+		{"both sizes larger", func(s *Store) {
+			rewrite(t, s.path(imagesDir, "golden", imageFile), in, "\n  \"size\": 2097152")
+			rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 2097152")
+		}, true},
+		{"longer data", func(s *Store) { err := os.Truncate(s.ImageData("golden"), 1<<21); must(t, err) }, true},
+		{"shorter data", func(s *Store) { err := os.Truncate(s.ImageData("golden"), 1<<19); must(t, err) }, true},
+		{"an identity that is larger", func(s *Store) { rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 2097152") }, false},
+		{"an identity of 0 bytes", func(s *Store) { rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 0") }, false},
+	} {
+		s := newStore(t)
+		importRaw(t, s, "golden", noise(3, 1<<20))
+		create(t, s, "before", CreateOptions{From: "golden"})
+		c.do(s)
+		r := check(t, s, CheckOptions{})
+		if r.Left() == 0 {
+			t.Errorf("%s: check: expected a problem, found none", c.what)
+		}
+		_, err := s.Create(ctx, "d", CreateOptions{From: "golden"})
+		if refused := errors.Is(err, ErrRefused); refused != c.refused || err != nil && !refused {
+			t.Errorf("%s: create: refused expected: %v, found %v", c.what, c.refused, err)
+		}
+		o, err := s.OpenDisk(ctx, "before", OpenOptions{})
+		if refused := errors.Is(err, ErrRefused); refused != c.refused || err != nil && !refused {
+			t.Errorf("%s: open: refused expected: %v, found %v", c.what, c.refused, err)
+		}
+		if err == nil {
+			must(t, o.Close())
 		}
 	}
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"strings"
@@ -17,15 +16,17 @@ import (
 // TestDocumentsAreStrict: each reader of a document refuses content that is no document by
 // FORMAT.md.
 func TestDocumentsAreStrict(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	create(t, s, "d", CreateOptions{From: "golden"})
 	disk, image := s.path(disksDir, "d", diskFile), s.path(imagesDir, "golden", imageFile)
 	for _, path := range []string{disk, image} {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+		text := readFile(t, path)
+		readBack := func() error {
+			if path == disk {
+				return errOf(s.Disk("d"))
+			}
+			return errOf(s.Image("golden"))
 		}
 		for _, c := range []struct{ what, from, to string }{
 			{"another case", `"name"`, `"Name"`},
@@ -50,11 +51,7 @@ func TestDocumentsAreStrict(t *testing.T) {
 				t.Fatalf("%s: nothing changed in %s", c.what, text)
 			}
 			write(t, path, []byte(changed))
-			if path == disk {
-				_, err = s.Disk("d")
-			} else {
-				_, err = s.Image("golden")
-			}
+			err := readBack()
 			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path) {
 				t.Errorf("%s in %s: expected %v that names the file, found %v", c.what, path, ErrRefused, err)
 			}
@@ -74,73 +71,48 @@ func TestDocumentsAreStrict(t *testing.T) {
 				continue
 			}
 			write(t, path, []byte(without))
-			if path == disk {
-				_, err = s.Disk("d")
-			} else {
-				_, err = s.Image("golden")
-			}
+			err := readBack()
 			if !errors.Is(err, ErrRefused) {
 				t.Errorf("without %s in %s: expected %v, found %v", name, path, ErrRefused, err)
 			}
 		}
 		write(t, path, text)
 	}
-	if _, err := s.Disk("d"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Disk("d")))
 	// A FIFO in place of a document blocks no command, and a huge file is not read.
-	if err := errors.Join(os.Rename(disk, disk+".kept"), syscall.Mkfifo(disk, 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(os.Rename(disk, disk+".kept"), syscall.Mkfifo(disk, 0o600)))
 	if _, err := s.Disk("d"); err == nil {
 		t.Error("a FIFO as manifest: expected an error, found none")
 	}
 	os.Remove(disk)
 	write(t, disk, nil)
-	if err := os.Truncate(disk, maxDocument+1); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Disk("d"); !errors.Is(err, ErrRefused) {
-		t.Errorf("a manifest of %d bytes: expected %v, found %v", maxDocument+1, ErrRefused, err)
-	}
+	must(t, os.Truncate(disk, maxDocument+1))
+	wantErr(t, errOf(s.Disk("d")), ErrRefused, "a manifest of %d bytes", maxDocument+1)
 }
 
 // TestMayIgnoreIsKept: unknown members in may-ignore survive every rewrite of a document.
 func TestMayIgnoreIsKept(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	for _, name := range []string{"a", "b"} {
 		create(t, s, name, CreateOptions{From: "golden"})
-		m, err := s.Disk(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := manifestOf(t, s, name)
 		m.MayIgnore = []byte(`{"setting":{"n":12345678901234567890,"of":"` + name + `"}}`)
-		if err := s.writeDocument(s.path(disksDir, name, diskFile), m); err != nil {
-			t.Fatal(err)
-		}
+		must(t, s.writeDocument(s.path(disksDir, name, diskFile), m))
 	}
 	kept := func(after string) {
 		t.Helper()
 		for _, name := range []string{"a", "b"} {
-			m, err := s.Disk(name)
-			if err != nil {
-				t.Fatal(err)
-			}
+			m := manifestOf(t, s, name)
 			if !bytes.Contains(m.MayIgnore, []byte("12345678901234567890")) || !bytes.Contains(m.MayIgnore, []byte(`"`+name+`"`)) {
 				t.Errorf("after %s: disk %s has %s", after, name, m.MayIgnore)
 			}
 		}
 	}
 	kept("writing it")
-	if _, err := s.Promote(ctx, []string{"a", "b"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"a", "b"}, "t")))
 	kept("promotion of both")
-	if _, err := s.Promote(ctx, []string{"a"}, "u"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"a"}, "u")))
 	kept("promotion")
 	create(t, s, "c", CreateOptions{From: "a@t"})
 	if m, err := s.Disk("c"); err != nil || m.MayIgnore != nil {

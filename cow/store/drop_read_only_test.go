@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -13,17 +12,12 @@ import (
 
 // A read-only open drops nothing, and does not log that it does.
 func TestDropUnflushedReadOnly(t *testing.T) {
-	ctx := context.Background()
 	s := openStore(t, t.TempDir())
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{Serve: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	data := noise(1, 4096)
-	if _, err := o.Disk.WriteAt(data, 8192); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(o.Disk.WriteAt(data, 8192)))
 	if _, err := o.Disk.Detach(); err != nil { // as if killed
 		t.Fatal(err)
 	}
@@ -33,16 +27,10 @@ func TestDropUnflushedReadOnly(t *testing.T) {
 		var log bytes.Buffer
 		o.Cow.Log = slog.New(slog.NewTextHandler(&log, nil))
 		d, err := s.OpenDisk(ctx, "vm1", o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		p := make([]byte, 4096)
-		if _, err := d.Disk.ReadAt(p, 8192); err != nil {
-			t.Fatal(err)
-		}
-		if err := d.Close(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(d.Disk.ReadAt(p, 8192)))
+		must(t, d.Close())
 		return p, log.String()
 	}
 	p, log := read(OpenOptions{ReadOnly: true, Cow: cow.Options{Unflushed: layer.DropUnflushed}})

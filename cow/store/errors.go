@@ -2,19 +2,23 @@ package store
 
 import (
 	"errors"
-	"fmt"
+	"io/fs"
 	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"cowblk/cow"
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
 // One sentinel per decision a caller makes. Every error of this package wraps at most one of them.
 var (
-	// ErrInvalid: the request itself makes no sense (a name, a size, options that exclude each
-	// other).
-	ErrInvalid = errors.New("invalid request")
+	// ErrInvalid: see finding.ErrInvalid.
+	ErrInvalid = finding.ErrInvalid
 	// ErrNotFound: no image, disk or tag of that name.
 	ErrNotFound = errors.New("not found")
 	// ErrExists: the name is taken.
@@ -23,42 +27,13 @@ var (
 	ErrInUse = errors.New("in use")
 	// ErrBusy: another process is changing the store and did not finish in time.
 	ErrBusy = errors.New("store is busy")
-	// ErrRefused: what is on disk is damaged or is not what was recorded; see Mismatch.
-	ErrRefused = errors.New("refused")
+	// ErrRefused: what is on disk is damaged or is not what was recorded; see finding.Finding.
+	ErrRefused = finding.ErrRefused
 )
 
-// Mismatch is an ErrRefused that names the file, the expected and the found value, and the next
-// step.
-type Mismatch struct {
-	File     string // path of the wrong file
-	What     string // the property
-	Expected string
-	Found    string
-	Advice   string // what the user can do; may be empty
-
-	cause error // the error behind Found; may be nil
-}
-
-func (m *Mismatch) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s: expected %s, found %s", PathText(m.File), m.What, m.Expected, m.Found)
-	if m.Advice != "" {
-		b.WriteString("\n" + m.Advice)
-	}
-	return b.String()
-}
-
-// Unwrap makes errors.Is(err, ErrRefused) true.
-func (m *Mismatch) Unwrap() error { return ErrRefused }
-
-// usageError is an ErrInvalid with a message that does not repeat the sentinel's text.
-type usageError struct{ msg string }
-
-func (e *usageError) Error() string { return e.msg }
-func (e *usageError) Unwrap() error { return ErrInvalid }
-
-func invalidf(format string, args ...any) error {
-	return &usageError{msg: fmt.Sprintf(format, args...)}
+// refused returns an ErrRefused; see finding.New.
+func refused(file, what string, expected, found any, advice string) *finding.Finding {
+	return finding.New(nil, file, what, expected, found, advice)
 }
 
 // classified adds a sentinel of this package to an error of a lower package and keeps its text.
@@ -69,12 +44,8 @@ type classified struct {
 
 func (c *classified) Unwrap() []error { return []error{c.error, c.as} }
 
-// Classify adds a sentinel of this package to an error of cow, for a file that is opened without a
-// store.
-func Classify(err error) error { return classify(err) }
-
-// classify adds a sentinel of this package to an error of cow or cow/layer.
-func classify(err error) error {
+// Classify adds a sentinel of this package to an error of cow or cow/layer.
+func Classify(err error) error {
 	for _, c := range []struct {
 		as   error
 		from []error
@@ -112,7 +83,42 @@ func (s *Store) adviseNoSpace(err error) error {
 	if !noSpace(err) || errors.As(err, &advised) {
 		return err
 	}
-	return &noSpaceError{err: err, advice: "the file system of store " + PathText(s.dir) + " has no room left for this. Room comes from a larger file system or quota, " +
+	return &noSpaceError{err: err, advice: "the file system of store " + shell.Text(s.dir) + " has no room left for this. Room comes from a larger file system or quota, " +
 		"from other files and snapshots on it, and from disks and images of the store that nobody needs: to remove one takes no room, and " +
 		s.command("list") + " shows what each takes. A disk with a damaged manifest gives room back only after its layers are pruned (" + s.command("check") + " shows those that no disk needs)"}
+}
+
+// command returns a command line for an error's advice: the program on this store, with words
+// quoted for a shell.
+func (s *Store) command(words ...string) string {
+	return s.program + " " + shell.Line(words...)
+}
+
+// listText joins a list for a message.
+func listText(all []string) string {
+	if len(all) == 0 {
+		return "none"
+	}
+	return strings.Join(all, ", ")
+}
+
+// cannotWrite reports whether an error means a file is not writable for this process: a read-only
+// file system or a file of another user. It may still be readable.
+func cannotWrite(err error) bool {
+	return errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission)
+}
+
+// noSpace reports whether an error means that the file system or the user's quota is full.
+func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// isDamage reports whether a document is missing or unreadable because of its content: a retry
+// would not help.
+func isDamage(err error) bool {
+	var io *fs.PathError
+	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return !errors.As(err, &io)
 }

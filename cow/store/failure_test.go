@@ -1,13 +1,10 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"testing"
-
-	"github.com/google/uuid"
 
 	"cowblk/cow/vfs"
 )
@@ -68,7 +65,6 @@ func (f *failing) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, e
 // Each operation fails at each of its changes in turn. The store is then in the state before or
 // after the operation, and after a cleanup has no layer that no manifest names.
 func TestFailureAtEveryStep(t *testing.T) {
-	ctx := context.Background()
 	ops := []struct {
 		name string
 		do   func(s *Store) error
@@ -92,9 +88,7 @@ func TestFailureAtEveryStep(t *testing.T) {
 				importRaw(t, s, "spare", noise(2, 4096))
 				create(t, s, "vm1", CreateOptions{From: "img"})
 				put(t, s, "vm1", noise(3, 4096), 0)
-				if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
-					t.Fatal(err)
-				}
+				must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 				create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 				want := content(t, s, "vm2")
 
@@ -145,27 +139,27 @@ func together(t *testing.T, s *Store, a, b, tag string) {
 // is unchanged.
 func consistent(t *testing.T, s *Store, want []byte) {
 	t.Helper()
-	w, err := s.begin(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
+	w, err := s.begin(ctx)
+	must(t, err)
 	w.close()
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {
 		t.Errorf("%d work directories", len(works))
 	}
-	users, err := s.layerUsers()
-	if err != nil {
-		t.Error(err)
-	}
-	layers, _ := os.ReadDir(s.path(layersDir))
-	for _, l := range layers {
-		if len(users[uuid.MustParse(l.Name())]) == 0 {
-			t.Errorf("layer %s has no user", l.Name())
-		}
-	}
 	disks, err := s.Disks()
 	if err != nil {
 		t.Error(err)
+	}
+	users := map[string]bool{}
+	for _, m := range disks {
+		for _, id := range m.uuids() {
+			users[id.String()] = true
+		}
+	}
+	layers, _ := os.ReadDir(s.path(layersDir))
+	for _, l := range layers {
+		if !users[l.Name()] {
+			t.Errorf("layer %s has no user", l.Name())
+		}
 	}
 	for _, m := range disks {
 		got := content(t, s, m.Name)

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -29,7 +28,6 @@ func (u unmovable) Rename(oldName, newName string) error {
 // A removal or a rollback that cannot move a layer's directory leaves the foreign files in it. It
 // leaves everything if the directory may be a mount point.
 func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
-	ctx := context.Background()
 	commands := map[string]func(s *Store) error{
 		"rm":       func(s *Store) error { _, err := s.Remove(ctx, "a"); return err },
 		"rollback": func(s *Store) error { _, err := s.Rollback(ctx, Ref{"a", "t"}); return err },
@@ -38,9 +36,7 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 		for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EACCES, syscall.EBUSY, syscall.EXDEV, nil} {
 			s := newStore(t)
 			create(t, s, "a", CreateOptions{Size: 1 << 16})
-			if _, err := s.Promote(ctx, []string{"a"}, "t"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"a"}, "t")))
 			head := filepath.Dir(s.paths(first(s.Disk("a")).Head()).Map)
 			must(t, os.MkdirAll(filepath.Join(head, "photos", "map"), 0o700))
 			for _, name := range []string{"notes.txt", "photos/1.jpg", "photos/map/data"} {
@@ -87,7 +83,6 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 // A symbolic link in the place of the index, or of its new file, leads to no foreign file: it stays,
 // and the index is not written.
 func TestIndexIsNoLink(t *testing.T) {
-	ctx := context.Background()
 	for _, name := range []string{indexFile, indexFile + vfs.TempSuffix} {
 		for _, content := range []string{"foreign content\n", ""} {
 			s := newStore(t)
@@ -99,9 +94,7 @@ func TestIndexIsNoLink(t *testing.T) {
 			}
 			must(t, os.Symlink(foreign, path))
 			create(t, s, "b", CreateOptions{Size: 4096})
-			if _, err := s.Remove(ctx, "b"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, "b")))
 			check(t, s, CheckOptions{Repair: true})
 			if got := first(os.ReadFile(foreign)); string(got) != content {
 				t.Errorf("a link %s: the foreign file holds %q", name, got)

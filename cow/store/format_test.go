@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -17,40 +16,26 @@ import (
 func changeHeader(t *testing.T, path string, change func(sector []byte)) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer f.Close()
 	sector := make([]byte, layer.SectorSize)
-	if _, err := f.ReadAt(sector, 0); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(f.ReadAt(sector, 0)))
 	change(sector)
 	binary.LittleEndian.PutUint32(sector[508:], crc32.Checksum(sector[:508], crc32.MakeTable(crc32.Castagnoli)))
-	if _, err := f.WriteAt(sector, 0); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(f.WriteAt(sector, 0)))
 }
 
 // TestStackWithTwoBaseSizes: layers that disagree about the size of the base are refused and
 // reported.
 func TestStackWithTwoBaseSizes(t *testing.T) {
-	ctx := context.Background()
 	for which := range 2 {
 		s := newStore(t)
 		importRaw(t, s, "golden", noise(3, 1<<20))
 		create(t, s, "d", CreateOptions{From: "golden"})
-		if _, err := s.Promote(ctx, []string{"d"}, "t"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
 		m, _ := s.Disk("d")
 		changeHeader(t, s.paths(&m.Layers[which]).Map, func(sector []byte) { binary.LittleEndian.PutUint64(sector[128:], 512) })
-		if o, err := s.OpenDisk(ctx, "d", OpenOptions{}); !errors.Is(err, ErrRefused) {
-			t.Errorf("layer %d with another base_size: expected %v, found %v", which, ErrRefused, err)
-			if err == nil {
-				o.Close()
-			}
-		}
+		wantErr(t, tryOpen(s, "d"), ErrRefused, "layer %d with another base_size: open", which)
 		if r, err := s.Check(ctx, CheckOptions{Names: []string{"d"}}); err != nil || r.Left() == 0 {
 			t.Errorf("layer %d with another base_size: check: expected a problem, found %+v, %v", which, r, err)
 		}
@@ -59,15 +44,12 @@ func TestStackWithTwoBaseSizes(t *testing.T) {
 
 // TestOffsetOnImage: an image is a base as a whole.
 func TestOffsetOnImage(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	create(t, s, "d", CreateOptions{From: "golden"})
 	m, _ := s.Disk("d")
 	m.Base.Offset = 512
-	if err := s.writeDocument(s.path(disksDir, "d", diskFile), m); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.writeDocument(s.path(disksDir, "d", diskFile), m))
 	if _, err := s.OpenDisk(ctx, "d", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "base.offset") {
 		t.Errorf("open: expected %v of base.offset, found %v", ErrRefused, err)
 	}
@@ -79,21 +61,14 @@ func TestOffsetOnImage(t *testing.T) {
 // TestCheckCountsWhatIsDurable: check reports the minimum number of blocks of a disk that is being
 // written.
 func TestCheckCountsWhatIsDurable(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "d", CreateOptions{Size: 1 << 20})
 	o := openDisk(t, s, "d")
 	defer o.Close()
-	if _, err := o.Disk.WriteAt(noise(1, 4096*5), 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(o.Disk.WriteAt(noise(1, 4096*5), 0)))
+	must(t, o.Disk.Flush())
 	r, err := s.Check(ctx, CheckOptions{Names: []string{"d"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, k := range r.Reports {
 		if k.Name == "d" && (k.Blocks != 5 || !k.AtLeast) {
 			t.Errorf("expected at least 5 blocks, found %d, at least: %v", k.Blocks, k.AtLeast)
@@ -104,31 +79,22 @@ func TestCheckCountsWhatIsDurable(t *testing.T) {
 // TestTagOfSmallerLayer: a tag has the size of its layer. Beyond the end of a smaller layer, its
 // last block reads as zeros in a larger disk, unless a layer above owns the block.
 func TestTagOfSmallerLayer(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	const small, large = 4096*3 + 512, 4096 * 6
 	create(t, s, "d", CreateOptions{Size: small})
 	put(t, s, "d", noise(1, small), 0)
-	if _, err := s.Promote(ctx, []string{"d"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
 	create(t, s, "big", CreateOptions{From: "d@t", Size: large})
 	want := append(noise(1, small), make([]byte, large-small)...)
-	if got := content(t, s, "big"); string(got) != string(want) {
-		t.Error("a larger disk on a tag is not the tag with zeros behind it")
-	}
-	if _, err := s.Promote(ctx, []string{"big"}, "u"); err != nil {
-		t.Fatal(err)
-	}
+	wantContent(t, s, "big", want, "a larger disk on a tag is not the tag with zeros behind it")
+	must(t, errOf(s.Promote(ctx, []string{"big"}, "u")))
 	for tag, size := range map[string]int64{"t": small, "u": large} {
 		ref := Ref{Name: "big", Tag: tag}
 		if tag == "t" {
 			ref.Name = "d"
 		}
 		r, err := s.OpenTag(ctx, ref, cow.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if r.Size() != size {
 			t.Errorf("%s: expected %d bytes, found %d", ref, size, r.Size())
 		}
@@ -139,12 +105,10 @@ func TestTagOfSmallerLayer(t *testing.T) {
 // TestSealedHead: every writer refuses a disk whose head is sealed, and says how to read it. That
 // way works.
 func TestSealedHead(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "d", CreateOptions{Size: 1 << 20})
 	put(t, s, "d", noise(1, 8192), 0)
-	m, err := s.Disk("d")
-	must(t, err)
+	m := manifestOf(t, s, "d")
 	l, err := layer.Open(s.fs, s.paths(m.Head()), layer.OpenParams{Write: true})
 	must(t, err)
 	must(t, errors.Join(l.Seal(s.now()), l.Close()))

@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
@@ -14,7 +16,30 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"cowblk/cow/imagefile"
 )
+
+// ctx is the context of tests that interrupt nothing.
+var ctx = context.Background()
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// errOf is for must: it drops the result of a call.
+func errOf[T any](_ T, err error) error { return err }
+
+// wantErr reports an error that is not want.
+func wantErr(t testing.TB, err, want error, format string, args ...any) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: expected %v, found %v", fmt.Sprintf(format, args...), want, err)
+	}
+}
 
 func noEnv(string) string { return "" }
 
@@ -30,9 +55,7 @@ func openStore(t testing.TB, dir string) *Store {
 		Log: slog.New(slog.DiscardHandler), Getenv: noEnv,
 		Now: func() time.Time { return time.Date(2006, 11, 27, 12, 0, 0, 0, time.UTC) },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return s
 }
 
@@ -56,10 +79,23 @@ func sparse(size int, at ...int) []byte {
 
 func write(t testing.TB, path string, data []byte) string {
 	t.Helper()
-	if err := os.WriteFile(path, data, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, data, 0o644))
 	return path
+}
+
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	must(t, err)
+	return data
+}
+
+// manifestOf returns the manifest of a disk.
+func manifestOf(t testing.TB, s *Store, name string) *Manifest {
+	t.Helper()
+	m, err := s.Disk(name)
+	must(t, err)
+	return m
 }
 
 // tempFile writes data to a new file.
@@ -71,28 +107,22 @@ func tempFile(t testing.TB, name string, data []byte) string {
 // importRaw imports data as an image.
 func importRaw(t testing.TB, s *Store, name string, data []byte) *Image {
 	t.Helper()
-	img, err := s.Import(context.Background(), tempFile(t, "src.raw", data), name, ImportOptions{Format: FormatRaw})
-	if err != nil {
-		t.Fatal(err)
-	}
+	img, err := s.Import(ctx, tempFile(t, "src.raw", data), name, ImportOptions{Format: imagefile.Raw})
+	must(t, err)
 	return img
 }
 
 func create(t testing.TB, s *Store, name string, o CreateOptions) *Manifest {
 	t.Helper()
-	m, err := s.Create(context.Background(), name, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m, err := s.Create(ctx, name, o)
+	must(t, err)
 	return m
 }
 
 func openDisk(t testing.TB, s *Store, name string) *Opened {
 	t.Helper()
-	o, err := s.OpenDisk(context.Background(), name, OpenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	o, err := s.OpenDisk(ctx, name, OpenOptions{})
+	must(t, err)
 	return o
 }
 
@@ -100,15 +130,9 @@ func openDisk(t testing.TB, s *Store, name string) *Opened {
 func put(t testing.TB, s *Store, name string, p []byte, off int64) {
 	t.Helper()
 	o := openDisk(t, s, name)
-	if _, err := o.Disk.WriteAt(p, off); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(o.Disk.WriteAt(p, off)))
+	must(t, o.Disk.Flush())
+	must(t, o.Close())
 }
 
 // content returns the content of a disk as a guest reads it.
@@ -116,13 +140,26 @@ func content(t testing.TB, s *Store, name string) []byte {
 	t.Helper()
 	o := openDisk(t, s, name)
 	p := make([]byte, o.Disk.Size())
-	if _, err := o.Disk.ReadAt(p, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(o.Disk.ReadAt(p, 0)))
+	must(t, o.Close())
 	return p
+}
+
+// wantContent reports a disk that does not read as want: what is wrong then.
+func wantContent(t testing.TB, s *Store, name string, want []byte, what string) {
+	t.Helper()
+	if !bytes.Equal(content(t, s, name), want) {
+		t.Error(what)
+	}
+}
+
+// tryOpen returns the error of opening a disk.
+func tryOpen(s *Store, name string) error {
+	o, err := s.OpenDisk(ctx, name, OpenOptions{})
+	if err == nil {
+		err = o.Close()
+	}
+	return err
 }
 
 func sum(p []byte) string {
@@ -167,9 +204,7 @@ func snapshot(t testing.TB, dirs ...string) map[string]string {
 			all[path] = sum(data)
 			return err
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 	}
 	return all
 }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"cowblk/cow/finding"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -19,14 +21,14 @@ type Image struct {
 	Name        string            `json:"name"`
 	Size        int64             `json:"size"`                   // bytes, of the guest's disk
 	SHA256      string            `json:"sha256,omitempty"`       // of the whole content with holes; may be empty if ChunkSHA256 is set
-	ChunkSHA256 string            `json:"chunk-sha256,omitempty"` // see chunkDigest; empty: imported by an earlier version
+	ChunkSHA256 string            `json:"chunk-sha256,omitempty"` // see imagefile.Digest; empty: imported by an earlier version
 	Fingerprint layer.Fingerprint `json:"fingerprint"`            // of the content
 	// Identity is the state of the data file when its content was last verified.
-	Identity vfs.Identity `json:"identity"`
-	Source   string       `json:"source"`            // path of the imported file; Go-quoted if it holds unprintable characters
-	Format   string       `json:"format"`            // of the source: raw or qcow2
-	Backing  []Backing    `json:"backing,omitempty"` // backing files of a qcow2, from the top down; their content is in the image
-	Imported time.Time    `json:"imported"`
+	Identity vfs.Identity        `json:"identity"`
+	Source   string              `json:"source"`            // path of the imported file; Go-quoted if it holds unprintable characters
+	Format   string              `json:"format"`            // of the source: raw or qcow2
+	Backing  []imagefile.Backing `json:"backing,omitempty"` // backing files of a qcow2, from the top down; their content is in the image
+	Imported time.Time           `json:"imported"`
 	// MayIgnore is as in Manifest.
 	MayIgnore json.RawMessage `json:"may-ignore,omitempty"`
 }
@@ -60,8 +62,8 @@ func (m *Image) check(name string) error {
 }
 
 func checkFormat(format string) error {
-	if format != FormatRaw && format != FormatQcow2 {
-		return fmt.Errorf("format: expected %s or %s, found %q", FormatRaw, FormatQcow2, format)
+	if format != imagefile.Raw && format != imagefile.Qcow2 {
+		return fmt.Errorf("format: expected %s or %s, found %q", imagefile.Raw, imagefile.Qcow2, format)
 	}
 	return nil
 }
@@ -69,7 +71,8 @@ func checkFormat(format string) error {
 // checkSize compares the length of the image's data file at path with image.json.
 func (m *Image) checkSize(path string, now vfs.Identity) error {
 	if now.Size != m.Size {
-		return &Mismatch{File: path, What: "size of the image", Expected: quoteBytes(m.Size), Found: quoteBytes(now.Size), Advice: adviceImage}
+		return refused(path, "size of the image", finding.Bytes(m.Size), finding.Bytes(now.Size),
+			adviceImage)
 	}
 	return nil
 }
@@ -85,16 +88,16 @@ func (m *Image) compare(ctx context.Context, f vfs.File, progress func(done int6
 	var found string
 	var err error
 	if expected != "" {
-		found, err = hashChunks(ctx, f, m.Size, progress, nil)
+		found, err = imagefile.Digest(ctx, f, m.Size, progress)
 	} else {
 		what, expected = "SHA-256 of the image", m.SHA256
-		found, err = hashFile(ctx, f, m.Size, func(off int64, p []byte) error { progress(off + int64(len(p))); return nil })
+		found, err = imagefile.SHA256(ctx, f, m.Size, progress)
 	}
 	if err != nil {
 		return fmt.Errorf("image %q: %w", m.Name, err)
 	}
 	if found != expected {
-		return &Mismatch{File: f.Name(), What: what, Expected: expected, Found: found, Advice: adviceImage}
+		return refused(f.Name(), what, expected, found, adviceImage)
 	}
 	return nil
 }
@@ -114,24 +117,7 @@ func (s *Store) Image(name string) (*Image, error) {
 
 // Images reads all images in the order of names; errors as Disks.
 func (s *Store) Images() ([]*Image, error) {
-	names, err := s.names(imagesDir)
-	if err != nil {
-		return nil, err
-	}
-	var all []*Image
-	var errs []error
-	for _, name := range names {
-		m, err := s.Image(name)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		all = append(all, m)
-	}
-	return all, errors.Join(errs...)
+	return readAll(s, imagesDir, s.Image)
 }
 
 // ImageData returns the path of an image's raw content.
@@ -148,3 +134,9 @@ func (s *Store) allocated(path string) int64 {
 	}
 	return st.Size()
 }
+
+const (
+	adviceImage      = "restore the image's data file from a backup"
+	adviceNoImage    = "put the image's directory back; importing another under this name does not help"
+	adviceOtherImage = "this is another image of the same name: put the original one back"
+)

@@ -9,6 +9,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"cowblk/cow/imagefile"
 )
 
 func TestImport(t *testing.T) {
@@ -29,19 +31,19 @@ func TestImport(t *testing.T) {
 		format  string
 		backing int
 	}{
-		{"raw", want, FormatRaw, 0},
-		{"qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want}), FormatQcow2, 0},
-		{"qcow2-small-clusters", buildQcow2(qcow2File{clusterBits: 9, size: size, data: want}), FormatQcow2, 0},
-		{"qcow2-compressed", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want, compressed: true}), FormatQcow2, 0},
-		{"qcow2-over-qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.qcow2", backingFmt: "qcow2"}), FormatQcow2, 1},
-		{"qcow2-over-short-raw", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.raw", backingFmt: "raw"}), FormatQcow2, 1},
+		{"raw", want, imagefile.Raw, 0},
+		{"qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want}), imagefile.Qcow2, 0},
+		{"qcow2-small-clusters", buildQcow2(qcow2File{clusterBits: 9, size: size, data: want}), imagefile.Qcow2, 0},
+		{"qcow2-compressed", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want, compressed: true}), imagefile.Qcow2, 0},
+		{"qcow2-over-qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.qcow2", backingFmt: "qcow2"}), imagefile.Qcow2, 1},
+		{"qcow2-over-short-raw", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.raw", backingFmt: "raw"}), imagefile.Qcow2, 1},
 	}
 	s := newStore(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			src := write(t, filepath.Join(dir, tt.name), tt.data)
 			var phases []string
-			img, err := s.Import(context.Background(), src, tt.name, ImportOptions{Backing: true, SHA256: true, Progress: func(phase string, done, total int64) {
+			img, err := s.Import(ctx, src, tt.name, ImportOptions{Backing: true, SHA256: true, Progress: func(phase string, done, total int64) {
 				if done == total {
 					phases = append(phases, phase)
 				}
@@ -49,13 +51,8 @@ func TestImport(t *testing.T) {
 					t.Errorf("progress %s: %d of %d", phase, done, total)
 				}
 			}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := os.ReadFile(s.ImageData(tt.name))
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
+			got := readFile(t, s.ImageData(tt.name))
 			if !bytes.Equal(got, want) {
 				t.Error("the image's content is not the source's")
 			}
@@ -122,7 +119,7 @@ func TestImportRefused(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStore(t)
-			_, err := s.Import(context.Background(), tempFile(t, "src", tt.data), "img", ImportOptions{})
+			_, err := s.Import(ctx, tempFile(t, "src", tt.data), "img", ImportOptions{})
 			if err == nil || tt.as != nil && !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.text) {
 				t.Fatalf("error %v, want %v with %q", err, tt.as, tt.text)
 			}
@@ -149,7 +146,7 @@ func TestImportInterrupted(t *testing.T) {
 	for _, phase := range []string{PhaseCopy, PhaseVerify} {
 		t.Run(phase, func(t *testing.T) {
 			s := newStore(t)
-			ctx, cancel := context.WithCancel(context.Background())
+			ctx, cancel := context.WithCancel(ctx)
 			_, err := s.Import(ctx, tempFile(t, "src", noise(1, 3<<20)), "img", ImportOptions{Progress: func(p string, done, total int64) {
 				if p == phase {
 					cancel()
@@ -166,7 +163,7 @@ func TestImportInterrupted(t *testing.T) {
 func TestImportSourceChanges(t *testing.T) {
 	s := newStore(t)
 	src := tempFile(t, "src", noise(1, 3<<20))
-	_, err := s.Import(context.Background(), src, "img", ImportOptions{Progress: func(_ string, done, _ int64) {
+	_, err := s.Import(ctx, src, "img", ImportOptions{Progress: func(_ string, done, _ int64) {
 		if done == 1<<20 {
 			write(t, src, noise(2, 3<<20+512))
 		}
@@ -182,10 +179,8 @@ func TestImportNameTaken(t *testing.T) {
 	importRaw(t, s, "img", noise(1, 512))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	for _, name := range []string{"img", "vm1"} {
-		if _, err := s.Import(context.Background(), tempFile(t, "src", noise(1, 512)), name, ImportOptions{}); !errors.Is(err, ErrExists) {
-			t.Errorf("import as %s: %v", name, err)
-		}
-		if _, err := s.Create(context.Background(), name, CreateOptions{Size: 512}); !errors.Is(err, ErrExists) {
+		wantErr(t, errOf(s.Import(ctx, tempFile(t, "src", noise(1, 512)), name, ImportOptions{})), ErrExists, "import as %s", name)
+		if _, err := s.Create(ctx, name, CreateOptions{Size: 512}); !errors.Is(err, ErrExists) {
 			t.Errorf("create %s: %v", name, err)
 		}
 	}

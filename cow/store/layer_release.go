@@ -17,8 +17,8 @@ import (
 // It ignores the layers in own and those that manifests name.
 func (v *survey) parents(own []uuid.UUID) (map[uuid.UUID]bool, error) {
 	s := v.s
-	list, err := s.fs.ReadDir(s.path(layersDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	list, err := s.readDir(s.path(layersDir))
+	if err != nil {
 		return nil, err
 	}
 	skip := map[uuid.UUID]bool{}
@@ -70,6 +70,33 @@ func (v *survey) needed(m *Manifest, low int, except string) (top int, why strin
 		}
 	}
 	return low - 1, "", nil
+}
+
+// plannedRelease is what releaseAbove would do.
+type plannedRelease struct {
+	freed        int64 // bytes on the file system
+	layers, kept []uuid.UUID
+}
+
+// planRelease plans that m's disk gives up its layers from index low on.
+func (v *survey) planRelease(m *Manifest, low int) (*plannedRelease, error) {
+	lastNeeded, _, err := v.needed(m, low, m.Name)
+	if err != nil {
+		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
+	}
+	plan := &plannedRelease{layers: []uuid.UUID{}, kept: []uuid.UUID{}}
+	for i := low; i < len(m.Layers); i++ {
+		l := &m.Layers[i]
+		if i > lastNeeded {
+			plan.freed += v.s.storeBytes(l)
+		}
+		if i > lastNeeded && l.inStore() {
+			plan.layers = append(plan.layers, l.UUID)
+		} else {
+			plan.kept = append(plan.kept, l.UUID)
+		}
+	}
+	return plan, nil
 }
 
 // moveToTxn moves a layer to the directory to, whose removal deletes it. Nothing names the layer
@@ -179,7 +206,7 @@ func (s *Store) restoreLayers(dir string) error {
 	if len(out) == 0 {
 		return nil
 	}
-	v, err := s.survey()
+	v, err := s.survey(true)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -19,9 +18,7 @@ import (
 // continue. Later its live file means nothing and is removed.
 func TestAnOlderVersionWasKilled(t *testing.T) {
 	boot, err := vfs.OS{}.Boot()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for name, c := range map[string]struct {
 		boot    string
 		clean   bool
@@ -35,17 +32,12 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 		"closed in order":          {boot: boot, clean: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx := context.Background()
 			s := openStore(t, t.TempDir())
 			m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			if !c.clean {
 				o, err := s.OpenDisk(ctx, "vm1", OpenOptions{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := o.Disk.Detach(); err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
+				must(t, errOf(o.Disk.Detach()))
 				o.Lock.Unlock()
 			}
 			id := m.Head().UUID
@@ -53,9 +45,7 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 			file = binary.LittleEndian.AppendUint64(file, 1)
 			file = append(binary.LittleEndian.AppendUint64(file, 2), c.boot...)
 			path := s.legacyLiveFile("vm1", id)
-			if err := os.WriteFile(path, append(file, make([]byte, 8192)...), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.WriteFile(path, append(file, make([]byte, 8192)...), 0o600))
 			o, err := s.OpenDisk(ctx, "vm1", c.o)
 			if c.refused {
 				if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "--drop-unflushed") {
@@ -63,15 +53,31 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 				}
 				return
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := o.Close(); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the file is still there: %v", err)
-			}
+			must(t, err)
+			must(t, o.Close())
+			wantErr(t, errOf(os.Stat(path)), os.ErrNotExist, "the file is still there")
 		})
 	}
+}
+
+// A disk on a former head that was neither closed in order nor sealed is opened although the
+// manifest of another disk is damaged. The test for a killed older version does not need that
+// manifest.
+func TestFormerHeadBesideDamage(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	create(t, s, "other", CreateOptions{Size: 1 << 20})
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{})
+	must(t, err)
+	must(t, errOf(o.Disk.Detach()))
+	p, err := s.PreparePromotion(ctx, []*Manifest{o.Manifest}, "t")
+	must(t, err)
+	for _, h := range p.Heads() {
+		must(t, h.Close())
+	}
+	must(t, p.Commit())
+	p.Close(true)
+	must(t, o.Lock.Unlock())
+	must(t, os.Truncate(s.path(disksDir, "other", diskFile), 100))
+	content(t, s, "vm1")
 }

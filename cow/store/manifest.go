@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -107,22 +109,27 @@ func (m *Manifest) Head() *Layer { return &m.Layers[len(m.Layers)-1] }
 // Sealed returns the layers below the head, oldest first.
 func (m *Manifest) Sealed() []Layer { return m.Layers[:len(m.Layers)-1] }
 
-// Tagged returns the index of the sealed layer with the tag, or an ErrNotFound that lists the
-// existing tags.
-func (m *Manifest) Tagged(tag string) (int, error) {
-	var tags []string
-	for i, l := range m.Sealed() {
-		if l.Tag == tag {
-			return i, nil
-		}
+// tagsFrom returns the tags of the sealed layers from index i on, oldest first.
+func (m *Manifest) tagsFrom(i int) []string {
+	tags := []string{}
+	for _, l := range m.Layers[i:] {
 		if l.Tag != "" {
 			tags = append(tags, l.Tag)
 		}
 	}
-	if len(tags) == 0 {
-		return 0, fmt.Errorf("tag %s@%s %w: disk %q has no tags yet (\"cowblk promote\" makes one)", m.Name, tag, ErrNotFound, m.Name)
+	return tags
+}
+
+// Tagged returns the index of the sealed layer with the tag, or an ErrNotFound that lists the
+// existing tags.
+func (m *Manifest) Tagged(tag string) (int, error) {
+	if i := slices.IndexFunc(m.Sealed(), func(l Layer) bool { return l.Tag == tag }); i >= 0 {
+		return i, nil
 	}
-	return 0, fmt.Errorf("tag %s@%s %w: disk %q has the tags %s", m.Name, tag, ErrNotFound, m.Name, listText(tags))
+	if tags := m.tagsFrom(0); len(tags) > 0 {
+		return 0, fmt.Errorf("tag %s@%s %w: disk %q has the tags %s", m.Name, tag, ErrNotFound, m.Name, listText(tags))
+	}
+	return 0, fmt.Errorf("tag %s@%s %w: disk %q has no tags yet (\"cowblk promote\" makes one)", m.Name, tag, ErrNotFound, m.Name)
 }
 
 // check refuses values that no version of this program writes.
@@ -219,7 +226,8 @@ func (s *Store) readNamed(kind, name string, v any, check func() error) error {
 			return s.notFound(kind, name)
 		}
 	}
-	return &Mismatch{File: path, What: what, Expected: "a file", Found: "none", Advice: "restore it from a backup; " + missingAdvice[kind]}
+	return refused(path, what, "a file", "none",
+		"restore it from a backup; "+missingAdvice[kind])
 }
 
 // missingAdvice says, for a missing document, what is still there.
@@ -241,9 +249,9 @@ func (s *Store) notFound(kind, name string) error {
 		other, dir = "a disk", disksDir
 	}
 	if exists, err := s.exists(s.path(dir, name)); err == nil && exists {
-		return fmt.Errorf("%s %q %w in store %s: it is %s", kind, name, ErrNotFound, PathText(s.dir), other)
+		return fmt.Errorf("%s %q %w in store %s: it is %s", kind, name, ErrNotFound, shell.Text(s.dir), other)
 	}
-	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, PathText(s.dir), s.command("list"))
+	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, shell.Text(s.dir), s.command("list"))
 }
 
 // writeDocument durably replaces one of the store's JSON files.
@@ -263,24 +271,7 @@ func document(v any) ([]byte, error) {
 
 // Disks reads all manifests in the order of names. It skips unreadable ones and joins their errors.
 func (s *Store) Disks() ([]*Manifest, error) {
-	names, err := s.names(disksDir)
-	if err != nil {
-		return nil, err
-	}
-	var all []*Manifest
-	var errs []error
-	for _, name := range names {
-		m, err := s.Disk(name)
-		if errors.Is(err, ErrNotFound) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		all = append(all, m)
-	}
-	return all, errors.Join(errs...)
+	return readAll(s, disksDir, s.Disk)
 }
 
 // DiskNames returns the sorted names of the disks. Their manifests may be damaged.
@@ -289,15 +280,4 @@ func (s *Store) DiskNames() ([]string, error) { return s.names(disksDir) }
 // ImageNames returns the sorted names of the images.
 func (s *Store) ImageNames() ([]string, error) { return s.names(imagesDir) }
 
-// layerUsers returns the sorted names of the disks that use each layer. After an error it may be
-// incomplete.
-func (s *Store) layerUsers() (map[uuid.UUID][]string, error) {
-	disks, err := s.Disks()
-	users := map[uuid.UUID][]string{}
-	for _, m := range disks {
-		for _, l := range m.Layers {
-			users[l.UUID] = append(users[l.UUID], m.Name)
-		}
-	}
-	return users, err
-}
+func layerObject(id uuid.UUID) string { return "layer " + id.String() }

@@ -2,11 +2,11 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,13 +25,13 @@ type hand struct {
 
 func (h hand) promote(name, tag string) {
 	h.t.Helper()
-	_, err := h.Promote(context.Background(), []string{name}, tag)
+	_, err := h.Promote(ctx, []string{name}, tag)
 	must(h.t, err)
 }
 
 func (h hand) remove(name string) {
 	h.t.Helper()
-	_, err := h.Remove(context.Background(), name)
+	_, err := h.Remove(ctx, name)
 	must(h.t, err)
 }
 
@@ -68,7 +68,6 @@ func (h hand) indexed() {
 
 // Whatever a user does with manifests by hand, no layer or image that a manifest names is removed.
 func TestNothingNamedIsRemoved(t *testing.T) {
-	ctx := context.Background()
 	cases := map[string]func(h hand){
 		"index of an older backup": func(h hand) {
 			must(h.t, os.CopyFS(h.Dir()+".bak", os.DirFS(h.path(indexDir))))
@@ -229,9 +228,7 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			h.promote("a", "t")
 			h.indexed()
 			do(h)
-			if _, err := os.Stat(h.path(imagesDir, "img", dataFile)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(os.Stat(h.path(imagesDir, "img", dataFile))))
 			if !bytes.Contains(content(t, h.Store, "kept"), noise(2, 4096)) && name != "image changed in place" {
 				t.Error("the disk shows something else")
 			}
@@ -246,7 +243,7 @@ func (h hand) killedPromotion(f func()) {
 	for n := 1; ; n++ {
 		m := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
 		h.fs = m
-		_, _ = h.Promote(context.Background(), []string{"a"}, fmt.Sprint("n", n))
+		_, _ = h.Promote(ctx, []string{"a"}, fmt.Sprint("n", n))
 		m.CloseFiles()
 		h.fs = vfs.OS{}
 		if len(first(h.Disk("a")).Layers) > 2 {
@@ -270,7 +267,7 @@ func TestRemoveDiskBehindALink(t *testing.T) {
 	away := filepath.Join(t.TempDir(), "v")
 	must(t, os.Rename(s.path(disksDir, "v"), away))
 	must(t, os.Symlink(away, s.path(disksDir, "v")))
-	_, err := s.Remove(context.Background(), "v")
+	_, err := s.Remove(ctx, "v")
 	must(t, err)
 	for _, dir := range []string{disksDir, layersDir, tmpDir} {
 		if left := entries(t, s.path(dir)); len(left) > 0 {
@@ -284,7 +281,6 @@ func TestRemoveDiskBehindALink(t *testing.T) {
 
 // Files kept for a disk that was moved away are removed only when the user gives the disk up.
 func TestPruneGivesUpADiskThatIsAway(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "v", CreateOptions{From: "img"})
@@ -294,9 +290,7 @@ func TestPruneGivesUpADiskThatIsAway(t *testing.T) {
 			t.Errorf("%d problems, %d left", r.Found, r.Left())
 		}
 	}
-	if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrInUse) {
-		t.Errorf("remove the image: %v", err)
-	}
+	wantErr(t, errOf(s.Remove(ctx, "img")), ErrInUse, "remove the image")
 	if r := check(t, s, CheckOptions{Repair: true, Prune: true}); r.Left() != 0 {
 		t.Errorf("%d problems are left", r.Left())
 	}
@@ -332,7 +326,7 @@ func TestIndexTrustsOldManifests(t *testing.T) {
 	h := hand{s, t}
 	create(t, s, "a", CreateOptions{Size: 4096})
 	look := func() (*vfs.Version, int) {
-		v, err := s.survey()
+		v, err := s.survey(true)
 		must(t, err)
 		e := s.readIndex().entries["a"]
 		if v.disks["a"] == nil || e == nil {
@@ -359,7 +353,6 @@ func TestIndexTrustsOldManifests(t *testing.T) {
 // A removal or a rollback is killed at each of its changes, and a user restores the manifest before
 // the next command finds the remains. The disk is whole.
 func TestManifestRestoredAfterAKill(t *testing.T) {
-	ctx := context.Background()
 	for op, do := range map[string]func(s *Store) error{
 		"remove":   func(s *Store) error { _, err := s.Remove(ctx, "a"); return err },
 		"rollback": func(s *Store) error { _, err := s.Rollback(ctx, Ref{"a", "t"}); return err },
@@ -409,5 +402,101 @@ func TestManifestRestoredAfterAKill(t *testing.T) {
 				t.Errorf("the manifest was restored %d times", restored)
 			}
 		})
+	}
+}
+
+// A directory of a disk that was copied or renamed by hand is reported, with a way to continue that
+// loses nothing.
+func TestCopiedByHand(t *testing.T) {
+	s := newStore(t)
+	must(t, errOf(s.Create(t.Context(), "a", CreateOptions{Size: 1 << 20})))
+	disks := filepath.Join(s.Dir(), "disks")
+	must(t, os.CopyFS(filepath.Join(disks, "b"), os.DirFS(filepath.Join(disks, "a"))))
+	says := func(what string) {
+		t.Helper()
+		_, err := s.Disk("b")
+		r, cerr := s.Check(t.Context(), CheckOptions{Names: []string{"b"}})
+		if cerr != nil || len(r.Reports) != 1 || len(r.Reports[0].Problems) == 0 {
+			t.Fatalf("%+v, %v", r, cerr)
+		}
+		for _, text := range []string{err.Error(), r.Reports[0].Problems[0].Advice} {
+			if !strings.Contains(text, what) || strings.Contains(text, "newer cowblk") {
+				t.Errorf("%s, want %q", text, what)
+			}
+		}
+	}
+	says("copied by hand")
+	must(t, os.Rename(filepath.Join(disks, "a"), filepath.Join(t.TempDir(), "a")))
+	says(`set its name to "b" in `)
+	path := filepath.Join(disks, "b", "disk.json")
+	text := readFile(t, path)
+	must(t, os.WriteFile(path, []byte(strings.Replace(string(text), `"name": "a"`, `"name": "b"`, 1)), 0o600))
+	if m, err := s.Disk("b"); err != nil || m.Name != "b" {
+		t.Errorf("as advised: %v", err)
+	}
+}
+
+// check --repair of a store from which a disk was moved away, and whose index does not know it,
+// removes no layer on which another one lies. With Prune it removes all.
+func TestRepairKeepsEmptyLayersBelowOthers(t *testing.T) {
+	for name, spoil := range map[string]func(s *Store, head string) error{
+		"whole":                 func(*Store, string) error { return nil },
+		"damaged header on top": func(_ *Store, head string) error { return os.Truncate(head, 100) },
+	} {
+		s := newStore(t)
+		create(t, s, "a", CreateOptions{Size: 1 << 20})
+		for _, tag := range []string{"t1", "t2"} {
+			must(t, errOf(s.Promote(ctx, []string{"a"}, tag)))
+		}
+		put(t, s, "a", noise(1, 4096), 0)
+		saw := content(t, s, "a")
+		head := s.paths(first(s.Disk("a")).Head()).Map
+		saved := first(os.ReadFile(head))
+		away := filepath.Join(t.TempDir(), "a")
+		must(t, errors.Join(os.Rename(s.path(disksDir, "a"), away), os.RemoveAll(s.path(indexDir)), spoil(s, head)))
+		check(t, s, CheckOptions{Repair: true})
+		check(t, s, CheckOptions{Repair: true})
+		if n := len(entries(t, s.path(layersDir))); n != 3 {
+			t.Errorf("%s: %d layers are left, expected 3", name, n)
+			continue
+		}
+		must(t, errors.Join(os.Rename(away, s.path(disksDir, "a")), os.WriteFile(head, saved, 0o600)))
+		if !bytes.Equal(content(t, s, "a"), saw) {
+			t.Errorf("%s: the disk shows something else", name)
+		}
+		must(t, errors.Join(os.RemoveAll(s.path(disksDir, "a")), os.RemoveAll(s.path(indexDir))))
+		check(t, s, CheckOptions{Repair: true, Prune: true})
+		if left := entries(t, s.path(layersDir)); len(left) > 0 {
+			t.Errorf("%s: after --prune: %v", name, left)
+		}
+	}
+}
+
+// check --repair of a store that has lost a manifest, with or without the index, keeps the head of
+// a killed process: the writes that its guest has not flushed are in memory.
+func TestRepairKeepsUnflushedWritesOfALostDisk(t *testing.T) {
+	for name, lose := range map[string]func(h *hurt) error{
+		"rm --damaged": func(h *hurt) error {
+			if err := os.Truncate(h.path(disksDir, "vm1", diskFile), 0); err != nil {
+				return err
+			}
+			_, err := h.RemoveDamaged(ctx, "vm1")
+			return err
+		},
+		"moved away, without the index": func(h *hurt) error {
+			return errors.Join(os.RemoveAll(h.path(disksDir, "vm1")), os.RemoveAll(h.path(indexDir)))
+		},
+	} {
+		h, want := die(t, "u")
+		manifest := first(os.ReadFile(h.path(disksDir, "vm1", diskFile)))
+		must(t, lose(h))
+		if r := check(t, h.Store, CheckOptions{Repair: true}); r.Left() == 0 {
+			t.Errorf("%s: the layers that no disk names are not reported", name)
+		}
+		must(t, os.MkdirAll(h.path(disksDir, "vm1"), 0o700))
+		must(t, os.WriteFile(h.path(disksDir, "vm1", diskFile), manifest, 0o600))
+		if !bytes.Equal(content(t, h.Store, "vm1"), want) {
+			t.Errorf("%s: the disk shows something else", name)
+		}
 	}
 }

@@ -6,21 +6,24 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/bits"
 	"os"
+	"regexp"
 	"slices"
 	"syscall"
 	"time"
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
 // The index, in index/disks, caches what the manifests name. A deletion need not read all
-// manifests: it checks that they have not changed (disk_survey.go). An entry is used only if the
+// manifests: it checks that they have not changed (survey.go). An entry is used only if the
 // manifest is in the recorded state: an unreadable manifest in another state may name any layer. One
 // fact is only in the index, and it only keeps layers: what a disk named whose directory was moved
 // away.
@@ -32,8 +35,6 @@ import (
 // as moved away.
 
 const (
-	indexDir     = "index"
-	indexFile    = "disks"
 	indexVersion = 1
 	indexPerm    = filePerm
 )
@@ -299,4 +300,24 @@ func (s *Store) voidLines(name string) error {
 		}
 	}
 	return f.Datasync()
+}
+
+// indexLine is the beginning of a line of an index, of any version. voidLines overwrites the first
+// digit.
+var indexLine = regexp.MustCompile(`(?m)^[-0-9a-f][0-9a-f]{15} \{"version":`)
+
+// ownIndex returns errForeign for a file in the place of an index, or of its temporary file, that
+// contains something else. A missing or empty file, and zeros after a power cut, are accepted.
+func (s *Store) ownIndex(path string) error {
+	text, err := s.beginOf(path, compactFrom)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(bytes.Trim(text, "\n\x00")) == 0 || indexLine.Match(text) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", shell.Text(path), errForeign)
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,21 +54,16 @@ func (u indexless) MkdirAll(name string, perm fs.FileMode) error {
 // different contents. The index knows all of them.
 func family(t testing.TB, s *Store) map[string][]byte {
 	t.Helper()
-	ctx := context.Background()
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "golden", CreateOptions{From: "img"})
 	for i, tag := range []string{"a", "b"} {
 		put(t, s, "golden", noise(uint64(10+i), 4096), int64(i)*8192)
-		if _, err := s.Promote(ctx, []string{"golden"}, tag); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(s.Promote(ctx, []string{"golden"}, tag)))
 		create(t, s, "of"+tag, CreateOptions{From: "golden@" + tag})
 		put(t, s, "of"+tag, noise(uint64(20+i), 4096), 16384)
 	}
 	create(t, s, "first", CreateOptions{Size: 1 << 20})
-	if _, err := s.Remove(ctx, "first"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "first")))
 	if n := len(s.readIndex().entries); n != 3 {
 		t.Fatalf("the index has %d disks after a removal, expected 3", n)
 	}
@@ -85,7 +79,7 @@ func family(t testing.TB, s *Store) map[string][]byte {
 func dismantled(t testing.TB, s *Store, contents map[string][]byte, order ...string) {
 	t.Helper()
 	for i, name := range order {
-		if _, err := s.Remove(context.Background(), name); err != nil {
+		if _, err := s.Remove(ctx, name); err != nil {
 			t.Errorf("remove %s: %v", name, err)
 		}
 		for _, left := range order[i+1:] {
@@ -104,7 +98,6 @@ func dismantled(t testing.TB, s *Store, contents map[string][]byte, order ...str
 // Whatever else changes the store, no layer that a disk needs is removed, and no layer stays that
 // no disk needs.
 func TestStoreChangedByOthers(t *testing.T) {
-	ctx := context.Background()
 	older := func(t *testing.T, s *Store) *Store {
 		o := openStore(t, s.Dir())
 		o.fs = indexless{}
@@ -112,9 +105,7 @@ func TestStoreChangedByOthers(t *testing.T) {
 	}
 	mustNot := func(t *testing.T, err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 	}
 	for _, c := range []struct {
 		name  string
@@ -201,35 +192,22 @@ func TestStoreChangedByOthers(t *testing.T) {
 // An older version has added a new head that no manifest names yet when another command deletes. It
 // names the head later, and no directory's time shows this.
 func TestRemovalDuringAnOlderPromotion(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	contents := family(t, s)
 	older := openStore(t, s.Dir())
 	older.fs = indexless{}
 	lock, err := older.LockDisk("ofb")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	p, err := older.PreparePromotion(ctx, []*Manifest{first(s.Disk("ofb"))}, "x")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	create(t, s, "more", CreateOptions{Size: 4096})
-	if _, err := s.Remove(ctx, "more"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "more")))
 	for _, h := range p.Heads() {
-		if err := h.Close(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, h.Close())
 	}
-	if err := p.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.Commit())
 	p.Close(true)
-	if err := lock.Unlock(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, lock.Unlock())
 	create(t, s, "clone", CreateOptions{From: "ofb@x"})
 	dismantled(t, s, contents, "clone", "golden", "ofb", "ofa")
 }
@@ -237,7 +215,6 @@ func TestRemovalDuringAnOlderPromotion(t *testing.T) {
 // Each change is killed at each of its steps. Then the disks are removed, which relies on the
 // remains of the killed change.
 func TestRemovalsAfterKills(t *testing.T) {
-	ctx := context.Background()
 	for _, op := range []struct {
 		name  string
 		do    func(s *Store) error
@@ -289,7 +266,6 @@ func TestRemovalsAfterKills(t *testing.T) {
 // An unreadable manifest keeps all layers, whatever the index knows of it: it may have changed since.
 // Other disks can be removed, and commands do not become slower over time.
 func TestDamagedManifestKeepsItsLayers(t *testing.T) {
-	ctx := context.Background()
 	for _, damage := range []struct {
 		name   string
 		header bool // a layer's header is damaged too
@@ -323,9 +299,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 				for i := range 6 {
 					before := c.calls.Load()
 					create(t, s, fmt.Sprint("c", i), CreateOptions{From: "golden@b"})
-					if _, err := s.Promote(ctx, []string{fmt.Sprint("c", i)}, "t"); err != nil {
-						t.Fatal(err)
-					}
+					must(t, errOf(s.Promote(ctx, []string{fmt.Sprint("c", i)}, "t")))
 					costs = append(costs, c.calls.Load()-before)
 				}
 				if costs = costs[1:]; slices.Max(costs) != slices.Min(costs) {
@@ -334,9 +308,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 				layers := len(entries(t, s.path(layersDir)))
 				for i := range 6 {
 					said.Reset()
-					if _, err := s.Remove(ctx, fmt.Sprint("c", i)); err != nil {
-						t.Fatal(err)
-					}
+					must(t, errOf(s.Remove(ctx, fmt.Sprint("c", i))))
 					if n := strings.Count(said.String(), "\n"); n != 1 {
 						t.Errorf("a removal says %d lines:\n%s", n, said.String())
 					}
@@ -400,12 +372,10 @@ func TestRemoveWithoutRoom(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStore(t)
 			contents := family(t, s)
-			if err := c.do(s); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.do(s))
 			s.fs = nothingNew{}
 			dismantled(t, s, contents, "golden", "ofa", "ofb")
-			if _, err := s.Remove(context.Background(), "img"); err != nil {
+			if _, err := s.Remove(ctx, "img"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -414,16 +384,13 @@ func TestRemoveWithoutRoom(t *testing.T) {
 
 // A copied manifest names the layers of another one, including heads.
 func TestCopiedManifestKeepsLayers(t *testing.T) {
-	ctx := context.Background()
 	for _, step := range []string{"rm copy", "rm original", "rollback copy", "promote copy, rm it", "promote original, rm copy", "promote copy, rm original", "another command, rm copy"} {
 		t.Run(step, func(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "a", CreateOptions{Size: 1 << 20})
 			must := func(err error) {
 				t.Helper()
-				if err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
 			}
 			promote := func(name, tag string) {
 				t.Helper()

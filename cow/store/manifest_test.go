@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -41,9 +40,7 @@ func FuzzManifest(f *testing.F) {
 			}
 		}
 		again, err := json.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if back, err := decode(again); err != nil || len(m.Layers) != len(back.Layers) || m.Size != back.Size {
 			t.Fatalf("written back: %+v, %v; was %+v", back, err, m)
 		}
@@ -51,29 +48,20 @@ func FuzzManifest(f *testing.F) {
 }
 
 func TestTree(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	importRaw(t, s, "unused", noise(1, 512))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	put(t, s, "vm1", noise(2, 8192), 4096)
-	if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 	create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 	create(t, s, "blank", CreateOptions{Size: 1 << 20})
 	o := openDisk(t, s, "vm2") // counted while it is open, as of the last flush
 	defer o.Close()
-	if _, err := o.Disk.WriteAt(noise(3, 4096), 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(o.Disk.WriteAt(noise(3, 4096), 0)))
+	must(t, o.Disk.Flush())
 	roots, err := s.Tree()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var lines []string
 	var walk func(n *Node, depth int)
 	walk = func(n *Node, depth int) {
@@ -108,9 +96,7 @@ func TestTree(t *testing.T) {
 	if err != nil || len(cut) != 1 || len(cut[0].Children) != 1 || len(cut[0].Children[0].Children) != 1 {
 		t.Errorf("cut to vm1: %+v, %v", cut, err)
 	}
-	if _, err := s.Find(roots, "vm9"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("find: %v", err)
-	}
+	wantErr(t, errOf(s.Find(roots, "vm9")), ErrNotFound, "find")
 	// A damaged layer is shown as damaged. The other layers are shown too.
 	flip(t, s.path(head(t, s, "vm1").Map), 100)
 	roots, err = s.Tree()
@@ -123,9 +109,7 @@ func TestDirectories(t *testing.T) {
 	env := map[string]string{"HOME": "/home/x", "XDG_RUNTIME_DIR": "/run/user/1"}
 	get := func(k string) string { return env[k] }
 	dir, err := DefaultDir(get)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	want, run := "/home/x/.local/share/cowblk", "/run/user/1/cowblk"
 	if os.Geteuid() == 0 {
 		want, run = systemDir, systemRun
@@ -137,7 +121,5 @@ func TestDirectories(t *testing.T) {
 	if _, err := s.Socket("vm1"); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "--socket-path") {
 		t.Errorf("long socket path: %v", err)
 	}
-	if _, err := Open(tempFile(t, "file", nil), Options{}); !errors.Is(err, ErrInvalid) {
-		t.Errorf("a file as store: %v", err)
-	}
+	wantErr(t, errOf(Open(tempFile(t, "file", nil), Options{})), ErrInvalid, "a file as store")
 }

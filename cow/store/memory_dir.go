@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+
+	"cowblk/cow/vfs"
 )
 
 // ownMemoryDir returns this user's directory in memory: /dev/shm/cowblk-UID. It need not exist; see
@@ -59,4 +61,55 @@ func userRunDir(getenv func(string) string) string {
 		return filepath.Join(d, programDir)
 	}
 	return ""
+}
+
+// sharedMapsDir is the directory of shared maps in a run directory.
+const sharedMapsDir = "unflushed"
+
+// sharedMinFree is the space that a directory of shared maps should have, in bytes: a disk needs up
+// to 256 KiB.
+const sharedMinFree = 1 << 20
+
+// SharedDirs returns the directories for shared maps of this user's processes, in order of
+// preference. The first is in the store's run directory, which need not be in memory.
+func (s *Store) SharedDirs() []string {
+	var dirs []string
+	if !within(ownMemoryDir(), s.runDir) { // else the last one is the same
+		dirs = append(dirs, filepath.Join(s.runDir, sharedMapsDir))
+	}
+	if d := userRunDir(s.getenv); d != "" {
+		dirs = append(dirs, filepath.Join(d, sharedMapsDir))
+	}
+	return append(dirs, ownMemoryDir())
+}
+
+// sharedDir returns the first usable directory of SharedDirs. Other processes find it in the header
+// of the head.
+func (s *Store) sharedDir() (string, error) {
+	sfs, ok := s.fs.(vfs.SharedFS)
+	if !ok {
+		return "", errors.ErrUnsupported
+	}
+	full := "" // the first usable one without enough space
+	var errs []error
+	for _, dir := range s.SharedDirs() {
+		err := sfs.MakeSharedDir(dir)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if host, ok := s.fs.(vfs.HostFS); ok {
+			if free, err := host.Free(dir); err == nil && free < sharedMinFree {
+				if full == "" {
+					full = dir
+				}
+				continue
+			}
+		}
+		return dir, nil
+	}
+	if full != "" {
+		return full, nil
+	}
+	return "", errors.Join(errs...)
 }

@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"cowblk/cow/finding"
 )
 
 // MaxName is the maximum length of image, disk and tag names, in bytes. It fits a socket path (108
@@ -16,12 +18,12 @@ const MaxName = 64
 func CheckName(kind, name string) error {
 	switch {
 	case name == "":
-		return invalidf("%s name is empty", kind)
+		return finding.Invalidf("%s name is empty", kind)
 	case len(name) > MaxName:
-		return invalidf("%s name %q is too long: %d bytes, at most %d", kind, name, len(name), MaxName)
+		return finding.Invalidf("%s name %q is too long: %d bytes, at most %d", kind, name, len(name), MaxName)
 	}
 	if disk, tag, tagged := strings.Cut(name, "@"); tagged && kind != "tag" && CheckName("tag", disk) == nil && CheckName("tag", tag) == nil {
-		return invalidf("%s name %q: expected a name alone, found NAME@TAG, a tag of a disk, which is not accepted here", kind, name)
+		return finding.Invalidf("%s name %q: expected a name alone, found NAME@TAG, a tag of a disk, which is not accepted here", kind, name)
 	}
 	for i := range len(name) {
 		c := name[i]
@@ -33,7 +35,7 @@ func CheckName(kind, name string) error {
 			if r, n := utf8.DecodeRuneInString(name[i:]); r != utf8.RuneError || n > 1 {
 				found = "character " + strconv.QuoteRune(r)
 			}
-			return invalidf("%s name %q: %s at position %d is not allowed; use letters, digits, and after the first also _ . -", kind, name, found, i+1)
+			return finding.Invalidf("%s name %q: %s at position %d is not allowed; use letters, digits, and after the first also _ . -", kind, name, found, i+1)
 		}
 	}
 	return nil
@@ -67,3 +69,12 @@ func ParseRef(s string) (Ref, error) {
 	}
 	return r, nil
 }
+
+// Kinds of objects.
+const (
+	KindImage = "image"
+	KindBase  = "base" // a file or device used in place
+	KindZeros = "zeros"
+	KindLayer = "layer"
+	KindDisk  = "disk"
+)

@@ -4,10 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"slices"
-
-	"cowblk/cow/vfs"
 )
 
 // NotDirectory is an entry of images/ or disks/ with a valid name that is not a directory: a file,
@@ -21,7 +17,7 @@ type NotDirectory struct {
 
 // Err returns the error of a command for that name. It is an ErrRefused.
 func (t *NotDirectory) Err() error {
-	return &Mismatch{File: t.Path, What: t.Kind, Expected: "a directory", Found: t.What, Advice: adviceNotDirectory}
+	return refused(t.Path, t.Kind, "a directory", t.What, adviceNotDirectory)
 }
 
 const adviceNotDirectory = "nothing can have its name as long as it is there: see what it is, and move it out of the store"
@@ -30,10 +26,7 @@ const adviceNotDirectory = "nothing can have its name as long as it is there: se
 func (s *Store) NotDirectories() ([]*NotDirectory, error) {
 	var all []*NotDirectory
 	for _, kind := range []string{KindImage, KindDisk} {
-		entries, err := s.fs.ReadDir(s.path(dirOf(kind)))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		entries, err := s.readDir(s.path(dirOf(kind)))
 		if err != nil {
 			return all, fmt.Errorf("store %s: %w", s.dir, err)
 		}
@@ -60,11 +53,7 @@ func dirOf(kind string) string {
 // nil.
 func (s *Store) notDirectory(kind, name string) *NotDirectory {
 	path := s.path(dirOf(kind), name)
-	lstat := s.fs.Stat
-	if _, real := s.fs.(vfs.HostFS); real {
-		lstat = os.Lstat
-	}
-	fi, err := lstat(path)
+	fi, err := s.lstat(path)
 	if err != nil || fi.IsDir() {
 		return nil
 	}
@@ -94,21 +83,4 @@ func fileText(mode fs.FileMode) string {
 		return "a socket"
 	}
 	return "a device"
-}
-
-// notDirectories reports the entries with the checked names, or all.
-func (c *checker) notDirectories(storeReport *Report) {
-	entries, err := c.s.NotDirectories()
-	if err != nil {
-		return // reported with the directory
-	}
-	for _, t := range entries {
-		if len(c.o.Names) > 0 && !slices.Contains(c.o.Names, t.Name) {
-			continue
-		}
-		storeReport.Problems = append(storeReport.Problems, &Problem{
-			Object: t.Kind + " " + t.Name, File: t.Path, What: "entry of " + dirOf(t.Kind) + "/", Expected: "a directory", Found: t.What,
-			Status: StatusLeft, Leftover: true, Advice: adviceNotDirectory,
-		})
-	}
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
@@ -15,7 +14,6 @@ import (
 // A file that is no directory in place of a disk or an image is named by every command that finds
 // it, and stays.
 func TestStrays(t *testing.T) {
-	ctx := context.Background()
 	for _, kind := range []string{KindDisk, KindImage} {
 		for what, make := range map[string]func(path string) error{
 			"a file":                                func(path string) error { return os.WriteFile(path, []byte("precious"), 0o600) },

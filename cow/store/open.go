@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strconv"
 	"time"
 
 	"cowblk/cow"
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 )
 
@@ -107,7 +107,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		}
 		if h.State == layer.Head && !h.Clean && h.Generation == 0 {
 			if err := s.refuseLegacyLiveFile(m, h.UUID, o.Cow.Unflushed); err != nil {
-				return nil, s.refusedLayer(m, classify(err))
+				return nil, s.refusedLayer(m, Classify(err))
 			}
 		}
 		spec.Layers = append(spec.Layers, s.paths(&m.Layers[i]))
@@ -129,7 +129,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		}
 		var locked *cow.BaseLockedError
 		if errors.As(err, &locked) {
-			err = s.refusedLayer(m, classify(err))
+			err = s.refusedLayer(m, Classify(err))
 			if inPlace && !locked.Writer {
 				err = fmt.Errorf("%w\n%s", err, shareAdvice)
 			}
@@ -139,7 +139,7 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 		again := sealing
 		sealing = s.beingSealed(m)
 		if !errors.Is(err, layer.ErrInUse) || !again && !sealing || time.Now().After(end) {
-			return nil, s.refusedLayer(m, classify(err))
+			return nil, s.refusedLayer(m, Classify(err))
 		}
 		select {
 		case <-ctx.Done():
@@ -181,16 +181,49 @@ func (s *Store) checkLayer(m *Manifest, i int) (layer.Header, error) {
 	path := s.paths(l).Map
 	h, err := layer.ReadHeader(s.fs, path)
 	if err != nil {
-		return h, classify(err)
+		return h, Classify(err)
 	}
 	advice := "put back the layer that the disk's manifest names"
 	switch {
 	case h.UUID != l.UUID:
-		return h, &Mismatch{File: path, What: "UUID of the layer", Expected: l.UUID.String(), Found: h.UUID.String(), Advice: advice}
+		return h, refused(path, "UUID of the layer", l.UUID.String(), h.UUID.String(), advice)
 	case int(h.BlockSize) != m.BlockSize:
-		return h, &Mismatch{File: path, What: "block size", Expected: quoteBytes(int64(m.BlockSize)), Found: quoteBytes(int64(h.BlockSize)), Advice: advice}
+		return h, refused(path, "block size", finding.Bytes(int64(m.BlockSize)),
+			finding.Bytes(int64(h.BlockSize)), advice)
 	case i == len(m.Layers)-1 && h.Size != m.Size:
-		return h, &Mismatch{File: path, What: "size of the disk", Expected: strconv.FormatInt(m.Size, 10), Found: quoteBytes(h.Size), Advice: advice}
+		return h, refused(path, "size of the disk", m.Size, finding.Bytes(h.Size), advice)
 	}
 	return h, nil
+}
+
+// Preflight opens and closes the layers below the head of a disk that another process may be
+// serving, with the checks of OpenDisk. It does not open the head and takes no lock, so OpenDisk
+// may still fail. It finds errors of base, images, sealed layers and manifest early, and leaves
+// what it read in the page cache.
+func (s *Store) Preflight(ctx context.Context, name string, o cow.Options) error {
+	m, err := s.Disk(name)
+	if err != nil {
+		return err
+	}
+	if err := s.trustedFiles(m); err != nil {
+		return err
+	}
+	m.Layers = m.Sealed()
+	if len(m.Layers) > 0 {
+		h, err := layer.ReadHeader(s.fs, s.paths(m.Head()).Map)
+		if err != nil {
+			return fmt.Errorf("disk %q: %w", name, Classify(err))
+		}
+		m.Size = h.Size // the disk may have grown since
+	} else if m.Base == nil {
+		return nil
+	}
+	disk, err := s.openStack(ctx, m, OpenOptions{Cow: o, ReadOnly: true})
+	if errors.Is(err, layer.ErrInUse) {
+		return nil // another process is still sealing a former head
+	}
+	if err != nil {
+		return err
+	}
+	return disk.Close()
 }

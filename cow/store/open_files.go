@@ -11,8 +11,9 @@ import (
 // or replaced: a change by name would affect another disk or none.
 func (s *Store) CheckOpenFiles(m *Manifest) error {
 	misplaced := func(path, what, found string) error {
-		return &Mismatch{File: path, What: fmt.Sprintf("%s of disk %q, which is open", what, m.Name), Expected: "it to be here", Found: found,
-			Advice: "what is written is only in open files: copy the disk from within the guest before this process ends"}
+		return refused(path, fmt.Sprintf("%s of disk %q, which is open", what, m.Name),
+			"it to be here", found,
+			"what is written is only in open files: copy the disk from within the guest before this process ends")
 	}
 	head := s.paths(m.Head())
 	for _, f := range []struct{ path, what string }{
@@ -48,7 +49,7 @@ func (s *Store) checkLockFile(m *Manifest, misplaced func(path, what, found stri
 	if err != nil {
 		return fmt.Errorf("disk %q: %w", m.Name, err)
 	}
-	l := s.diskLocks.find(m.Name)
+	l := s.heldLock(m.Name)
 	if l == nil {
 		return misplaced(path, "lock", "that this process does not hold it")
 	}
@@ -56,7 +57,7 @@ func (s *Store) checkLockFile(m *Manifest, misplaced func(path, what, found stri
 	if err != nil {
 		return fmt.Errorf("disk %q: %w", m.Name, err)
 	}
-	if id.Dev != ours.Dev || id.Inode != ours.Inode {
+	if !id.SameFile(ours) {
 		return misplaced(path, "lock", "another one: the files were replaced")
 	}
 	return nil

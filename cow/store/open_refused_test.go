@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -24,9 +23,7 @@ func TestRefusedOpen(t *testing.T) {
 		words  []string
 	}{
 		{"base in place touched", "place", func(t *testing.T, s *Store, base string) string {
-			if err := os.Chtimes(base, time.Time{}, time.Unix(1e9, 5)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Chtimes(base, time.Time{}, time.Unix(1e9, 5)))
 			return base
 		}, []string{"modification time", "expected", "found 2001-09-09", "cowblk trust-base place"}},
 		{"base in place changed", "place", func(t *testing.T, s *Store, base string) string {
@@ -120,13 +117,11 @@ func TestRefusedOpen(t *testing.T) {
 			create(t, s, "place", CreateOptions{Base: basePath})
 			create(t, s, "vm1", CreateOptions{From: "img"})
 			put(t, s, "vm1", noise(5, 8192), 0)
-			if _, err := s.Promote(context.Background(), []string{"vm1"}, "t"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 			create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 			file := tt.damage(t, s, basePath)
 			before := snapshot(t, s.Dir(), filepath.Dir(basePath))
-			o, err := s.OpenDisk(context.Background(), tt.disk, OpenOptions{})
+			o, err := s.OpenDisk(ctx, tt.disk, OpenOptions{})
 			if err == nil {
 				o.Close()
 				t.Fatal("opened")
@@ -151,26 +146,17 @@ func TestRefusedOpen(t *testing.T) {
 
 func head(t *testing.T, s *Store, disk string) *Layer {
 	t.Helper()
-	m, err := s.Disk(disk)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := manifestOf(t, s, disk)
 	return m.Head()
 }
 
 func flip(t *testing.T, path string, off int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer f.Close()
 	b := []byte{0}
-	if _, err := f.ReadAt(b, off); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(f.ReadAt(b, off)))
 	b[0] ^= 0x40
-	if _, err := f.WriteAt(b, off); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(f.WriteAt(b, off)))
 }

@@ -42,7 +42,7 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 		}
 		return &Reading{Disk: opened.Disk, Manifest: opened.Manifest, lock: opened.Lock}, nil
 	}
-	if err := s.trusted(); err != nil {
+	if err := s.Trusted(); err != nil {
 		return nil, err
 	}
 	if err := s.trustedDisk(ref.Name); err != nil {
@@ -91,14 +91,17 @@ func (s *Store) upToTag(ref Ref) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.Layers = m.Layers[:i+1]
-	if err := s.trustedFiles(m); err != nil {
+	// Only this layer is read here: an open checks the others.
+	only := *m
+	only.Layers = m.Layers[i : i+1]
+	if err := s.trustedFiles(&only); err != nil {
 		return nil, err
 	}
+	m.Layers = m.Layers[:i+1]
 	// The disk may have grown since.
 	h, err := layer.ReadHeader(s.fs, s.paths(m.Head()).Map)
 	if err != nil {
-		return nil, fmt.Errorf("tag %s: %w", ref, classify(err))
+		return nil, fmt.Errorf("tag %s: %w", ref, Classify(err))
 	}
 	m.Size = h.Size
 	return m, nil
@@ -108,10 +111,8 @@ func (s *Store) upToTag(ref Ref) (*Manifest, error) {
 func (s *Store) tagAdvice(name string) string {
 	var tags []string
 	if m, err := s.Disk(name); err == nil {
-		for _, l := range m.Sealed() {
-			if l.Tag != "" {
-				tags = append(tags, name+"@"+l.Tag)
-			}
+		for _, tag := range m.tagsFrom(0) {
+			tags = append(tags, name+"@"+tag)
 		}
 	}
 	const most = 5

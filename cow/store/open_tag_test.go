@@ -15,13 +15,9 @@ import (
 func openTag(t testing.TB, s *Store, ref string) *Reading {
 	t.Helper()
 	r, err := ParseRef(ref)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := s.OpenTag(context.Background(), r, cow.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	o, err := s.OpenTag(ctx, r, cow.Options{})
+	must(t, err)
 	t.Cleanup(func() { o.Close() })
 	return o
 }
@@ -29,9 +25,7 @@ func openTag(t testing.TB, s *Store, ref string) *Reading {
 func checkContent(t testing.TB, o *Reading, want []byte) {
 	t.Helper()
 	got := make([]byte, o.Size())
-	if _, err := o.ReadAt(got, 0); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(o.ReadAt(got, 0)))
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s: %d bytes differ from the %d expected", o.Manifest.Name, len(got), len(want))
 	}
@@ -46,9 +40,7 @@ func taggedDisk(t *testing.T, s *Store) (one, two, now []byte) {
 	step := func(tag string, p []byte, off int) {
 		put(t, s, "vm1", p, int64(off))
 		if tag != "" {
-			if _, err := s.Promote(context.Background(), []string{"vm1"}, tag); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"vm1"}, tag)))
 		}
 	}
 	patch := func(content []byte, p []byte, off int) []byte {
@@ -71,41 +63,29 @@ func TestOpenTagOfServedDisk(t *testing.T) {
 	one, two, now := taggedDisk(t, s)
 	whole := openTag(t, s, "vm1")
 	checkContent(t, whole, now)
-	if err := whole.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, whole.Close())
 
 	served := openDisk(t, s, "vm1")
-	if _, err := served.Disk.WriteAt(noise(9, 1<<20), 0); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(served.Disk.WriteAt(noise(9, 1<<20), 0)))
 	first, second := openTag(t, s, "vm1@one"), openTag(t, s, "vm1@two")
 	checkContent(t, first, one)
 	checkContent(t, second, two)
 	if n := len(first.Manifest.Layers); n != 1 {
 		t.Errorf("%d layers up to the first tag", n)
 	}
-	if _, err := first.WriteAt(make([]byte, 512), 0); !errors.Is(err, cow.ErrReadOnly) {
-		t.Errorf("write to a tag: %v", err)
-	}
+	wantErr(t, errOf(first.WriteAt(make([]byte, 512), 0)), cow.ErrReadOnly, "write to a tag")
 
-	_, err := s.OpenTag(context.Background(), Ref{Name: "vm1"}, cow.Options{})
+	_, err := s.OpenTag(ctx, Ref{Name: "vm1"}, cow.Options{})
 	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "vm1@one, vm1@two") {
 		t.Errorf("a served disk without a tag: %v", err)
 	}
-	if err := served.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, served.Close())
 
 	// Readers of a tag block nobody, even if the disk is removed.
 	put(t, s, "vm1", noise(10, 512), 0)
-	if _, err := s.Promote(context.Background(), []string{"vm1"}, "three"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "three")))
 	checkContent(t, first, one)
-	if _, err := s.Remove(context.Background(), "vm1"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "vm1")))
 	checkContent(t, second, two)
 }
 
@@ -124,14 +104,14 @@ func TestOpenTagErrors(t *testing.T) {
 		{Ref{Name: "vm1", Tag: "../one"}, ErrInvalid, "tag name"},
 		{Ref{Name: "../vm1", Tag: "one"}, ErrInvalid, "disk name"},
 	} {
-		_, err := s.OpenTag(context.Background(), test.ref, cow.Options{})
+		_, err := s.OpenTag(ctx, test.ref, cow.Options{})
 		if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.text) {
 			t.Errorf("%s: %v", test.ref, err)
 		}
 	}
 	create(t, s, "new", CreateOptions{Size: 1 << 20})
 	defer openDisk(t, s, "new").Close()
-	_, err := s.OpenTag(context.Background(), Ref{Name: "new"}, cow.Options{})
+	_, err := s.OpenTag(ctx, Ref{Name: "new"}, cow.Options{})
 	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "cowblk promote new --tag NAME") {
 		t.Errorf("a served disk without tags: %v", err)
 	}
@@ -144,37 +124,27 @@ func TestOpenTagWaitsForSeal(t *testing.T) {
 	_, _, now := taggedDisk(t, s)
 	before := openDisk(t, s, "vm1")
 	m := before.Manifest
-	p, err := s.PreparePromotion(context.Background(), []*Manifest{m}, "three")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Commit(); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*sealPoll)
+	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "three")
+	must(t, err)
+	must(t, p.Commit())
+	short, cancel := context.WithTimeout(ctx, 3*sealPoll)
 	defer cancel()
 	ref := Ref{Name: "vm1", Tag: "three"}
-	if _, err := s.OpenTag(ctx, ref, cow.Options{}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("while the head is still written: %v", err)
-	}
+	wantErr(t, errOf(s.OpenTag(short, ref, cow.Options{})), context.DeadlineExceeded, "while the head is still written")
 	type result struct {
 		r   *Reading
 		err error
 	}
 	opened := make(chan result, 1)
 	go func() {
-		r, err := s.OpenTag(context.Background(), ref, cow.Options{})
+		r, err := s.OpenTag(ctx, ref, cow.Options{})
 		opened <- result{r, err}
 	}()
 	time.Sleep(2 * sealPoll)
 	swapped, err := before.Disk.Promote(p.Heads()[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	<-swapped.Done()
-	if err := swapped.Err(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, swapped.Err())
 	p.Close(true)
 	r := <-opened
 	if r.err != nil {
@@ -184,7 +154,5 @@ func TestOpenTagWaitsForSeal(t *testing.T) {
 	if h := r.r.Layers(); h[len(h)-1].State != layer.Sealed {
 		t.Error("the tag's layer is not sealed")
 	}
-	if err := errors.Join(r.r.Close(), before.Close()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(r.r.Close(), before.Close()))
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -112,12 +113,7 @@ func (s *Store) partsOf(m *Manifest) []*part {
 	return parts
 }
 
-// imageParts returns the data files of the store's images, which are never written.
-func (s *Store) imageParts() ([]*part, error) {
-	names, err := s.names(imagesDir)
-	return s.partsOfImages(names), err
-}
-
+// partsOfImages returns the data files of images, which are never written.
 func (s *Store) partsOfImages(names []string) (parts []*part) {
 	for _, name := range names {
 		parts = append(parts, &part{owner: fmt.Sprintf("image %q", name), kind: partBase, path: s.ImageData(name), n: -1})
@@ -134,7 +130,7 @@ func (s *Store) refuseOverlap(parts []*part) error {
 		}
 		for _, o := range parts[:i] {
 			if mine, other, ok := p.conflicts(o); ok {
-				return invalidf("%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, sharedFileText(o, other, p, mine))
+				return finding.Invalidf("%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, sharedFileText(o, other, p, mine))
 			}
 		}
 	}
@@ -156,10 +152,11 @@ func (s *Store) refuseUsed(parts []*part, lenient bool) error {
 	if err != nil && !lenient {
 		return fmt.Errorf("cannot determine which disks use the files: %w", err)
 	}
-	others, err := s.imageParts()
+	images, err := s.names(imagesDir)
 	if err != nil {
 		return err
 	}
+	others := s.partsOfImages(images)
 	for _, m := range disks {
 		others = append(others, s.partsOf(m)...)
 	}

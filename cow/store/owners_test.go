@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"testing"
 
 	"cowblk/cow"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -20,18 +20,12 @@ func aliases(t *testing.T, path string) map[string]string {
 	dir := t.TempDir()
 	a := map[string]string{"same path": path}
 	a["symbolic link"] = filepath.Join(dir, "symlink")
-	if err := os.Symlink(path, a["symbolic link"]); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink(path, a["symbolic link"]))
 	a["hard link"] = path + ".hard"
-	if err := os.Link(path, a["hard link"]); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Link(path, a["hard link"]))
 	t.Cleanup(func() { os.Remove(a["hard link"]) })
 	linked := filepath.Join(dir, "linkdir")
-	if err := os.Symlink(filepath.Dir(path), linked); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink(filepath.Dir(path), linked))
 	a["symbolic link to its directory"] = filepath.Join(linked, filepath.Base(path))
 	if mount := bindMount(t, path); mount != "" {
 		a["bind mount"] = mount
@@ -77,7 +71,6 @@ func tableOf(base string, baseOff int, m, data string, dataOff int) string {
 
 // TestTableSharesFiles: no part of a table may be a part of another disk, by any name.
 func TestTableSharesFiles(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	base, m, data := plainFile(t, 1<<20), plainFile(t, 1<<20), plainFile(t, 1<<20)
 	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, m, data, 0)})
@@ -89,9 +82,7 @@ func TestTableSharesFiles(t *testing.T) {
 		_, err := s.Create(ctx, "b", CreateOptions{Table: table})
 		if err == nil {
 			t.Errorf("%s: expected a refusal, found a disk", what)
-			if _, err := s.Remove(ctx, "b"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, "b")))
 			return
 		}
 		if !errors.Is(err, ErrInUse) && !errors.Is(err, ErrRefused) && !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), other) {
@@ -136,7 +127,6 @@ func TestTableSharesFiles(t *testing.T) {
 
 // TestTableNamesFileTwice: no two parts of one table overlap.
 func TestTableNamesFileTwice(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	fresh := func() string { return plainFile(t, 1<<20) }
 	for name := range aliases(t, fresh()) {
@@ -157,9 +147,7 @@ func TestTableNamesFileTwice(t *testing.T) {
 		}
 		for _, pair := range [][2]string{{"data1", "data2"}, {"map1", "map2"}, {"map1", "data1"}, {"map2", "data1"}, {"base", "data1"}, {"base", "data2"}, {"base", "map1"}} {
 			table := two(func(p map[string]string, f string) { p[pair[0]], p[pair[1]] = f, "ALIAS" })
-			if _, err := s.Create(ctx, "b", CreateOptions{Table: table}); !errors.Is(err, ErrInvalid) {
-				t.Errorf("%s and %s by %s: expected %v, found %v", pair[0], pair[1], name, ErrInvalid, err)
-			}
+			wantErr(t, errOf(s.Create(ctx, "b", CreateOptions{Table: table})), ErrInvalid, "%s and %s by %s", pair[0], pair[1], name)
 		}
 	}
 	if disks, err := s.Disks(); err != nil || len(disks) != 0 {
@@ -170,7 +158,6 @@ func TestTableNamesFileTwice(t *testing.T) {
 // TestBaseInsideStore: a file of a store is refused as a base, by any name, because the store
 // removes files without asking disks outside it.
 func TestBaseInsideStore(t *testing.T) {
-	ctx := context.Background()
 	s, other := newStore(t), newStore(t)
 	for _, st := range []*Store{s, other} {
 		importRaw(t, st, "golden", noise(3, 1<<20))
@@ -178,9 +165,7 @@ func TestBaseInsideStore(t *testing.T) {
 	}
 	for _, st := range []*Store{s, other} {
 		d, err := st.Disk("d")
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for _, path := range []string{st.ImageData("golden"), st.paths(d.Head()).Data, st.paths(d.Head()).Map} {
 			for name, alias := range aliases(t, path) {
 				if st == other && (name == "hard link" || name == "bind mount") && filepath.Base(path) == dataFile {
@@ -201,7 +186,6 @@ func TestBaseInsideStore(t *testing.T) {
 // TestFilesOfAStore: no file of a store is written raw, imported, or a part of a disk, by its path
 // in any store and by any name in one's own. Nor is a file that only lies in one.
 func TestFilesOfAStore(t *testing.T) {
-	ctx := context.Background()
 	s, other := newStore(t), newStore(t)
 	unmarked := newStore(t) // as of an earlier version
 	fresh := func() string { return plainFile(t, 1<<20) }
@@ -234,7 +218,7 @@ func TestFilesOfAStore(t *testing.T) {
 			}
 			for name, alias := range names {
 				hidden := name == "hard link" || name == "bind mount"
-				if hidden && path == lying || name == "loop device" && fi.Size() < SectorSize {
+				if hidden && path == lying || name == "loop device" && fi.Size() < layer.SectorSize {
 					continue // nothing marks the first; the second is empty
 				}
 				if name == "hard link" {
@@ -265,7 +249,7 @@ func TestFilesOfAStore(t *testing.T) {
 					refused(use, err)
 				}
 				isData := path == st.ImageData("golden") || path == st.paths(d.Head()).Data
-				if _, err := newStore(t).Import(ctx, alias, "i", ImportOptions{Format: FormatRaw, ForceShare: true}); isData || filepath.Base(path) == "lying" {
+				if _, err := newStore(t).Import(ctx, alias, "i", ImportOptions{Format: imagefile.Raw, ForceShare: true}); isData || filepath.Base(path) == "lying" {
 					if err != nil {
 						t.Errorf("%s by %s, import: %v", path, name, err)
 					}
@@ -338,7 +322,6 @@ func TestNoStore(t *testing.T) {
 
 // TestTwoStoresOneFile: a process that has a file open excludes others, in whatever store.
 func TestTwoStoresOneFile(t *testing.T) {
-	ctx := context.Background()
 	a, b := newStore(t), newStore(t)
 	base, m, data := plainFile(t, 1<<20), plainFile(t, 1<<20), plainFile(t, 1<<20)
 	create(t, a, "a", CreateOptions{Table: tableOf(base, 0, m, data, 0)})
@@ -353,12 +336,8 @@ func TestTwoStoresOneFile(t *testing.T) {
 				o.Close()
 			}
 		}
-		if _, err := b.Create(ctx, "c", CreateOptions{Base: alias}); !errors.Is(err, ErrInUse) {
-			t.Errorf("base on open data by %s: expected %v, found %v", name, ErrInUse, err)
-		}
-		if err := oa.Close(); err != nil {
-			t.Fatal(err)
-		}
+		wantErr(t, errOf(b.Create(ctx, "c", CreateOptions{Base: alias})), ErrInUse, "base on open data by %s", name)
+		must(t, oa.Close())
 		ob := openDisk(t, b, "b")
 		if o, err := a.OpenDisk(ctx, "a", OpenOptions{}); !errors.Is(err, ErrInUse) {
 			t.Errorf("the other way round, by %s: expected %v, found %v", name, ErrInUse, err)
@@ -366,12 +345,8 @@ func TestTwoStoresOneFile(t *testing.T) {
 				o.Close()
 			}
 		}
-		if err := ob.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.Remove(ctx, "b"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, ob.Close())
+		must(t, errOf(b.Remove(ctx, "b")))
 	}
 }
 
@@ -384,7 +359,6 @@ func rawInUse(err error) bool {
 // TestRawFileUnderDisk: a file that is served raw cannot be a base, data or map at the same time,
 // in both orders.
 func TestRawFileUnderDisk(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	base, m, data := plainFile(t, 1<<20), plainFile(t, 1<<20), plainFile(t, 1<<20)
 	create(t, s, "table", CreateOptions{Table: tableOf(plainFile(t, 1<<20), 0, m, data, 0)})
@@ -405,20 +379,13 @@ func TestRawFileUnderDisk(t *testing.T) {
 					d.Close()
 				}
 			}
-			if err := o.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, o.Close())
 			d, err := raw(alias, false)
 			if err != nil {
 				t.Errorf("%s of a closed disk raw, by %s: %v", c.path, name, err)
 				continue
 			}
-			if o, err := s.OpenDisk(ctx, c.disk, OpenOptions{}); !errors.Is(err, ErrInUse) {
-				t.Errorf("a disk on %s, which is open raw by %s: expected %v, found %v", c.path, name, ErrInUse, err)
-				if err == nil {
-					o.Close()
-				}
-			}
+			wantErr(t, tryOpen(s, c.disk), ErrInUse, "a disk on %s, which is open raw by %s: open", c.path, name)
 			for _, readOnly := range []bool{false, true} {
 				if again, err := raw(c.path, readOnly); !rawInUse(err) {
 					t.Errorf("%s raw twice, by %s, the second one read-only %v: expected %v, found %v", c.path, name, readOnly, layer.ErrInUse, err)
@@ -427,15 +394,11 @@ func TestRawFileUnderDisk(t *testing.T) {
 					}
 				}
 			}
-			if err := d.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, d.Close())
 		}
 	}
 	one, err := raw(base, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer one.Close()
 	two, err := raw(base, true)
 	if err != nil {
@@ -451,9 +414,7 @@ func TestSealedLayersAreShared(t *testing.T) {
 	s := newStore(t)
 	base := tempFile(t, "base", noise(1, 1<<20))
 	create(t, s, "a", CreateOptions{Base: base})
-	if _, err := s.Promote(context.Background(), []string{"a"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"a"}, "t")))
 	create(t, s, "b", CreateOptions{From: "a@t"})
 	d, _ := s.Disk("b")
 	oa := openDisk(t, s, "a")
@@ -461,9 +422,7 @@ func TestSealedLayersAreShared(t *testing.T) {
 	ob := openDisk(t, s, "b")
 	defer ob.Close()
 	old, err := vfs.OS{}.OpenFile(s.paths(&d.Layers[0]).Map, os.O_RDONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer old.Close()
 	if err := old.Lock(false); err != nil {
 		t.Errorf("lock of an older version that reads a sealed layer: %v", err)
@@ -473,7 +432,6 @@ func TestSealedLayersAreShared(t *testing.T) {
 // TestCheckFindsTwoOwners: check names both disks of a store that an earlier version has made in
 // this way.
 func TestCheckFindsTwoOwners(t *testing.T) {
-	ctx := context.Background()
 	fresh := func() string { return plainFile(t, 1<<20) }
 	for _, what := range []string{"data", "base", "none"} {
 		data := fresh()
@@ -481,24 +439,17 @@ func TestCheckFindsTwoOwners(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, 0)})
 			create(t, s, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), fresh(), 0)})
-			m, err := s.Disk("b")
-			if err != nil {
-				t.Fatal(err)
-			}
+			m := manifestOf(t, s, "b")
 			switch what {
 			case "data":
 				m.Layers[0].Data = alias
 			case "base":
 				m.Base.Path = alias
 			}
-			if err := s.writeDocument(s.path(disksDir, "b", diskFile), m); err != nil {
-				t.Fatal(err)
-			}
+			must(t, s.writeDocument(s.path(disksDir, "b", diskFile), m))
 			for _, names := range [][]string{nil, {"a"}, {"b"}, {"a", "b"}} {
 				r, err := s.Check(ctx, CheckOptions{Names: names})
-				if err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
 				found := 0
 				for _, k := range r.Reports {
 					for _, p := range k.Problems {
@@ -546,7 +497,6 @@ func partition(t *testing.T, path string, start, sectors int) (disk, part string
 
 // TestPartitions: a partition is a part of its disk, and of the file that is the disk.
 func TestPartitions(t *testing.T) {
-	ctx := context.Background()
 	const start, sectors = 64, 1024
 	file := plainFile(t, 2048*512)
 	disk, part := partition(t, file, start, sectors)
@@ -581,18 +531,13 @@ func TestPartitions(t *testing.T) {
 				raw.Close()
 			}
 		}
-		if err := o.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := b.Remove(ctx, "b"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, o.Close())
+		must(t, errOf(b.Remove(ctx, "b")))
 	}
 }
 
 // TestImportOfOpenData: a file that a served disk writes to is imported only with --force-share.
 func TestImportOfOpenData(t *testing.T) {
-	ctx := context.Background()
 	s, other := newStore(t), newStore(t)
 	base, data := plainFile(t, 1<<20), plainFile(t, 1<<20)
 	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, plainFile(t, 1<<20), data, 0)})
@@ -600,20 +545,18 @@ func TestImportOfOpenData(t *testing.T) {
 	for disk, path := range map[string]string{"a": data, "own": s.paths(own.Head()).Data} {
 		for name, alias := range aliases(t, path) {
 			o := openDisk(t, s, disk)
-			if _, err := other.Import(ctx, alias, "img", ImportOptions{Format: FormatRaw}); !errors.Is(err, ErrInUse) && !(errors.Is(err, ErrRefused) && alias == path+".hard" && disk == "own") {
+			if _, err := other.Import(ctx, alias, "img", ImportOptions{Format: imagefile.Raw}); !errors.Is(err, ErrInUse) && !(errors.Is(err, ErrRefused) && alias == path+".hard" && disk == "own") {
 				t.Errorf("data of an open disk by %s: expected %v, found %v", name, ErrInUse, err)
 			}
 			if name == "same path" {
-				if _, err := other.Import(ctx, alias, "forced-"+disk, ImportOptions{Format: FormatRaw, ForceShare: true}); err != nil {
+				if _, err := other.Import(ctx, alias, "forced-"+disk, ImportOptions{Format: imagefile.Raw, ForceShare: true}); err != nil {
 					t.Errorf("--force-share: %v", err)
 				}
 			}
-			if _, err := other.Import(ctx, base, "base-"+disk+strings.ReplaceAll(name, " ", "-"), ImportOptions{Format: FormatRaw}); err != nil {
+			if _, err := other.Import(ctx, base, "base-"+disk+strings.ReplaceAll(name, " ", "-"), ImportOptions{Format: imagefile.Raw}); err != nil {
 				t.Errorf("the base of an open disk: %v", err)
 			}
-			if err := o.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, o.Close())
 		}
 	}
 }
@@ -621,30 +564,22 @@ func TestImportOfOpenData(t *testing.T) {
 // TestBesideABaseInAFile: writes to a regular file change the time that shows whether a base in it
 // is unchanged.
 func TestBesideABaseInAFile(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	fresh := func() string { return plainFile(t, 1<<20) }
 	base := fresh()
-	if _, err := s.Create(ctx, "a", CreateOptions{Table: tableOf(base, 0, fresh(), base, 2*tableSectors)}); !errors.Is(err, ErrInvalid) {
-		t.Errorf("data behind the base in one file: expected %v, found %v", ErrInvalid, err)
-	}
+	wantErr(t, errOf(s.Create(ctx, "a", CreateOptions{Table: tableOf(base, 0, fresh(), base, 2*tableSectors)})), ErrInvalid, "data behind the base in one file")
 	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, fresh(), fresh(), 0)})
-	if _, err := s.Create(ctx, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), base, 2*tableSectors)}); !errors.Is(err, ErrInUse) {
-		t.Errorf("data behind another disk's base in one file: expected %v, found %v", ErrInUse, err)
-	}
+	wantErr(t, errOf(s.Create(ctx, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), base, 2*tableSectors)})), ErrInUse, "data behind another disk's base in one file")
 }
 
 // TestBehindASmallerLayer: a larger clone does not make the layers below it larger.
 func TestBehindASmallerLayer(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	fresh := func() string { return plainFile(t, 1<<20) }
 	data := fresh()
 	create(t, s, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, 0)})
-	if _, err := s.Promote(ctx, []string{"a"}, "t"); err != nil {
-		t.Fatal(err)
-	}
-	create(t, s, "larger", CreateOptions{From: "a@t", Size: 4 * tableSectors * SectorSize})
+	must(t, errOf(s.Promote(ctx, []string{"a"}, "t")))
+	create(t, s, "larger", CreateOptions{From: "a@t", Size: 4 * tableSectors * layer.SectorSize})
 	create(t, s, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, tableSectors)})
 	one := openDisk(t, s, "larger")
 	defer one.Close()

@@ -1,32 +1,18 @@
 package store
 
 import (
-	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
+	"os"
 	"slices"
 	"strconv"
 	"time"
 
-	"github.com/google/uuid"
-
 	"cowblk/cow/layer"
-	"cowblk/cow/strictjson"
+	"cowblk/cow/vfs"
 )
-
-// commitFile, in the directory of a transaction, is the commit record of a change of several disks.
-// Once it is durable, recovery finishes the change on all of them if the process dies.
-const commitFile = "commit.json"
-
-// change is the content of commitFile. The record may outlive the change if its directory cannot be
-// removed, so recovery changes only disks that still have their old head.
-type change struct {
-	From []uuid.UUID `json:"from"` // the disks' heads before
-	To   []*Manifest `json:"to"`   // the disks afterwards
-}
 
 // Pending is a prepared promotion of one or more disks. The new heads are durable, and no manifest
 // names them yet. The caller holds the locks of the disks.
@@ -100,7 +86,7 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	// If unflushed writes survive a kill on the current head, they must on the new one.
 	h, err := layer.ReadHeader(s.fs, s.paths(old).Map)
 	if err != nil {
-		return classify(err)
+		return Classify(err)
 	}
 	hasShared := h.Generation != 0
 	if hasShared && p.sharedDir == "" {
@@ -121,7 +107,7 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 		head, err = layer.Open(s.fs, s.paths(after.Head()), params)
 	}
 	if err != nil {
-		return classify(err)
+		return Classify(err)
 	}
 	p.heads = append(p.heads, head)
 	p.after = append(p.after, &after)
@@ -194,114 +180,88 @@ func (p *Pending) Close(swapped bool) {
 	p.txn.close()
 }
 
-// disks returns the names of the changed disks. c may be nil.
-func (c *change) disks() (names []string) {
-	if c != nil {
-		for _, m := range c.To {
-			names = append(names, m.Name)
-		}
-	}
-	return names
-}
-
-// rollForward finishes the change of several disks that a dead process has committed. c may be nil.
-// It skips a disk with a damaged manifest, and the returned error concerns that disk. Any other
-// error concerns all disks of the change. The caller holds the store's lock.
-func (s *Store) rollForward(dir string, c *change) error {
-	if c == nil {
-		return nil
-	}
-	damaged := &unfinishedError{}
-	for i, m := range c.To {
-		now, err := s.Disk(m.Name)
-		if errors.Is(err, ErrNotFound) {
-			exists, serr := s.exists(s.path(disksDir, m.Name))
-			if serr == nil && !exists {
-				continue
+// stage writes the old and the new manifests, and for several disks the commit records of both
+// directions.
+func (p *Pending) stage() error {
+	for _, c := range []struct {
+		from, to []*Manifest
+		suffix   string
+	}{{p.before, p.after, stagedAfter}, {p.after, p.before, stagedBefore}} {
+		record := change{To: c.to}
+		for i, m := range c.to {
+			record.From = append(record.From, c.from[i].Head().UUID)
+			data, err := document(m)
+			if err == nil {
+				err = p.txn.writeFile(strconv.Itoa(i)+c.suffix, data, filePerm)
 			}
-			err = errors.Join(err, serr)
+			if err != nil {
+				return err
+			}
 		}
-		if err != nil && isDamage(err) {
-			damaged.disks, damaged.err = append(damaged.disks, m.Name), errors.Join(damaged.err, err)
-			continue
+		if len(c.to) == 1 {
+			continue // one rename is atomic
+		}
+		data, err := json.Marshal(record)
+		if err == nil {
+			err = p.txn.writeFile(commitFile+c.suffix, data, filePerm)
 		}
 		if err != nil {
-			return &unfinishedError{disks: c.disks(), err: err}
+			return err
 		}
-		if now.Head().UUID != c.From[i] {
-			continue // finished, or changed again
-		}
-		if err := s.finishDisk(dir, i, m); err != nil {
-			return &unfinishedError{disks: c.disks(), err: err}
-		}
-		s.log.Info("finished an interrupted change of several disks", "disk", m.Name)
 	}
-	if damaged.err != nil {
-		return damaged
+	return p.s.fs.SyncDir(p.txn.dir)
+}
+
+// renameStaged durably renames the files staged with this suffix to their places.
+func (p *Pending) renameStaged(suffix string) error {
+	s := p.s
+	if len(p.after) > 1 {
+		if err := s.fs.Rename(p.txn.path(commitFile+suffix), p.txn.path(commitFile)); err != nil {
+			return err
+		}
+		if err := s.fs.SyncDir(p.txn.dir); err != nil {
+			return err
+		}
+	}
+	for i, m := range p.after {
+		if err := s.fs.Rename(p.txn.path(strconv.Itoa(i)+suffix), s.path(disksDir, m.Name, diskFile)); err != nil {
+			return err
+		}
+		if err := s.fs.SyncDir(s.path(disksDir, m.Name)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// finishDisk installs the manifest of disk i of a change. It renames the staged file of the dead
-// process if there is one, which needs no space. The directory may have staged files of both
-// directions.
-func (s *Store) finishDisk(dir string, i int, m *Manifest) error {
-	to := s.path(disksDir, m.Name, diskFile)
-	want, err := document(m)
-	if err != nil {
-		return err
-	}
-	for _, suffix := range []string{stagedAfter, stagedBefore} {
-		from := filepath.Join(dir, strconv.Itoa(i)+suffix)
-		if staged, err := s.fs.ReadFile(from); err != nil || !bytes.Equal(staged, want) {
-			continue
+// File descriptors that a promotion needs. It must not run out of them half way, when it can
+// neither finish nor undo the change.
+const (
+	fdsPerDisk   = 8 // the new head, and the former head for the seal, each also for direct I/O
+	fdsTransient = 4 // locks, directories and files that are open for a moment
+)
+
+// fdReserve is a set of files that are open only to reserve their descriptors.
+type fdReserve []vfs.File
+
+// reserveFDs opens n files or none.
+func (s *Store) reserveFDs(n int) (r fdReserve, err error) {
+	for range n {
+		f, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY, 0)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("%d open files are needed: %w", n, err), r.free(len(r)))
 		}
-		if err := s.fs.Rename(from, to); err != nil {
-			return err
-		}
-		return s.fs.SyncDir(filepath.Dir(to))
+		r = append(r, f)
 	}
-	return s.writeDocument(to, m)
+	return r, nil
 }
 
-// readChange reads the commit record of a transaction; nil: none.
-func (s *Store) readChange(dir string) (*change, error) {
-	path := filepath.Join(dir, commitFile)
-	data, err := s.readBounded(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+// free closes n of the files.
+func (r *fdReserve) free(n int) error {
+	var errs []error
+	for _, f := range (*r)[len(*r)-n:] {
+		errs = append(errs, f.Close())
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	c := new(change)
-	if err := c.decode(data); err != nil {
-		return nil, &Mismatch{
-			File: path, What: "record of a change of several disks", Expected: "a document of the form in FORMAT.md", Found: err.Error(),
-			Advice: "the intended change is unknown: compare the tags of the disks, then move the directory of the record out of the store",
-		}
-	}
-	return c, nil
-}
-
-// decode decodes a commit record and checks its manifests.
-func (c *change) decode(data []byte) error {
-	if err := strictjson.Decode(data, c, strictjson.Options{}); err != nil {
-		return err
-	}
-	if len(c.From) != len(c.To) {
-		return fmt.Errorf("%d heads for %d disks", len(c.From), len(c.To))
-	}
-	for i, m := range c.To {
-		if m == nil || m.Version != formatVersion {
-			return fmt.Errorf("disk %d: expected a manifest of version %d", i, formatVersion)
-		}
-		if err := CheckName("disk", m.Name); err != nil {
-			return err
-		}
-		if err := m.check(m.Name); err != nil {
-			return fmt.Errorf("disk %q: %w", m.Name, err)
-		}
-	}
-	return nil
+	*r = (*r)[:len(*r)-n]
+	return errors.Join(errs...)
 }

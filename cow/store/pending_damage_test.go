@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -13,13 +12,10 @@ import (
 // TestRecordThatCannotBeRead: if the record of a change of several disks is unreadable, the disks
 // that it concerns are unknown. No command believes any manifest, and nothing is changed or lost.
 func TestRecordThatCannotBeRead(t *testing.T) {
-	ctx := context.Background()
 	for _, text := range []string{"", "garbage", "{}", `{"from":[],"to":[],"new":1}`, `{"from":["` + uuid.NewString() + `"],"to":[]}`} {
 		s := newStore(t)
 		create(t, s, "u", CreateOptions{Size: 1 << 20})
-		if _, err := s.Promote(ctx, []string{"u"}, "ut"); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(s.Promote(ctx, []string{"u"}, "ut")))
 		dir := s.path(tmpDir, uuid.NewString())
 		must(t, os.MkdirAll(dir, 0o700))
 		write(t, filepath.Join(dir, lockFile), nil)
@@ -50,7 +46,6 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 // TestChangeOfADamagedDisk: a change of several disks is carried out on those whose manifests can
 // be read. The record stays for the others, until they can be changed.
 func TestChangeOfADamagedDisk(t *testing.T) {
-	ctx := context.Background()
 	names := []string{"m0", "m1", "m2"}
 	for bad := range names {
 		for _, missing := range []bool{false, true} {

@@ -1,8 +1,6 @@
 package store
 
 import (
-	"context"
-	"errors"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -24,28 +22,18 @@ func (u untidy) RemoveAll(name string) error {
 // The record of a change of several disks may stay after the change if it cannot be removed. It
 // must not be carried out again over later changes of the disks.
 func TestStaleCommitIsLeftAlone(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 	s.fs = untidy{vfs.OS{}}
-	if _, err := s.Promote(ctx, []string{"vm1", "vm2"}, "both"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm1", "vm2"}, "both")))
 	put(t, s, "vm1", noise(1, 4096), 0)
-	if _, err := s.Promote(ctx, []string{"vm1"}, "later"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "later")))
 	put(t, s, "vm1", noise(2, 4096), 4096)
 	want := content(t, s, "vm1")
 	s.fs = vfs.OS{}
-	if got := content(t, s, "vm1"); string(got) != string(want) {
-		t.Error("vm1 has lost what was written since")
-	}
-	m, err := s.Disk("vm1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	wantContent(t, s, "vm1", want, "vm1 has lost what was written since")
+	m := manifestOf(t, s, "vm1")
 	if _, err := m.Tagged("later"); err != nil {
 		t.Error(err)
 	}
@@ -73,20 +61,15 @@ func (r readOnlyManifest) WriteFileAtomic(name string, data []byte, perm fs.File
 // process lives no other process touches it. After that the change is completed, or the disks are
 // refused until it can be.
 func TestCommitThatCannotBeTakenBack(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	var disks []*Manifest
 	for _, name := range []string{"vm1", "vm2"} {
 		disks = append(disks, create(t, s, name, CreateOptions{Size: 1 << 20}))
 	}
 	p, err := s.PreparePromotion(ctx, disks, "u")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	s.fs = &failsAfter{readOnlyManifest{vfs.OS{}, "vm2"}, "vm1"}
-	if err := p.Commit(); !errors.Is(err, errInjected) {
-		t.Fatalf("commit: %v", err)
-	}
+	wantErr(t, p.Commit(), errInjected, "commit")
 	p.Close(false)
 	p.txn.lock.Close() // the process dies
 	if o, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); err == nil {

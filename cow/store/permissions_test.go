@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -27,9 +26,7 @@ func modes(t *testing.T, dir string) map[string]fs.FileMode {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return all
 }
 
@@ -38,16 +35,9 @@ func fillStore(t *testing.T, s *Store) {
 	t.Helper()
 	importRaw(t, s, "img", noise(1, 64<<10))
 	create(t, s, "vm1", CreateOptions{From: "img"})
-	ctx := context.Background()
-	if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Rollback(ctx, Ref{"vm1", "t"}); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.MakeRunDir(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+	must(t, errOf(s.Rollback(ctx, Ref{"vm1", "t"})))
+	must(t, s.MakeRunDir())
 }
 
 // Only the owner can open a file of a store, and so hold its locks, whatever the umask. Others can
@@ -77,35 +67,19 @@ func TestModesOfAnEarlierVersion(t *testing.T) {
 		if st, err := os.Stat(path); err == nil && st.IsDir() {
 			mode = 0o755
 		}
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Chmod(path, mode))
 	}
 	// A symbolic link in place of a directory, to a foreign directory.
 	outside := t.TempDir()
-	if err := os.Chmod(outside, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(s.path(imagesDir), filepath.Join(outside, imagesDir)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(filepath.Join(outside, imagesDir), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(filepath.Join(outside, imagesDir), s.path(imagesDir)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.RemoveAll(s.path(reserveDir)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(outside, 0o755))
+	must(t, os.Rename(s.path(imagesDir), filepath.Join(outside, imagesDir)))
+	must(t, os.Chmod(filepath.Join(outside, imagesDir), 0o755))
+	must(t, os.Symlink(filepath.Join(outside, imagesDir), s.path(imagesDir)))
+	must(t, os.RemoveAll(s.path(reserveDir)))
 	s = openStore(t, s.Dir())
 	o := openDisk(t, s, "vm1") // this is a change already
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.MakeRunDir(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, o.Close())
+	must(t, s.MakeRunDir())
 	if n, err := os.ReadDir(s.path(reserveDir)); err != nil || len(n) != reserveFiles {
 		t.Errorf("the store's reserve has %d files, expected %d: %v", len(n), reserveFiles, err)
 	}
@@ -134,15 +108,11 @@ func TestModesOfASharedStore(t *testing.T) {
 	s := newStore(t)
 	fillStore(t, s)
 	for path, mode := range map[string]fs.FileMode{".": 0o775, disksDir: 0o775, layersDir: 0o500, lockFile: 0o664} {
-		if err := os.Chmod(s.path(path), mode); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Chmod(s.path(path), mode))
 	}
 	defer os.Chmod(s.path(layersDir), 0o700)
 	s = openStore(t, s.Dir())
-	if err := s.locked(context.Background(), func() error { return nil }); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.locked(ctx, func() error { return nil }))
 	now := modes(t, s.Dir())
 	for path, want := range map[string]fs.FileMode{".": 0o771, disksDir: 0o770, layersDir: 0o500, lockFile: 0o660} {
 		if now[path] != want {
@@ -160,10 +130,8 @@ func TestLockIsALink(t *testing.T) {
 		if err := os.Remove(s.path(lock)); err != nil && !os.IsNotExist(err) {
 			t.Fatal(err)
 		}
-		if err := os.Symlink(target, s.path(lock)); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.Promote(context.Background(), []string{"vm1"}, "t"); err == nil {
+		must(t, os.Symlink(target, s.path(lock)))
+		if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err == nil {
 			t.Errorf("%s: a link was taken for a lock", lock)
 		}
 		if data, err := os.ReadFile(target); err != nil || string(data) != "something" {

@@ -31,7 +31,6 @@ func child(args []string) int {
 		fmt.Println(err)
 		return 1
 	}
-	ctx := context.Background()
 	switch args[0] {
 	case "rundir": // of the user's default store
 		env := map[string]string{"XDG_DATA_HOME": args[1], runtimeEnv: args[2]}
@@ -97,16 +96,10 @@ func start(t *testing.T, args ...string) *process {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join(args, " "))
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, cmd.Start())
 	return &process{cmd, in, bufio.NewReader(out)}
 }
 
@@ -183,7 +176,6 @@ func TestProcessesOpenOneDisk(t *testing.T) {
 		t.Errorf("serving %+v, %v", v, serving)
 	}
 	pid := fmt.Sprint(a.cmd.Process.Pid)
-	ctx := context.Background()
 	for what, f := range map[string]func() error{
 		"open":    func() error { _, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); return err },
 		"promote": func() error { _, err := s.Promote(ctx, []string{"vm1"}, "t"); return err },
@@ -237,18 +229,18 @@ func TestKilledImport(t *testing.T) {
 func TestStoreBusy(t *testing.T) {
 	s := newStore(t)
 	s.lockTimeout = 50 * time.Millisecond
-	err := s.locked(context.Background(), func() error {
-		_, err := s.Create(context.Background(), "vm1", CreateOptions{Size: 512})
+	err := s.locked(ctx, func() error {
+		_, err := s.Create(ctx, "vm1", CreateOptions{Size: 512})
 		return err
 	})
 	if !errors.Is(err, ErrBusy) {
 		t.Errorf("error %v", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	canceled, cancel := context.WithCancel(ctx)
 	cancel()
 	s.lockTimeout = time.Hour
-	err = s.locked(context.Background(), func() error {
-		return s.locked(ctx, func() error { return nil })
+	err = s.locked(ctx, func() error {
+		return s.locked(canceled, func() error { return nil })
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)

@@ -2,18 +2,16 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
-	"cowblk/cow/vfs"
 )
 
 // Promotion is the result of Promote for one disk.
@@ -48,7 +46,7 @@ func (s *Store) Promote(ctx context.Context, names []string, tag string) (done [
 	var disks []*Manifest
 	for i, name := range names {
 		if slices.Contains(names[:i], name) {
-			return nil, invalidf("promote: disk %q is named twice", name)
+			return nil, finding.Invalidf("promote: disk %q is named twice", name)
 		}
 	}
 	for _, name := range names {
@@ -93,114 +91,4 @@ func (s *Store) seal(l *Layer, now time.Time) error {
 		return err
 	}
 	return errors.Join(f.Seal(now), f.Close())
-}
-
-// The files of a promotion and of its reversal are staged in the transaction before the guest is
-// quiesced. From then on the change only renames files, which needs no space, so it can always be
-// undone. A file is named after the index of its disk.
-const (
-	stagedAfter  = ".after"
-	stagedBefore = ".before"
-)
-
-// stage writes the old and the new manifests, and for several disks the commit records of both
-// directions.
-func (p *Pending) stage() error {
-	for _, c := range []struct {
-		from, to []*Manifest
-		suffix   string
-	}{{p.before, p.after, stagedAfter}, {p.after, p.before, stagedBefore}} {
-		record := change{To: c.to}
-		for i, m := range c.to {
-			record.From = append(record.From, c.from[i].Head().UUID)
-			data, err := document(m)
-			if err == nil {
-				err = p.txn.writeFile(strconv.Itoa(i)+c.suffix, data, filePerm)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		if len(c.to) == 1 {
-			continue // one rename is atomic
-		}
-		data, err := json.Marshal(record)
-		if err == nil {
-			err = p.txn.writeFile(commitFile+c.suffix, data, filePerm)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return p.s.fs.SyncDir(p.txn.dir)
-}
-
-// writeFile durably writes a file in the transaction. Its name is durable after the next sync of
-// the directory.
-func (tx *txn) writeFile(name string, data []byte, perm os.FileMode) error {
-	f, err := tx.s.fs.OpenFile(tx.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
-	if err != nil {
-		return err
-	}
-	if _, err = f.WriteAt(data, 0); err == nil {
-		err = f.Datasync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-// renameStaged durably renames the files staged with this suffix to their places.
-func (p *Pending) renameStaged(suffix string) error {
-	s := p.s
-	if len(p.after) > 1 {
-		if err := s.fs.Rename(p.txn.path(commitFile+suffix), p.txn.path(commitFile)); err != nil {
-			return err
-		}
-		if err := s.fs.SyncDir(p.txn.dir); err != nil {
-			return err
-		}
-	}
-	for i, m := range p.after {
-		if err := s.fs.Rename(p.txn.path(strconv.Itoa(i)+suffix), s.path(disksDir, m.Name, diskFile)); err != nil {
-			return err
-		}
-		if err := s.fs.SyncDir(s.path(disksDir, m.Name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// File descriptors that a promotion needs. It must not run out of them half way, when it can
-// neither finish nor undo the change.
-const (
-	fdsPerDisk   = 8 // the new head, and the former head for the seal, each also for direct I/O
-	fdsTransient = 4 // locks, directories and files that are open for a moment
-)
-
-// fdReserve is a set of files that are open only to reserve their descriptors.
-type fdReserve []vfs.File
-
-// reserveFDs opens n files or none.
-func (s *Store) reserveFDs(n int) (r fdReserve, err error) {
-	for range n {
-		f, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY, 0)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("%d open files are needed: %w", n, err), r.free(len(r)))
-		}
-		r = append(r, f)
-	}
-	return r, nil
-}
-
-// free closes n of the files.
-func (r *fdReserve) free(n int) error {
-	var errs []error
-	for _, f := range (*r)[len(*r)-n:] {
-		errs = append(errs, f.Close())
-	}
-	*r = (*r)[:len(*r)-n]
-	return errors.Join(errs...)
 }

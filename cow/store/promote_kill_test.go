@@ -2,16 +2,20 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
@@ -47,7 +51,7 @@ type scene struct {
 func (c *scene) play(s *Store) error {
 	var manifests []*Manifest
 	for _, h := range c.disks {
-		o, err := s.OpenDisk(context.Background(), h.name, OpenOptions{Serve: true})
+		o, err := s.OpenDisk(ctx, h.name, OpenOptions{Serve: true})
 		if err != nil {
 			return err
 		}
@@ -59,7 +63,7 @@ func (c *scene) play(s *Store) error {
 	if err := c.do(c.write(0, 8192), c.write(12288, 512), c.flush, c.write(0, 4096), c.write(16384, 4096)); err != nil {
 		return err
 	}
-	p, err := s.PreparePromotion(context.Background(), manifests, killTag)
+	p, err := s.PreparePromotion(ctx, manifests, killTag)
 	if err != nil {
 		return err
 	}
@@ -249,11 +253,8 @@ func survivors(t *testing.T, c *scene) (promoted bool) {
 	s.fs = &cowtest.KillFS{FS: vfs.OS{}} // without syncs
 	for i, h := range c.disks {
 		got := content(t, s, h.name)
-		manifest, err := s.Disk(h.name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = manifest.Tagged(killTag)
+		manifest := manifestOf(t, s, h.name)
+		_, err := manifest.Tagged(killTag)
 		if i > 0 && promoted != (err == nil) {
 			t.Errorf("%s has the tag: %v, the other disk: %v", h.name, err == nil, promoted)
 		}
@@ -295,4 +296,43 @@ func (h *history) check(t *testing.T, what string, got []byte, flushed, most int
 			t.Errorf("%s: sector %d holds write %d, expected one of %v", what, s, sector[0], legal)
 		}
 	}
+}
+
+// A disk with a shared map is not promoted to a head without one: there may be no memory,
+// descriptor or permission for it at the moment.
+func TestPromotionKeepsASharedMap(t *testing.T) {
+	var failing atomic.Pointer[string]
+	m := faultfs.New()
+	p := m.Process(func(c faultfs.Call) faultfs.Fault {
+		if op := failing.Load(); op != nil && strings.Contains(*op, c.Op) && strings.HasPrefix(c.Name, faultfs.MemoryDir) {
+			return faultfs.Fault{Err: syscall.ENOMEM}
+		}
+		return faultfs.Fault{}
+	})
+	s, err := Open("/store", Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: func(string) string { return faultfs.MemoryDir }})
+	must(t, err)
+	must(t, errOf(s.Create(ctx, "vm", CreateOptions{Size: 65536})))
+	o, err := s.OpenDisk(ctx, "vm", OpenOptions{Serve: true})
+	must(t, err)
+	defer o.Close()
+	if h := o.Disk.Layers()[0]; h.Generation == 0 {
+		t.Fatal("the disk has no shared map")
+	}
+	for _, op := range []string{"stat mkdir", "create", "reserve", "map"} {
+		failing.Store(&op)
+		pend, err := s.PreparePromotion(ctx, []*Manifest{o.Manifest}, "t")
+		if !errors.Is(err, layer.ErrNoShared) || !errors.Is(err, syscall.ENOMEM) {
+			t.Errorf("%s fails: expected %v and ENOMEM, found %v", op, layer.ErrNoShared, err)
+		}
+		if err == nil {
+			pend.Close(false)
+		}
+	}
+	failing.Store(nil)
+	pend, err := s.PreparePromotion(ctx, []*Manifest{o.Manifest}, "t")
+	must(t, err)
+	if !pend.Heads()[0].Bitmap().Shared() {
+		t.Error("the new head has no shared map")
+	}
+	pend.Close(false)
 }

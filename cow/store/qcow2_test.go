@@ -126,17 +126,10 @@ func TestQcow2AgainstQEMU(t *testing.T) {
 			s := newStore(t)
 			for _, name := range []string{"top", "mid", "mid2"} {
 				tool("qemu-img", "convert", "-O", "raw", name, name+".raw")
-				if _, err := s.Import(context.Background(), filepath.Join(dir, name), name, ImportOptions{Backing: true}); err != nil {
-					t.Fatal(err)
-				}
-				want, err := os.ReadFile(filepath.Join(dir, name+".raw"))
-				if err != nil {
-					t.Fatal(err)
-				}
+				must(t, errOf(s.Import(ctx, filepath.Join(dir, name), name, ImportOptions{Backing: true})))
+				want := readFile(t, filepath.Join(dir, name+".raw"))
 				got, err := os.ReadFile(s.ImageData(name))
-				if err != nil {
-					t.Fatal(err)
-				}
+				must(t, err)
 				if !bytes.Equal(got, want) {
 					at := 0
 					for at < min(len(got), len(want)) && got[at] == want[at] {

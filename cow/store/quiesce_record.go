@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-
-	"cowblk/cow/strictjson"
 )
 
 // quiesceFile is in a disk's directory while a promotion has the disk's guest quiesced. A process
@@ -43,16 +41,9 @@ func (s *Store) DropQuiesceRecord(name string) error {
 
 // QuiesceRecord reads a disk's quiesce record into v; false if there is none.
 func (s *Store) QuiesceRecord(name string, v any) (bool, error) {
-	path := s.path(disksDir, name, quiesceFile)
-	data, err := s.readBounded(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err == nil {
-		err = strictjson.Decode(data, v, strictjson.Options{})
-	}
+	exists, err := s.readJSON(s.path(disksDir, name, quiesceFile), v)
 	if err != nil {
-		return false, fmt.Errorf("disk %q: quiesce record: %s: %w", name, path, err)
+		return false, fmt.Errorf("disk %q: quiesce record: %w", name, err)
 	}
-	return true, nil
+	return exists, nil
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -47,18 +45,11 @@ func (s *Store) lockedToRead(ctx context.Context, f func() error) error {
 // refuseUnfinished refuses a disk if an interrupted change of several disks has reached only some
 // of them.
 func (s *Store) refuseUnfinished(disk string) error {
-	entries, err := s.fs.ReadDir(s.path(tmpDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	dirs, err := s.txnDirs()
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if !isTxnDir(e) {
-			continue
-		}
-		dir := s.path(tmpDir, e.Name())
+	for _, dir := range dirs {
 		c, err := s.readChange(dir)
 		if err != nil {
 			return &unfinishedError{err: err}
@@ -71,79 +62,12 @@ func (s *Store) refuseUnfinished(disk string) error {
 		}
 		for i, m := range c.To {
 			if now, err := s.Disk(m.Name); err == nil && now.Head().UUID == c.From[i] {
-				return &Mismatch{
-					File: dir, What: "change of several disks", Expected: "none, or one that has reached all of them", Found: "that disk " + m.Name + " is still as before",
-					Advice: "open a disk once where the store can be written: that finishes the change",
-				}
+				return refused(dir, "change of several disks",
+					"none, or one that has reached all of them",
+					"that disk "+m.Name+" is still as before",
+					"open a disk once where the store can be written: that finishes the change")
 			}
 		}
 	}
 	return nil
-}
-
-// replaceRunDir returns a directory of this user, named after the store in dir, if the run
-// directory run lies in a store that is not writable; empty: run can be used.
-func replaceRunDir(o *Options, dir, run string) string {
-	host, ok := o.FS.(vfs.HostFS)
-	if !ok || !within(dir, run) {
-		return ""
-	}
-	// Check the nearest existing directory.
-	for at := run; within(dir, at); at = filepath.Dir(at) {
-		err := host.Writable(at)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if !cannotWrite(err) {
-			return ""
-		}
-		break
-	}
-	if _, err := o.FS.Stat(dir); err != nil {
-		return ""
-	}
-	return otherRunDir(o.Getenv, dir)
-}
-
-// otherRunDir returns a directory of this user that is named after the store in dir and lies
-// outside it.
-func otherRunDir(getenv func(string) string, dir string) string {
-	name := "store-" + shortName(dir)
-	if d := userRunDir(getenv); d != "" {
-		return filepath.Join(d, name)
-	}
-	return filepath.Join(ownMemoryDir(), name)
-}
-
-// OtherRunDir returns a directory for sockets that RunDir has no space for. It need not exist.
-func (s *Store) OtherRunDir() string { return otherRunDir(s.getenv, s.dir) }
-
-// MakeOtherRunDir creates OtherRunDir.
-func (s *Store) MakeOtherRunDir() error { return s.makeRunDir(s.OtherRunDir()) }
-
-func (s *Store) makeRunDir(dir string) error {
-	if parent := filepath.Dir(dir); parent == ownMemoryDir() {
-		if sfs, ok := s.fs.(vfs.SharedFS); ok {
-			if err := sfs.MakeSharedDir(parent); err != nil {
-				return fmt.Errorf("run directory: %w", err)
-			}
-		}
-	}
-	if err := makeDir(s.fs, dir, enterPerm); err != nil {
-		return fmt.Errorf("run directory: %w", err)
-	}
-	if err := s.trustedRunDir(dir, true); err != nil {
-		return err
-	}
-	restrictDir(s, filepath.Dir(dir), filepath.Base(dir), enterPerm)
-	return s.trustedRunDir(dir, false)
-}
-
-// CannotCreate reports whether an error means that nothing can be created in a directory: no space,
-// no quota, or a read-only file system.
-func CannotCreate(err error) bool { return noSpace(err) || errors.Is(err, unix.EROFS) }
-
-// within reports whether path is dir or below it. Both must be clean.
-func within(dir, path string) bool {
-	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,9 +11,8 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/google/uuid"
-
-	"cowblk/cow/layer"
+	"cowblk/cow/finding"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
 )
@@ -58,7 +58,7 @@ func (s *Store) recognize() error {
 			return err
 		}
 		if again == found {
-			return invalidf("store %s: expected a store or an empty directory, found %s\nname a directory of its own", PathText(s.dir), found)
+			return finding.Invalidf("store %s: expected a store or an empty directory, found %s\nname a directory of its own", shell.Text(s.dir), found)
 		}
 	}
 }
@@ -71,7 +71,7 @@ func (s *Store) findForeign() (foreign string, err error) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+		return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 	}
 	locked := false
 	for _, e := range entries {
@@ -85,7 +85,7 @@ func (s *Store) findForeign() (foreign string, err error) {
 		case name == lostAndFound:
 		case slices.Contains(storeDirs, name) && (e.IsDir() || e.Type()&fs.ModeSymlink != 0):
 		case foreign == "":
-			foreign = PathText(name) + " in it"
+			foreign = shell.Text(name) + " in it"
 		}
 	}
 	text := lockUnknown
@@ -137,7 +137,7 @@ func (s *Store) foreignLock(e fs.DirEntry) (string, error) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+		return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok || st.Uid == 0 || int(st.Uid) == os.Geteuid() {
@@ -146,7 +146,7 @@ func (s *Store) foreignLock(e fs.DirEntry) (string, error) {
 	// A group may share a store: accept the owner of the directory.
 	dir, err := s.fs.Stat(s.dir)
 	if err != nil {
-		return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+		return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 	}
 	if owner, ok := dir.Sys().(*syscall.Stat_t); ok && owner.Uid == st.Uid {
 		return "", nil
@@ -182,7 +182,7 @@ func (s *Store) holdsStoreObject() (bool, error) {
 				break
 			}
 			if err != nil {
-				return false, fmt.Errorf("store %s: %w", PathText(s.dir), err)
+				return false, fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 			}
 			for _, name := range names[:min(n, len(names))] {
 				if kind.dir != layersDir && CheckName("", name) != nil {
@@ -193,7 +193,7 @@ func (s *Store) holdsStoreObject() (bool, error) {
 					return true, nil
 				}
 				if !isDamage(err) {
-					return false, fmt.Errorf("store %s: %w", PathText(s.dir), err)
+					return false, fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 				}
 			}
 			if len(names) < n {
@@ -204,26 +204,13 @@ func (s *Store) holdsStoreObject() (bool, error) {
 	return false, nil
 }
 
-// checkMapMagic returns nil if a file begins like the map of a layer, which may be damaged or of a
-// newer version.
-func (s *Store) checkMapMagic(path string) error {
-	_, err := layer.ReadHeader(s.fs, path)
-	if errors.Is(err, layer.ErrDamaged) || errors.Is(err, layer.ErrUnsupported) {
-		return nil
-	}
-	return err
-}
-
 // foreignInEmpty returns an entry that a new or emptied store does not have. Without a lock file
 // there may only be directories and sockets.
 func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 	for _, dir := range storeDirs {
-		entries, err := s.fs.ReadDir(s.path(dir))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		entries, err := s.readDir(s.path(dir))
 		if err != nil {
-			return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+			return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 		}
 		for _, e := range entries {
 			own := false
@@ -246,17 +233,17 @@ func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 					break
 				}
 				if own, err = isOwn(s.ownReserve(s.path(reserveDir, name))); err != nil {
-					return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+					return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 				}
 			case dir == indexDir:
 				if strings.TrimSuffix(name, vfs.TempSuffix) == indexFile {
 					if own, err = isOwn(s.ownIndex(s.path(indexDir, name))); err != nil {
-						return "", fmt.Errorf("store %s: %w", PathText(s.dir), err)
+						return "", fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
 					}
 				}
 			}
 			if !own {
-				return PathText(dir+"/"+e.Name()) + " in it", nil
+				return shell.Text(dir+"/"+e.Name()) + " in it", nil
 			}
 		}
 	}
@@ -285,7 +272,27 @@ func (s *Store) hasDirs(names ...string) (bool, error) {
 	return true, nil
 }
 
-func isUUID(name string) bool {
-	_, err := uuid.Parse(name)
-	return err == nil && len(name) == len(uuid.Nil.String())
+// lockText says what a store's lock file contains.
+type lockText int
+
+const (
+	lockOther   lockText = iota // another program's
+	lockUnknown                 // nothing, or what a power cut has left of lockMagic
+	lockOwn                     // lockMagic
+)
+
+// readLockText reads the beginning of the lock file.
+func (s *Store) readLockText() (lockText, error) {
+	text, err := s.beginOf(s.path(lockFile), 4096)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return lockUnknown, nil // the caller's open reports it
+	case err != nil:
+		return lockUnknown, fmt.Errorf("store %s: %w", shell.Text(s.dir), err)
+	case strings.HasPrefix(string(text), lockMagic):
+		return lockOwn, nil
+	case strings.HasPrefix(lockMagic, string(bytes.TrimRight(text, "\x00"))):
+		return lockUnknown, nil
+	}
+	return lockOther, nil
 }

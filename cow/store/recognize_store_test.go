@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cowblk/cow/finding"
 )
 
 const someUUID = "0b6e0b0e-1111-4111-8111-0123456789ab"
@@ -63,7 +64,6 @@ func plant(t *testing.T, dir string, names ...string) {
 
 // Nothing is changed in a directory that is no store, even if it has names that a store has.
 func TestNothingChangesInForeignDirectories(t *testing.T) {
-	ctx := context.Background()
 	for name, files := range map[string][]string{
 		"project with refs":         {"refs/paper.bib", "refs/pdf/1.pdf", ".git/config"},
 		"refs alone":                {"refs/paper.bib"},
@@ -143,7 +143,6 @@ func TestNothingChangesInForeignDirectories(t *testing.T) {
 
 // Foreign files in a store stay. Files that only resemble work of a dead process are reported.
 func TestForeignFilesInAStore(t *testing.T) {
-	ctx := context.Background()
 	for name, files := range map[string][]string{
 		"notes":            {"README.txt", "notes/vm1.txt", ".hidden"},
 		"tmp without lock": {"tmp/" + someUUID + "/f"},
@@ -171,7 +170,7 @@ func TestForeignFilesInAStore(t *testing.T) {
 			told := false
 			for _, k := range r.Reports {
 				for _, p := range k.Problems {
-					told = told || strings.HasPrefix(s.path(files[0]), p.File+"/") && p.Status == StatusLeft
+					told = told || strings.HasPrefix(s.path(files[0]), p.File+"/") && p.Status == finding.Left
 				}
 			}
 			if told != strings.HasPrefix(files[0], "tmp/") {
@@ -197,7 +196,6 @@ func TestForeignFilesInAStore(t *testing.T) {
 // Names that cowblk uses elsewhere are foreign in the directory of a disk, an image or a transaction
 // that has no such files: a removal leaves them in tmp/.
 func TestForeignFilesWithKnownNames(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
@@ -247,18 +245,13 @@ func TestForeignFilesWithKnownNames(t *testing.T) {
 // A store in every state is a store: begun, emptied, of test versions, damaged, without its lock
 // file after a power cut.
 func TestStoresInAllStates(t *testing.T) {
-	ctx := context.Background()
 	for name, change := range map[string]func(t *testing.T, s *Store){
 		"whole": func(*testing.T, *Store) {},
 		"emptied": func(t *testing.T, s *Store) {
-			if _, err := s.Remove(ctx, "vm1"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, "vm1")))
 		},
 		"emptied, with a note": func(t *testing.T, s *Store) {
-			if _, err := s.Remove(ctx, "vm1"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, "vm1")))
 			plant(t, s.Dir(), "README.txt")
 		},
 		"empty lock file of an earlier version": func(t *testing.T, s *Store) { must(t, os.Truncate(s.path(lockFile), 0)) },
@@ -270,9 +263,7 @@ func TestStoresInAllStates(t *testing.T) {
 			must(t, os.WriteFile(s.path(lockFile), make([]byte, len(lockMagic)), 0o600))
 		},
 		"emptied, torn lock, reserve, index and run": func(t *testing.T, s *Store) {
-			if _, err := s.Remove(ctx, "vm1"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, "vm1")))
 			must(t, os.Truncate(s.path(lockFile), 5))
 			plant(t, s.Dir(), "run/vm1.pid")
 		},
@@ -329,7 +320,6 @@ func TestStoresInAllStates(t *testing.T) {
 // Foreign files in the places of the index and the reserve are neither deleted nor overwritten, and
 // what symbolic links there lead to stays too.
 func TestForeignIndexAndReserve(t *testing.T) {
-	ctx := context.Background()
 	for _, name := range []string{"index/disks", "index/disks.new", "reserve/23", "reserve/00"} {
 		for _, kind := range []string{"file", "link", "link to an empty file", "FIFO"} {
 			t.Run(name+" is a "+kind, func(t *testing.T) {
@@ -356,8 +346,7 @@ func TestForeignIndexAndReserve(t *testing.T) {
 				again, err := Open(s.Dir(), Options{})
 				must(t, err)
 				create(t, again, "vm2", CreateOptions{Size: 1 << 20})
-				_, err = again.Promote(ctx, []string{"vm2"}, "t")
-				must(t, err)
+				must(t, errOf(again.Promote(ctx, []string{"vm2"}, "t")))
 				_, err = again.Remove(ctx, "vm1")
 				must(t, err)
 				for again.releaseReserve(syscall.ENOSPC, 0) {

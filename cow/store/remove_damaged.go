@@ -8,11 +8,9 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
-)
 
-// damagedFile is the manifest of a damaged disk during its removal. It must not be used: a copy of
-// another disk's manifest names the layers of that disk.
-const damagedFile = diskFile + ".damaged"
+	"cowblk/cow/finding"
+)
 
 // PlanRemoveDamaged returns what RemoveDamaged would do, or its error.
 func (s *Store) PlanRemoveDamaged(name string) (*Removal, error) {
@@ -34,12 +32,12 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 		return nil, s.notFound("disk", name)
 	}
 	_, err = s.Disk(name)
-	var found *Mismatch
+	var found *finding.Finding
 	st, serr := s.fs.Stat(s.path(disksDir, name, diskFile))
 	noFile := serr == nil && !st.Mode().IsRegular() // a directory, a FIFO
 	switch {
 	case err == nil:
-		return nil, invalidf("disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
+		return nil, finding.Invalidf("disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
 	case errors.As(err, &found) && found.What == versionOfDocument:
 		return nil, err // a document of another program version
 	case !isDamage(err) && !noFile:
@@ -54,10 +52,11 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 // manifest).
 func (s *Store) RemoveDamaged(ctx context.Context, name string) (r *Removal, err error) {
 	defer s.fillReserve()
-	return r, s.withReserve(0, func() error {
+	err = s.withReserve(0, func() error {
 		r, err = s.removeDamagedOnce(ctx, name)
 		return err
 	})
+	return r, err
 }
 
 // removeDamagedOnce makes one attempt of RemoveDamaged. After a lack of space nothing has changed.
@@ -75,7 +74,7 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 		if plan, err = s.planDamaged(name); err != nil {
 			return err
 		}
-		v, err := s.survey()
+		v, err := s.survey(true)
 		if err != nil {
 			return err
 		}

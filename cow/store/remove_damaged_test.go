@@ -17,7 +17,6 @@ import (
 // rm --damaged removes a disk whose manifest is missing or damaged and frees its name. No layer is
 // removed, also if the manifest is a copy of another disk's.
 func TestRemoveDamaged(t *testing.T) {
-	ctx := context.Background()
 	for what, hurt := range map[string]func(t *testing.T, s *Store, path string){
 		"missing": func(t *testing.T, _ *Store, path string) { must(t, os.Remove(path)) },
 		"cut off": func(t *testing.T, _ *Store, path string) { must(t, os.Truncate(path, 100)) },
@@ -27,8 +26,7 @@ func TestRemoveDamaged(t *testing.T) {
 			must(t, os.Mkdir(path, 0o700))
 		},
 		"of another disk": func(t *testing.T, s *Store, path string) {
-			data, err := os.ReadFile(s.path(disksDir, "other", diskFile))
-			must(t, err)
+			data := readFile(t, s.path(disksDir, "other", diskFile))
 			must(t, os.WriteFile(path, data, 0o600))
 		},
 		"everything missing": func(t *testing.T, s *Store, _ string) {
@@ -40,15 +38,11 @@ func TestRemoveDamaged(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			create(t, s, "other", CreateOptions{Size: 1 << 20})
-			if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 			create(t, s, "clone", CreateOptions{From: "vm1@t"})
 			layers := entries(t, s.path(layersDir))
 			path := s.path(disksDir, "vm1", diskFile)
-			if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrInvalid) {
-				t.Fatalf("of a disk that is whole: %v", err)
-			}
+			wantErr(t, errOf(s.RemoveDamaged(ctx, "vm1")), ErrInvalid, "of a disk that is whole")
 			hurt(t, s, path)
 			if all, err := s.Disks(); err == nil || len(all) != 2 || !strings.Contains(err.Error(), "vm1") {
 				t.Errorf("disks: %d, %v", len(all), err)
@@ -58,9 +52,7 @@ func TestRemoveDamaged(t *testing.T) {
 			}
 			lock, err := s.LockDisk("vm1")
 			must(t, err)
-			if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrInUse) {
-				t.Fatalf("of a disk in use: %v", err)
-			}
+			wantErr(t, errOf(s.RemoveDamaged(ctx, "vm1")), ErrInUse, "of a disk in use")
 			must(t, lock.Unlock())
 			r, err := s.RemoveDamaged(ctx, "vm1")
 			if err != nil || !r.Damaged || len(r.Layers) != 0 {
@@ -93,14 +85,11 @@ func TestRemoveDamagedInterrupted(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	create(t, s, "other", CreateOptions{Size: 1 << 20})
-	data, err := os.ReadFile(s.path(disksDir, "other", diskFile))
-	must(t, err)
+	data := readFile(t, s.path(disksDir, "other", diskFile))
 	must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), data, 0o600))
 	fsys := &keepLeft{FS: s.fs}
 	s.fs = fsys
-	if _, err := s.RemoveDamaged(context.Background(), "vm1"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.RemoveDamaged(ctx, "vm1")))
 	s.fs = fsys.FS
 	if left := entries(t, s.path(tmpDir)); len(left) != 1 {
 		t.Fatalf("left in tmp: %v", left)
@@ -114,7 +103,6 @@ func TestRemoveDamagedInterrupted(t *testing.T) {
 
 // A directory in the place of a manifest, or of its temporary file, may hold a user's files.
 func TestDirectoryInPlaceOfAManifest(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
@@ -146,10 +134,9 @@ func TestRemoveDamagedNewer(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	path := s.path(disksDir, "vm1", diskFile)
-	data, err := os.ReadFile(path)
-	must(t, err)
+	data := readFile(t, path)
 	must(t, os.WriteFile(path, []byte(strings.Replace(string(data), `"version": 1`, `"version": 2`, 1)), 0o600))
-	if _, err := s.RemoveDamaged(context.Background(), "vm1"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "newer") {
+	if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("%v", err)
 	}
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 
 // rm of an image whose directory is a symbolic link removes the link only.
 func TestRemoveImageBehindALink(t *testing.T) {
-	ctx := context.Background()
 	for _, c := range []struct {
 		what string
 		to   func(t *testing.T, s *Store) (link, target string)
@@ -40,15 +38,11 @@ func TestRemoveImageBehindALink(t *testing.T) {
 			write(t, filepath.Join(target, "notes.txt"), []byte("mine"))
 			must(t, os.Symlink(target, s.path(imagesDir, link)))
 			before := snapshot(t, target)
-			if _, err := s.Remove(ctx, link); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Remove(ctx, link)))
 			check(t, s, CheckOptions{Repair: true})
 			create(t, s, "next", CreateOptions{Size: 4096})
 			sameFiles(t, before, snapshot(t, target))
-			if _, err := os.Lstat(s.path(imagesDir, link)); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the link: expected none, found %v", err)
-			}
+			wantErr(t, errOf(os.Lstat(s.path(imagesDir, link))), os.ErrNotExist, "the link")
 			if left := entries(t, s.path(tmpDir)); len(left) > 0 {
 				t.Errorf("in tmp: %v", left)
 			}
@@ -65,19 +59,14 @@ func TestRemoveDamagedDiskBehindALink(t *testing.T) {
 	must(t, os.Symlink(away, s.path(disksDir, "v")))
 	must(t, os.Truncate(filepath.Join(away, diskFile), 20))
 	before := snapshot(t, away)
-	if _, err := s.RemoveDamaged(context.Background(), "v"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.RemoveDamaged(ctx, "v")))
 	create(t, s, "next", CreateOptions{Size: 4096})
 	sameFiles(t, before, snapshot(t, away))
-	if _, err := os.Lstat(s.path(disksDir, "v")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the link: expected none, found %v", err)
-	}
+	wantErr(t, errOf(os.Lstat(s.path(disksDir, "v"))), os.ErrNotExist, "the link")
 }
 
 // An image directory renamed by hand is the image that disks name, and stays.
 func TestRemoveRenamedImage(t *testing.T) {
-	ctx := context.Background()
 	for what, damage := range map[string]func(path string) error{
 		"renamed":               func(string) error { return nil },
 		"renamed, and cut off":  func(path string) error { return os.Truncate(path, 10) },

@@ -1,13 +1,16 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
 
@@ -17,7 +20,6 @@ import (
 // resumes a guest or frees space. The second half is only for closing the maps of served disks and
 // for removals, which must not depend on earlier commands.
 const (
-	reserveDir      = "reserve"
 	reserveFiles    = 24               // a rollback needs up to 9 inodes; earlier versions create and use the first 16
 	reserveForClose = reserveFiles / 2 // the second half, with the lower numbers
 	// Limits of the size of one file, in bytes. The size is 1/reservePart of the free space: the
@@ -172,4 +174,27 @@ func (s *Store) Full() bool {
 	}
 	free, err := host.Free(s.dir)
 	return err == nil && free < minFree
+}
+
+// ownReserve returns errForeign for a file in the place of one of the reserve that contains
+// something: cowblk writes nothing to them.
+func (s *Store) ownReserve(path string) error {
+	f, err := s.openOwn(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	text := make([]byte, maxReserve+1)
+	n, err := f.ReadAt(text, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if size > maxReserve || len(bytes.Trim(text[:n], "\x00")) > 0 {
+		return fmt.Errorf("%s: %w", shell.Text(path), errForeign)
+	}
+	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/finding"
 )
 
 // Rollback is the plan or the result of Store.Rollback.
@@ -30,7 +32,7 @@ func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.surveyReadOnly()
+	v, err := s.survey(false)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +42,7 @@ func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
 // rollbackTarget returns the manifest of a disk that nobody has open and that has the tag.
 func (s *Store) rollbackTarget(ref Ref) (*Manifest, error) {
 	if ref.Tag == "" {
-		return nil, invalidf("rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name, s.command("info", ref.Name))
+		return nil, finding.Invalidf("rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name, s.command("info", ref.Name))
 	}
 	if _, serving := s.Serving(ref.Name); serving {
 		return nil, s.inUse(ref.Name)
@@ -59,28 +61,16 @@ func (s *Store) planRollback(v *survey, m *Manifest, tag string) (*Rollback, err
 	if err != nil {
 		return nil, err
 	}
-	lastNeeded, _, err := v.needed(m, top+1, m.Name)
+	r, err := v.planRelease(m, top+1)
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
+		return nil, err
 	}
 	plan := &Rollback{
-		Disk: m.Name, Tag: tag, Depth: top + 2,
-		Lost: []string{}, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}, KeptBy: []string{},
+		Disk: m.Name, Tag: tag, Depth: top + 2, Lost: m.tagsFrom(top + 1),
+		Freed: r.freed, Layers: r.layers, Kept: r.kept, KeptBy: []string{},
 	}
-	for i := top + 1; i < len(m.Layers); i++ {
-		l := &m.Layers[i]
-		if l.Tag != "" {
-			plan.Lost = append(plan.Lost, l.Tag)
-		}
-		if i > lastNeeded {
-			plan.Freed += s.storeBytes(l)
-		}
-		if i > lastNeeded && l.inStore() {
-			plan.Layers = append(plan.Layers, l.UUID)
-			continue
-		}
-		plan.Kept = append(plan.Kept, l.UUID)
-		plan.KeptBy = append(plan.KeptBy, v.users(l.UUID, m.Name)...)
+	for _, id := range r.kept {
+		plan.KeptBy = append(plan.KeptBy, v.users(id, m.Name)...)
 	}
 	slices.Sort(plan.KeptBy)
 	plan.KeptBy = slices.Compact(plan.KeptBy)
@@ -131,10 +121,6 @@ func (s *Store) rollbackOnce(ctx context.Context, ref Ref, lost []string) (*Roll
 		return nil, err
 	}
 	defer tx.close()
-	return s.rollback(ctx, tx, ref, lost)
-}
-
-func (s *Store) rollback(ctx context.Context, tx *txn, ref Ref, lost []string) (*Rollback, error) {
 	m, err := s.Disk(ref.Name)
 	if err != nil {
 		return nil, err
@@ -148,7 +134,7 @@ func (s *Store) rollback(ctx context.Context, tx *txn, ref Ref, lost []string) (
 	}
 	after := *m
 	after.Layers = slices.Clone(m.Layers[:top+1])
-	if now := tagsAbove(m, top); lost != nil && !slices.Equal(lost, now) {
+	if now := m.tagsFrom(top + 1); lost != nil && !slices.Equal(lost, now) {
 		return nil, fmt.Errorf("disk %q: %w: it was promoted meanwhile: tags that would be lost: expected %s, found %s",
 			m.Name, ErrBusy, listText(lost), listText(now))
 	}
@@ -177,7 +163,7 @@ func (s *Store) rollback(ctx context.Context, tx *txn, ref Ref, lost []string) (
 	}
 	var plan *Rollback
 	err = s.locked(ctx, func() error {
-		v, err := s.survey()
+		v, err := s.survey(true)
 		if err != nil {
 			return err
 		}
@@ -216,15 +202,4 @@ func (s *Store) undo(m, after *Manifest) error {
 		})
 	}
 	return err
-}
-
-// tagsAbove returns the tags of the layers above layer top, oldest first.
-func tagsAbove(m *Manifest, top int) []string {
-	tags := []string{}
-	for _, l := range m.Layers[top+1:] {
-		if l.Tag != "" {
-			tags = append(tags, l.Tag)
-		}
-	}
-	return tags
 }

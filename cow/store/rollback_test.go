@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"slices"
@@ -10,7 +9,6 @@ import (
 )
 
 func TestRollback(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{From: "img"})
@@ -18,18 +16,14 @@ func TestRollback(t *testing.T) {
 	for i, tag := range []string{"t1", "t2", "t3"} {
 		put(t, s, "vm1", noise(uint64(10+i), 4096), int64(i)*6144)
 		at[tag] = content(t, s, "vm1")
-		if _, err := s.Promote(ctx, []string{"vm1"}, tag); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(s.Promote(ctx, []string{"vm1"}, tag)))
 	}
 	put(t, s, "vm1", noise(20, 4096), 0)
 	create(t, s, "vm2", CreateOptions{From: "vm1@t2"})
 
 	before := snapshot(t, s.Dir())
 	plan, err := s.PlanRollback(Ref{"vm1", "t1"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if !slices.Equal(plan.Lost, []string{"t2", "t3"}) || len(plan.Layers) != 2 || len(plan.Kept) != 1 ||
 		!slices.Equal(plan.KeptBy, []string{"vm2"}) || plan.Freed < 2*4096 || plan.Depth != 2 {
 		t.Errorf("plan %+v", plan)
@@ -37,12 +31,8 @@ func TestRollback(t *testing.T) {
 	sameFiles(t, before, snapshot(t, s.Dir()))
 
 	o := openDisk(t, s, "vm1")
-	if _, err := s.Rollback(ctx, Ref{"vm1", "t1"}); !errors.Is(err, ErrInUse) {
-		t.Errorf("rollback of an open disk: %v", err)
-	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
+	wantErr(t, errOf(s.Rollback(ctx, Ref{"vm1", "t1"})), ErrInUse, "rollback of an open disk")
+	must(t, o.Close())
 	for _, ref := range []Ref{{"vm1", ""}, {"vm1", "no"}, {"vm9", "t1"}} {
 		if _, err := s.Rollback(ctx, ref); !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalid) {
 			t.Errorf("rollback to %v: %v", ref, err)
@@ -50,9 +40,7 @@ func TestRollback(t *testing.T) {
 	}
 
 	r, err := s.Rollback(ctx, Ref{"vm1", "t1"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	m, err := s.Disk("vm1")
 	if err != nil || m.Head().UUID != r.Head || len(m.Layers) != r.Depth || m.Head().Tag != "" {
 		t.Errorf("%+v, %v, after %+v", m, err, r)
@@ -61,40 +49,25 @@ func TestRollback(t *testing.T) {
 		t.Error("vm1 is not what t1 was, or vm2 not what t2 was")
 	}
 	for _, id := range r.Layers {
-		if _, err := os.Stat(s.path(layersDir, id.String())); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("layer %s: %v", id, err)
-		}
+		wantErr(t, errOf(os.Stat(s.path(layersDir, id.String()))), os.ErrNotExist, "layer %s", id)
 	}
 	put(t, s, "vm1", noise(30, 4096), 4096)
-	if _, err := s.Remove(ctx, "vm2"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "vm2")))
 	consistent(t, s, content(t, s, "vm1"))
 }
 
 // The remaining layers must be intact before a layer is discarded.
 func TestRollbackRefused(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	put(t, s, "vm1", noise(1, 8192), 0)
-	if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
-		t.Fatal(err)
-	}
-	m, err := s.Disk("vm1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+	m := manifestOf(t, s, "vm1")
 	path := s.paths(&m.Layers[0]).Map
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := readFile(t, path)
 	data[4096] ^= 4
 	write(t, path, data)
 	before := snapshot(t, s.Dir())
-	if _, err := s.Rollback(ctx, Ref{"vm1", "t"}); !errors.Is(err, ErrRefused) {
-		t.Errorf("rollback to a damaged layer: %v", err)
-	}
+	wantErr(t, errOf(s.Rollback(ctx, Ref{"vm1", "t"})), ErrRefused, "rollback to a damaged layer")
 	sameFiles(t, before, snapshot(t, s.Dir()))
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -13,9 +14,7 @@ func TestBadRuntimeDirIsNamed(t *testing.T) {
 		// Root's run directory does not come from the environment. The text is the same.
 		s := &Store{runDir: "", fs: mustStore(t).fs}
 		file := filepath.Join(t.TempDir(), "a file")
-		if err := os.WriteFile(file, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(file, nil, 0o600))
 		s.getenv, s.runDir = func(string) string { return file }, filepath.Join(file, programDir)
 		checkRuntimeError(t, s.MakeRunDir(), "'"+file+"'")
 		return
@@ -24,13 +23,9 @@ func TestBadRuntimeDirIsNamed(t *testing.T) {
 		home := t.TempDir()
 		env := func(k string) string { return map[string]string{"HOME": home, "XDG_RUNTIME_DIR": dir}[k] }
 		def, err := DefaultDir(env)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		s, err := Open(def, Options{Getenv: env})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		checkRuntimeError(t, s.MakeRunDir(), dir)
 	}
 }
@@ -46,12 +41,8 @@ func checkRuntimeError(t *testing.T, err error, dir string) {
 func TestRuntimeDirIsNotBlamed(t *testing.T) {
 	s := mustStore(t)
 	s.getenv = func(string) string { return "/nonexistent/run" }
-	if err := os.MkdirAll(s.dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(s.runDir, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(s.dir, 0o755))
+	must(t, os.WriteFile(s.runDir, nil, 0o600))
 	if err := s.MakeRunDir(); err == nil || strings.Contains(err.Error(), "XDG_RUNTIME_DIR") {
 		t.Errorf("%v", err)
 	}
@@ -60,8 +51,48 @@ func TestRuntimeDirIsNotBlamed(t *testing.T) {
 func mustStore(t *testing.T) *Store {
 	t.Helper()
 	s, err := Open(filepath.Join(t.TempDir(), "store"), Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return s
+}
+
+// Another user can take the name of a user's directory in memory, in any way, and any other name
+// that can be guessed. The user gets another directory, and the same one from then on.
+func TestMemoryDirWhoseNameIsTaken(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can make the files of another user")
+	}
+	const uid, attacker = 1005, 65534
+	for name, take := range map[string]func(path string) error{
+		"directory":     func(path string) error { return os.Mkdir(path, 0o755) },
+		"open to all":   func(path string) error { return os.Mkdir(path, 0o777) },
+		"file":          func(path string) error { return os.WriteFile(path, nil, 0o644) },
+		"symbolic link": func(path string) error { return os.Symlink("/etc", path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			shm := t.TempDir()
+			plain := filepath.Join(shm, programDir+"-"+strconv.Itoa(uid))
+			if got := memoryDirIn(shm, uid); got != plain {
+				t.Errorf("nobody has taken it: %s", got)
+			}
+			for _, path := range []string{plain, plain + "-", plain + "-0000"} {
+				must(t, take(path))
+				must(t, os.Lchown(path, attacker, attacker))
+			}
+			mine := memoryDirIn(shm, uid)
+			if !strings.HasPrefix(mine, plain+"-") || len(mine) < len(plain)+16 || mine == memoryDirIn(shm, uid) {
+				t.Errorf("it can be guessed: %s", mine)
+			}
+			must(t, os.Mkdir(mine, 0o700))
+			must(t, os.Chown(mine, uid, uid))
+			if again := memoryDirIn(shm, uid); again != mine {
+				t.Errorf("first %s, then %s", mine, again)
+			}
+			if err := os.Remove(plain); err != nil { // files in the other directory are still found
+				t.Fatal(err)
+			}
+			if again := memoryDirIn(shm, uid); again != mine {
+				t.Errorf("first %s, and without the other user's %s", mine, again)
+			}
+		})
+	}
 }

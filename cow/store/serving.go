@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
 )
@@ -34,7 +35,7 @@ func (v Serving) String() string {
 	if v.Socket == "" {
 		return "open in " + who
 	}
-	return fmt.Sprintf("served by %s on %s", who, PathText(v.Socket))
+	return fmt.Sprintf("served by %s on %s", who, shell.Text(v.Socket))
 }
 
 // maxServing limits the bytes read from a lock file.

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"encoding/binary"
 	"io/fs"
 	"os"
@@ -48,17 +47,13 @@ const terabyte = 1 << 40
 func sparseFile(t *testing.T, path string) string {
 	t.Helper()
 	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer f.Close()
 	if err := f.Truncate(terabyte); err != nil {
 		t.Skipf("the file system of %s takes no file of 1 TiB: %v", path, err)
 	}
 	for i, off := range []int64{0, terabyte/2 + 12345, terabyte - 65536} {
-		if _, err := f.WriteAt(noise(uint64(i+1), 65536), off); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errOf(f.WriteAt(noise(uint64(i+1), 65536), off)))
 	}
 	return path
 }
@@ -124,10 +119,8 @@ func TestImportFollowsData(t *testing.T) {
 					t.Errorf("%s: %d bytes read in %d calls", what, read, calls)
 				}
 			}
-			img, err := s.Import(context.Background(), tt.path, "img", ImportOptions{Backing: true})
-			if err != nil {
-				t.Fatal(err)
-			}
+			img, err := s.Import(ctx, tt.path, "img", ImportOptions{Backing: true})
+			must(t, err)
 			within("import", 2)
 			if a := s.allocated(s.ImageData("img")); a > 1<<20 {
 				t.Errorf("%d bytes allocated", a)
@@ -141,9 +134,7 @@ func TestImportFollowsData(t *testing.T) {
 			within("check --full", 1)
 			create(t, s, "vm1", CreateOptions{From: "img"})
 			within("create", 0)
-			if err := openDisk(t, s, "vm1").Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, openDisk(t, s, "vm1").Close())
 			within("open", 0)
 		})
 	}
@@ -157,19 +148,13 @@ func TestChunkDigestIgnoresHoles(t *testing.T) {
 	full := importRaw(t, s, "full", data)
 	hole := tempFile(t, "hole", data)
 	f, err := vfs.OS{}.OpenFile(hole, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer f.Close()
 	for _, at := range [][2]int64{{0, 65536}, {1 << 20, 1 << 20}, {4 << 20, 1<<20 + 512}} {
-		if err := f.PunchHole(at[0], at[1]); err != nil {
-			t.Fatal(err)
-		}
+		must(t, f.PunchHole(at[0], at[1]))
 	}
-	sparse, err := s.Import(context.Background(), hole, "hole", ImportOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	sparse, err := s.Import(ctx, hole, "hole", ImportOptions{})
+	must(t, err)
 	if full.ChunkSHA256 != sparse.ChunkSHA256 || full.ChunkSHA256 != chunkSum(data) {
 		t.Errorf("with holes %s, without %s, want %s", sparse.ChunkSHA256, full.ChunkSHA256, chunkSum(data))
 	}

@@ -7,11 +7,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
@@ -22,11 +22,14 @@ const (
 	layersDir     = "layers"
 	disksDir      = "disks"
 	tmpDir        = "tmp"
+	indexDir      = "index"
+	reserveDir    = "reserve"
 	lockFile      = "lock"
 	imageFile     = "image.json"
 	diskFile      = "disk.json"
 	dataFile      = "data"
 	mapFile       = "map"
+	indexFile     = "disks"
 	checksumsFile = "sums" // of a layer whose data lies outside the store
 	systemDir     = "/var/lib/cowblk"
 	systemRun     = "/run/cowblk"
@@ -36,9 +39,6 @@ const (
 	// is ignored.
 	runtimeEnv = "XDG_RUNTIME_DIR"
 )
-
-// maxSocketPath is sizeof(sun_path) less the terminating zero (unix(7)).
-const maxSocketPath = 107
 
 // Options for Open; the zero value is usable.
 type Options struct {
@@ -77,7 +77,7 @@ type Store struct {
 	releasedSize atomic.Int64 // size of a removed file, in bytes
 	released     atomic.Int32 // files of the reserve that this Store has removed and not created again
 	waiters      waiters      // for the store's lock
-	diskLocks    lockSet
+	diskLocks    sync.Map     // keys: the *Lock of each disk that is locked
 	holders      holderCache
 }
 
@@ -85,7 +85,7 @@ type Store struct {
 // the first change creates.
 func Open(dir string, o Options) (*Store, error) {
 	if dir == "" {
-		return nil, invalidf("the store's directory has no name")
+		return nil, finding.Invalidf("the store's directory has no name")
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -112,7 +112,7 @@ func Open(dir string, o Options) (*Store, error) {
 	st, err := o.FS.Stat(dir)
 	switch {
 	case err == nil && !st.IsDir():
-		return nil, invalidf("store %s is not a directory", dir)
+		return nil, finding.Invalidf("store %s is not a directory", dir)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("store %s: %w", dir, err)
 	case err != nil:
@@ -143,51 +143,11 @@ func DefaultDir(getenv func(string) string) (string, error) {
 	if home := getenv("HOME"); home != "" {
 		return filepath.Join(home, ".local", "share", programDir), nil
 	}
-	return "", invalidf("no place for the store: neither XDG_DATA_HOME nor HOME is set; use --store DIR or COWBLK_STORE")
-}
-
-// runDir returns the directory of the sockets: the system's or the user's run directory for the
-// default store, and a directory inside any other store, so that stores do not share sockets.
-func runDir(dir string, getenv func(string) string) string {
-	if def, err := DefaultDir(getenv); err == nil && def == dir {
-		if d := userRunDir(getenv); d != "" {
-			return d
-		}
-	}
-	return filepath.Join(dir, "run")
+	return "", finding.Invalidf("no place for the store: neither XDG_DATA_HOME nor HOME is set; use --store DIR or COWBLK_STORE")
 }
 
 // Dir returns the store's absolute directory.
 func (s *Store) Dir() string { return s.dir }
-
-// RunDir returns the absolute directory of the sockets. It may not exist yet.
-func (s *Store) RunDir() string { return s.runDir }
-
-// MakeRunDir creates RunDir. Other users may enter it: the mode of each socket controls
-// connections. They must not be able to open it: ListenUnix locks it.
-func (s *Store) MakeRunDir() error {
-	dir := s.getenv(runtimeEnv)
-	if dir != "" && !filepath.IsAbs(dir) && os.Geteuid() != 0 {
-		s.log.Warn("an environment variable is ignored: expected an absolute path", "variable", runtimeEnv, "found", dir, "run_directory", s.runDir)
-	}
-	err := s.makeRunDir(s.runDir)
-	if dir := s.getenv(runtimeEnv); err != nil && !errors.Is(err, ErrInvalid) && filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
-		err = fmt.Errorf("%w: %s is %s: set it to a directory that you can write to, as logging in does", err, runtimeEnv, shell.Word(dir))
-	}
-	return err
-}
-
-// Socket returns the path of the disk's vhost-user socket. ErrInvalid: the path is too long.
-func (s *Store) Socket(name string) (string, error) { return s.socket(name, ".sock") }
-
-func (s *Store) socket(name, ext string) (string, error) {
-	p := filepath.Join(s.runDir, name+ext)
-	if len(p) > maxSocketPath {
-		return "", invalidf("socket path %s has %d bytes, a UNIX socket allows %d: use a store with a shorter path, or --socket-path",
-			p, len(p), maxSocketPath)
-	}
-	return p, nil
-}
 
 func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
@@ -195,10 +155,7 @@ func (s *Store) path(elem ...string) string {
 
 // names returns the sorted entries of one of the store's directories that have valid names.
 func (s *Store) names(dir string) ([]string, error) {
-	entries, err := s.fs.ReadDir(s.path(dir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	entries, err := s.readDir(s.path(dir))
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", s.dir, err)
 	}
@@ -209,6 +166,44 @@ func (s *Store) names(dir string) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// readDir lists a directory in the order of names; a missing one is empty.
+func (s *Store) readDir(path string) ([]fs.DirEntry, error) {
+	entries, err := s.fs.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return entries, err
+}
+
+// lstat is Stat that does not follow a symbolic link at the end. The file systems of tests have
+// none.
+func (s *Store) lstat(path string) (fs.FileInfo, error) {
+	if _, real := s.fs.(vfs.HostFS); real {
+		return os.Lstat(path)
+	}
+	return s.fs.Stat(path)
+}
+
+// readAll reads all documents of a directory in the order of names. It skips unreadable ones and
+// joins their errors.
+func readAll[T any](s *Store, dir string, read func(name string) (T, error)) ([]T, error) {
+	names, err := s.names(dir)
+	if err != nil {
+		return nil, err
+	}
+	var all []T
+	var errs []error
+	for _, name := range names {
+		switch v, err := read(name); {
+		case err == nil:
+			all = append(all, v)
+		case !errors.Is(err, ErrNotFound): // else removed meanwhile
+			errs = append(errs, err)
+		}
+	}
+	return all, errors.Join(errs...)
 }
 
 // linkToDirectory reports whether an entry is a symbolic link to a directory, which is accepted as
@@ -234,7 +229,7 @@ func (s *Store) exists(path string) (bool, error) {
 func (s *Store) checkFree(name string) error {
 	for dir, kind := range map[string]string{imagesDir: KindImage, disksDir: KindDisk} {
 		if t := s.notDirectory(kind, name); t != nil {
-			return fmt.Errorf("name %q is taken: %s is %s, and no %s: %w\nchoose another name, or move it out of the store", name, PathText(t.Path), t.What, kind, ErrExists)
+			return fmt.Errorf("name %q is taken: %s is %s, and no %s: %w\nchoose another name, or move it out of the store", name, shell.Text(t.Path), t.What, kind, ErrExists)
 		}
 		taken, err := s.exists(s.path(dir, name))
 		if err != nil {
@@ -246,5 +241,3 @@ func (s *Store) checkFree(name string) error {
 	}
 	return nil
 }
-
-func quoteBytes(n int64) string { return strconv.FormatInt(n, 10) + " bytes" }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/finding"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -53,7 +55,7 @@ func (s *Store) storeFileError(what, path, file, dir string) error {
 	if file != path {
 		found += ", " + file
 	}
-	return &Mismatch{File: path, What: what, Expected: "a file that is no store's", Found: found, Advice: s.adviseOther(file, dir)}
+	return refused(path, what, "a file that is no store's", found, s.adviseOther(file, dir))
 }
 
 // adviseOther says how to make a disk on the content of a store's file.
@@ -175,8 +177,8 @@ func refuseImportOf(fsys vfs.FS, path string) error {
 		if rel, err := filepath.Rel(dir, real); err == nil && rel != lockFile && !slices.Contains(storeDirs, strings.Split(rel, "/")[0]) && storeOf(fsys, filepath.Join(dir, lockFile)) == dir {
 			continue
 		}
-		return &Mismatch{File: path, What: "image file", Expected: "a file that is no store's", Found: "a file of " + dir,
-			Advice: "move it out of the store's directory if it is not the store's; to read a disk: cowblk export"}
+		return refused(path, "image file", "a file that is no store's", "a file of "+dir,
+			"move it out of the store's directory if it is not the store's; to read a disk: cowblk export")
 	}
 	return nil
 }
@@ -190,7 +192,7 @@ func CheckWritable(s *Store, path string) error {
 	}
 	const advice = "\nserve the disk that lies on it, or a copy; --read-only serves the file as it is"
 	err := s.refuseStoreFile("file to write", path)
-	var found *Mismatch
+	var found *finding.Finding
 	if errors.As(err, &found) {
 		found.Advice = strings.TrimPrefix(advice, "\n")
 		return found
@@ -205,7 +207,7 @@ func CheckWritable(s *Store, path string) error {
 	if err != nil {
 		s.log.Warn("whether disks of the store use the file cannot be determined", "file", path, "store", s.dir, "err", err)
 	}
-	return refuseSystemUse(s.fs, path, "")
+	return Classify(imagefile.CheckSystemUse(s.fs, path, ""))
 }
 
 // inodeInStore finds a file of the store with the inode of one of the extents: a hard link or a

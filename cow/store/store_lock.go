@@ -41,7 +41,7 @@ func (s *Store) locked(ctx context.Context, f func() error) error {
 
 // lockStore returns the open and locked lock file of the store. Close releases the lock.
 func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
-	if err := s.trusted(); err != nil {
+	if err := s.Trusted(); err != nil {
 		return nil, err
 	}
 	lock, err := s.openStoreLock()
@@ -86,7 +86,7 @@ func (s *Store) openStoreLock() (vfs.File, error) {
 	path := s.path(lockFile)
 	f, err := s.fs.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := s.makeDir(); err != nil {
+		if err := s.makeDir(s.dir); err != nil {
 			return nil, err
 		}
 		if err := s.trustedPath(); err != nil { // another user may have created it meanwhile
@@ -103,16 +103,13 @@ func (s *Store) openStoreLock() (vfs.File, error) {
 	return f, err
 }
 
-// makeDir creates the store's directory. Missing parents are readable by other users.
-func (s *Store) makeDir() error { return makeDir(s.fs, s.dir, enterPerm) }
-
-func makeDir(fsys vfs.FS, dir string, perm fs.FileMode) error {
-	if parent := filepath.Dir(dir); parent != dir {
-		if err := fsys.MkdirAll(parent, 0o755); err != nil {
-			return err
-		}
+// makeDir creates the store's directory or the run directory. Missing parents are readable by other
+// users.
+func (s *Store) makeDir(dir string) error {
+	if err := s.fs.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
 	}
-	return fsys.MkdirAll(dir, perm)
+	return s.fs.MkdirAll(dir, enterPerm)
 }
 
 // restrict removes the access of other users that earlier versions granted, once for each Store, by
@@ -124,9 +121,9 @@ func (s *Store) restrict(lock vfs.File) {
 				s.log.Warn("other users may open the store's lock", "err", err)
 			}
 		}
-		s.restrictDir(".", enterPerm)
+		s.restrictDir(s.dir, ".", enterPerm)
 		for _, dir := range []string{imagesDir, layersDir, disksDir, tmpDir, reserveDir, indexDir} {
-			s.restrictDir(dir, dirPerm)
+			s.restrictDir(s.dir, dir, dirPerm)
 		}
 	})
 }
@@ -134,7 +131,7 @@ func (s *Store) restrict(lock vfs.File) {
 // prepare restricts modes and fills the reserve for a process that only serves disks: other
 // processes do that with their first change. It needs no lock.
 func (s *Store) prepare() {
-	if s.trusted() != nil {
+	if s.Trusted() != nil {
 		return // nothing in it is opened either
 	}
 	if lock, err := s.openStoreLock(); err == nil {
@@ -144,9 +141,8 @@ func (s *Store) prepare() {
 	s.fillReserveOnce()
 }
 
-func (s *Store) restrictDir(name string, perm fs.FileMode) { restrictDir(s, s.dir, name, perm) }
-
-func restrictDir(s *Store, dir, name string, perm fs.FileMode) {
+// restrictDir restricts the mode of a directory in dir.
+func (s *Store) restrictDir(dir, name string, perm fs.FileMode) {
 	lfs, ok := s.fs.(vfs.HostFS)
 	if !ok {
 		return

@@ -21,13 +21,8 @@ const lockPatience = 30 * time.Second
 func waiting(t *testing.T, path string) (n int) {
 	t.Helper()
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		t.Fatal(err)
-	}
-	locks, err := os.ReadFile("/proc/locks")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Stat(path, &st))
+	locks := readFile(t, "/proc/locks")
 	for line := range bytes.Lines(locks) {
 		if bytes.Contains(line, []byte("->")) && bytes.Contains(line, fmt.Appendf(nil, ":%d ", st.Ino)) {
 			n++
@@ -49,12 +44,8 @@ func lockEventually(t *testing.T, what string, cond func() bool) {
 func foreignLock(t *testing.T, path string) (unlock func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 	t.Cleanup(func() { f.Close() })
 	return func() { f.Close() }
 }
@@ -70,15 +61,13 @@ func TestStoreLockInOrder(t *testing.T) {
 		// Each Store counts as another process for the lock.
 		other := openStore(t, s.Dir())
 		go func() {
-			errs <- other.locked(context.Background(), func() error { order <- i; return nil })
+			errs <- other.locked(ctx, func() error { order <- i; return nil })
 		}()
 		lockEventually(t, "one more waits", func() bool { return waiting(t, s.path(lockFile)) == i+1 })
 	}
 	unlock()
 	for range n {
-		if err := <-errs; err != nil {
-			t.Fatal(err)
-		}
+		must(t, <-errs)
 	}
 	for i := range n {
 		if got := <-order; got != i {
@@ -96,31 +85,29 @@ func TestStoreLockWaitEnds(t *testing.T) {
 	unlock := foreignLock(t, s.path(lockFile))
 	goroutines := runtime.NumGoroutine()
 	for range 20 {
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(ctx)
 		done := make(chan error)
 		go func() {
 			done <- s.locked(ctx, func() error { return errors.New("the lock was had") })
 		}()
 		lockEventually(t, "it waits", func() bool { return waiting(t, s.path(lockFile)) > 0 })
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
-			t.Fatalf("%v, expected %v", err, context.Canceled)
-		}
+		wantErr(t, <-done, context.Canceled, "error")
 	}
 	if n := runtime.NumGoroutine(); n > goroutines+2 {
 		t.Errorf("%d goroutines after 20 waits, %d before", n, goroutines)
 	}
 	s.lockTimeout = 20 * time.Millisecond
-	err := s.locked(context.Background(), func() error { return errors.New("the lock was had") })
+	err := s.locked(ctx, func() error { return errors.New("the lock was had") })
 	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 		t.Errorf("%v, expected %v and this process", err, ErrBusy)
 	}
 	s.lockTimeout = lockPatience
 	unlock()
-	if err := openStore(t, s.Dir()).locked(context.Background(), func() error { return nil }); err != nil {
+	if err := openStore(t, s.Dir()).locked(ctx, func() error { return nil }); err != nil {
 		t.Error(err)
 	}
-	if err := s.locked(context.Background(), func() error { return nil }); err != nil {
+	if err := s.locked(ctx, func() error { return nil }); err != nil {
 		t.Error(err)
 	}
 }
@@ -136,25 +123,17 @@ func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 	cmd := exec.Command("flock", path, "cat")
 	t.Run("shared", func(t *testing.T) {
 		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		defer f.Close()
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
-			t.Fatal(err)
-		}
+		must(t, unix.Flock(int(f.Fd()), unix.LOCK_SH))
 		_, err = s.LockDisk("vm1")
 		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) || strings.Contains(err.Error(), fmt.Sprint(dead)) {
 			t.Errorf("%v, expected this process", err)
 		}
 	})
 	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, cmd.Start())
 	defer func() { stdin.Close(); cmd.Wait() }()
 	lockEventually(t, "another process has the lock", func() bool { _, serving := s.Serving("vm1"); return serving })
 	v, _ := s.Serving("vm1")
@@ -176,21 +155,15 @@ func TestLockContent(t *testing.T) {
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			write(t, s.path(disksDir, "vm1", lockFile), []byte(before))
 			l, err := s.LockDisk("vm1")
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			want := Serving{PID: os.Getpid(), Control: "/run/" + strings.Repeat("c", 90), Socket: "/run/s"}
 			for _, v := range []Serving{want, {PID: os.Getpid()}, want} {
-				if err := l.SetServing(v); err != nil {
-					t.Fatal(err)
-				}
+				must(t, l.SetServing(v))
 				if got, ok := s.Serving("vm1"); !ok || *got != v {
 					t.Errorf("%v, expected %v", got, v)
 				}
 			}
-			if err := l.Unlock(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, l.Unlock())
 			if v, ok := s.Serving("vm1"); ok {
 				t.Errorf("%v, expected nobody", v)
 			}

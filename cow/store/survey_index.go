@@ -24,12 +24,9 @@ func (v *survey) startIndex() {
 	}
 }
 
-// save rewrites the index if the survey differs from it. Callers may ignore a failure: the index is
-// a cache.
-func (v *survey) save() (written bool) { return v.saveAs(false) }
-
-// saveAs is save; durable: a power cut must not restore the old index.
-func (v *survey) saveAs(durable bool) (written bool) {
+// save rewrites the index if the survey differs from it. durable: a power cut must not restore the
+// old index. Callers may ignore a failure: the index is a cache.
+func (v *survey) save(durable bool) (written bool) {
 	entries := map[string]*indexEntry{}
 	for name, d := range v.disks {
 		if d.entry != nil && !(d.err != nil && v.index.entries[name] == nil) {
@@ -81,7 +78,7 @@ func (v *survey) close() {
 func (v *survey) dropDisk(name string) {
 	delete(v.disks, name)
 	v.named = nil
-	if v.saveAs(true) {
+	if v.save(true) {
 		return
 	}
 	if err := v.s.voidLines(name); err != nil {
@@ -96,7 +93,7 @@ func (v *survey) dropAway(name string, layers []uuid.UUID) {
 	v.away = slices.DeleteFunc(v.away, func(e *indexEntry) bool {
 		return e.Name == name && slices.Contains(layers, e.Head)
 	})
-	if len(v.away) < n && !v.saveAs(true) && v.disks[name] == nil {
+	if len(v.away) < n && !v.save(true) && v.disks[name] == nil {
 		_ = v.s.voidLines(name)
 	}
 }
@@ -120,7 +117,7 @@ func (v *survey) isAway(disks []string, layers []uuid.UUID) bool {
 		v.away[i] = &more
 	}
 	if away {
-		v.save()
+		v.save(false)
 	}
 	return away
 }
@@ -131,6 +128,6 @@ func (v *survey) replace(m *Manifest) {
 		e := entryOf(m.Name, m)
 		e.Directory = d.entry.Directory
 		d.entry, v.named = e, nil
-		v.saveAs(true)
+		v.save(true)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/google/uuid"
+
+	"cowblk/cow/shell"
 )
 
 // Queries of a survey: which disks use a layer or an image.
@@ -87,7 +89,7 @@ func (v *survey) imageUsers(image string) (names []string, away []string, err er
 	for name, d := range v.disks {
 		switch {
 		case d.err != nil:
-			err = errors.Join(err, fmt.Errorf("%s: %w", PathText(filepath.Join(disksDir, name)), d.err))
+			err = errors.Join(err, fmt.Errorf("%s: %w", shell.Text(filepath.Join(disksDir, name)), d.err))
 		case d.entry.Image == image:
 			names = append(names, name)
 		}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"os/exec"
 	"strings"
@@ -29,7 +28,6 @@ func mounted(t *testing.T) (dev, at string, mount, unmount func()) {
 // TestDeviceOfTheSystem: a device that the system uses is not written, and read only with
 // --force-share. A disk whose base is on it opens.
 func TestDeviceOfTheSystem(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	fresh := func() string { return plainFile(t, 1<<20) }
 	dev, at, mount, unmount := mounted(t)

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -16,35 +15,24 @@ import (
 // a head in it.
 func rotatedTable(t *testing.T) (*Store, *tableFiles, *Manifest) {
 	t.Helper()
-	ctx := context.Background()
 	s, f := newStore(t), newTableFiles(t)
 	create(t, s, "old", CreateOptions{Table: f.one()})
 	put(t, s, "old", noise(2, 5120), 512)
-	if _, err := s.Remove(ctx, "old"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Remove(ctx, "old")))
 	create(t, s, "vm", CreateOptions{Table: f.two()})
 	put(t, s, "vm", noise(3, 5120), 65536)
-	if _, err := s.Promote(ctx, []string{"vm"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"vm"}, "t")))
 	before := snapshot(t, f.dir)
 	o := openDisk(t, s, "vm")
-	if err := errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
 	sameFiles(t, before, snapshot(t, f.dir))
-	m, err := s.Disk("vm")
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := manifestOf(t, s, "vm")
 	return s, f, m
 }
 
 // The data checksums of layers outside the store are files of the store, whatever follows their
 // bitmaps.
 func TestSumsOfTable(t *testing.T) {
-	ctx := context.Background()
 	s, f, m := rotatedTable(t)
 	for _, l := range m.Sealed() {
 		if _, err := os.Stat(s.paths(&l).Checksums); err != nil {
@@ -56,10 +44,7 @@ func TestSumsOfTable(t *testing.T) {
 		t.Errorf("%+v", r.Reports[0])
 	}
 	sums := s.paths(&m.Layers[0]).Checksums
-	whole, err := os.ReadFile(sums)
-	if err != nil {
-		t.Fatal(err)
-	}
+	whole := readFile(t, sums)
 
 	data := f.path("wdata")
 	flip(t, data, f.dataOff*512+4096+5)
@@ -67,9 +52,7 @@ func TestSumsOfTable(t *testing.T) {
 	if _, err := o.Disk.ReadAt(make([]byte, 512), 4096+512); !errors.Is(err, layer.ErrDamaged) || !strings.Contains(err.Error(), data) {
 		t.Errorf("damaged data: %v", err)
 	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, o.Close())
 	r := check(t, s, full)
 	if r.Found != 1 || r.Reports[0].Problems[0].File != data {
 		t.Errorf("damaged data: %+v", r.Reports[0].Problems)
@@ -91,13 +74,9 @@ func TestSumsOfTable(t *testing.T) {
 		t.Errorf("a damaged header of the sums: %v", err)
 	}
 	// Follow the error's advice.
-	if err := os.Remove(sums); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(sums))
 	o = openDisk(t, s, "vm")
-	if err := errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
 	if got, err := os.ReadFile(sums); err != nil || !bytes.Equal(got, whole) {
 		t.Errorf("made anew: not what it was, %v", err)
 	}
@@ -105,7 +84,6 @@ func TestSumsOfTable(t *testing.T) {
 
 // They are removed with the last disk on the layer, and the layer stays.
 func TestSumsOfTableAreRemoved(t *testing.T) {
-	ctx := context.Background()
 	s, f, m := rotatedTable(t)
 	create(t, s, "clone", CreateOptions{From: "vm@t"})
 	before := snapshot(t, f.dir)

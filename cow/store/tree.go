@@ -7,15 +7,8 @@ import (
 	"strconv"
 
 	"github.com/google/uuid"
-)
 
-// Kinds of a Node.
-const (
-	KindImage = "image"
-	KindBase  = "base" // a file or device used in place
-	KindZeros = "zeros"
-	KindLayer = "layer"
-	KindDisk  = "disk"
+	"cowblk/cow/shell"
 )
 
 // Node is one object of a store's tree: an image or base, the layers on it that disks share, and
@@ -67,7 +60,8 @@ func (s *Store) Tree() ([]*Node, error) {
 				n = t.node(nil, KindZeros, "")
 			case m.Base.Image != "":
 				n = t.node(nil, KindImage, m.Base.Image)
-				n.fail(&Mismatch{File: s.ImageData(m.Base.Image), What: "image " + m.Base.Image, Expected: "a file", Found: "none"})
+				n.fail(refused(s.ImageData(m.Base.Image), "image "+m.Base.Image, "a file",
+					"none", ""))
 			default:
 				n = t.node(nil, KindBase, m.Base.String())
 			}
@@ -216,7 +210,7 @@ func (s *Store) Find(roots []*Node, name string) ([]*Node, error) {
 				return nil, err // it exists but is unreadable
 			}
 		}
-		return nil, fmt.Errorf("%q %w in store %s (%s shows what is there)", name, ErrNotFound, PathText(s.dir), s.command("list"))
+		return nil, fmt.Errorf("%q %w in store %s (%s shows what is there)", name, ErrNotFound, shell.Text(s.dir), s.command("list"))
 	}
 	return found, nil
 }

@@ -3,6 +3,8 @@ package store
 import (
 	"fmt"
 
+	"cowblk/cow/finding"
+	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
 )
@@ -46,8 +48,8 @@ func (s *Store) trustedImage(check *way.FileChecker, name string) error {
 // trustedFile refuses files that another user can replace. what names their owner.
 func (s *Store) trustedFile(check *way.FileChecker, what string, paths ...string) error {
 	if path, untrusted := s.untrustedFile(check, paths); untrusted != nil {
-		return invalidf("%s: %s: expected a way to it that only %s can change, found %s: %s can lead this process to any file through it\n%s",
-			what, PathText(path), trustedUsers(), untrusted, untrusted.WhoCanChange(), adviceFileWay())
+		return finding.Invalidf("%s: %s: expected a way to it that only %s can change, found %s: %s can lead this process to any file through it\n%s",
+			what, shell.Text(path), trustedUsers(), untrusted, untrusted.WhoCanChange(), adviceFileWay())
 	}
 	return nil
 }
@@ -66,9 +68,9 @@ func (s *Store) untrustedFile(check *way.FileChecker, paths []string) (string, *
 	return "", nil
 }
 
-// untrustedProblem is trustedFile for a check; nil: none. In a store that is not trusted as a whole
+// untrustedFinding is trustedFile for a check; nil: none. In a store that is not trusted as a whole
 // it would only repeat that.
-func (c *checker) untrustedProblem(object string, paths ...string) *Problem {
+func (c *checker) untrustedFinding(paths ...string) *finding.Finding {
 	if c.s.trustedPath() != nil {
 		return nil
 	}
@@ -76,11 +78,8 @@ func (c *checker) untrustedProblem(object string, paths ...string) *Problem {
 	if untrusted == nil {
 		return nil
 	}
-	return &Problem{
-		Object: object, File: path, What: "directories on the way to the file", Expected: "ones that only " + trustedUsers() + " can change",
-		Found:  fmt.Sprintf("%s: %s can lead this process to any file through it", untrusted, untrusted.WhoCanChange()),
-		Status: StatusLeft, Advice: adviceFileWay(),
-	}
+	return refused(path, "directories on the way to the file", "ones that only "+trustedUsers()+" can change",
+		fmt.Sprintf("%s: %s can lead this process to any file through it", untrusted, untrusted.WhoCanChange()), adviceFileWay())
 }
 
 func adviceFileWay() string {

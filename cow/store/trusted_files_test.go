@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,6 +8,7 @@ import (
 	"testing"
 
 	"cowblk/cow"
+	"cowblk/cow/finding"
 )
 
 // A user who can put other files in the place of a layer's or an image's leads no process to them,
@@ -17,7 +17,6 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
 	}
-	ctx := context.Background()
 	// away moves a file or directory of the store to a directory of another user, and leaves a link.
 	away := func(t *testing.T, path, victim string) {
 		to := filepath.Join(victim, filepath.Base(path))
@@ -67,10 +66,8 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 				_, err := s.Import(ctx, image, "gold", ImportOptions{})
 				must(t, err)
 				create(t, s, "vm1", CreateOptions{From: "gold"})
-				_, err = s.Promote(ctx, []string{"vm1"}, "t")
-				must(t, err)
-				m, err := s.Disk("vm1")
-				must(t, err)
+				must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+				m := manifestOf(t, s, "vm1")
 				l := m.Head()
 				if sealed {
 					l = &m.Layers[0]
@@ -106,7 +103,7 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 				told := false
 				for _, k := range r.Reports {
 					for _, p := range k.Problems {
-						told = told || k.Name == "vm1" && p.What == "directories on the way to the file" && p.Status == StatusLeft
+						told = told || k.Name == "vm1" && p.What == "directories on the way to the file" && p.Status == finding.Left
 					}
 				}
 				if !told {
@@ -122,7 +119,6 @@ func TestManifestThroughDirectoryOfAnother(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
 	}
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	_, err := s.Promote(ctx, []string{"vm1"}, "t")
@@ -144,11 +140,9 @@ func TestManifestThroughDirectoryOfAnother(t *testing.T) {
 
 // Links of root to directories of root, and files that others own but cannot replace, are used.
 func TestFilesThroughDirectoriesOfTheirOwner(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
-	m, err := s.Disk("vm1")
-	must(t, err)
+	m := manifestOf(t, s, "vm1")
 	layer := s.path(layersDir, m.Head().UUID.String())
 	elsewhere := t.TempDir()
 	must(t, os.Rename(layer, filepath.Join(elsewhere, "l")))
@@ -173,7 +167,6 @@ func TestTableInDirectoriesOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
 	}
-	ctx := context.Background()
 	for _, foreign := range []string{"map", "data", "base"} {
 		s := newStore(t)
 		dir := map[string]string{"map": t.TempDir(), "data": t.TempDir(), "base": t.TempDir()}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/finding"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 	"cowblk/cow/way"
@@ -22,9 +23,7 @@ import (
 // another user trusts a group that may write to a directory of that user or of root. Trusted also
 // refuses a directory that is not a store and contains something else: see recognize. Listing an
 // untrusted store is harmless. It is an ErrInvalid.
-func (s *Store) Trusted() error { return s.trusted() }
-
-func (s *Store) trusted() error {
+func (s *Store) Trusted() error {
 	if err := s.trustedPath(); err != nil {
 		return err
 	}
@@ -34,7 +33,7 @@ func (s *Store) trusted() error {
 // trustedPath is Trusted for a directory that need not be a store.
 func (s *Store) trustedPath() error {
 	// The documents could not represent the paths of its sockets and bases.
-	if err := checkPathText("store", s.dir); err != nil {
+	if err := finding.CheckPath("store", s.dir); err != nil {
 		return err
 	}
 	if _, real := s.fs.(vfs.HostFS); !real {
@@ -76,7 +75,7 @@ func checkStore(dir string) (made bool, err error) {
 			continue
 		}
 		if !way.Trusted(st.Uid) {
-			return true, invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nuse another store, or have its owner give it back", dir, name, st.Mode, way.UserName(st.Uid))
+			return true, finding.Invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nuse another store, or have its owner give it back", dir, name, st.Mode, way.UserName(st.Uid))
 		}
 		untrusted, err := way.Check(path, pathOptions())
 		if err == nil && untrusted == nil {
@@ -86,7 +85,7 @@ func checkStore(dir string) (made bool, err error) {
 		case untrusted != nil && untrusted.End && way.Trusted(untrusted.UID):
 			return true, writable(fmt.Sprintf("store %s: %s", dir, name), untrusted.Mode)
 		case untrusted != nil:
-			return true, invalidf("store %s: %s leads through %s: %s can lead this process to any file there\nput what it leads to where only %s can change it", dir, name, untrusted, untrusted.WhoCanChange(), trustedUsers())
+			return true, finding.Invalidf("store %s: %s leads through %s: %s can lead this process to any file there\nput what it leads to where only %s can change it", dir, name, untrusted, untrusted.WhoCanChange(), trustedUsers())
 		case errors.Is(err, ErrInvalid):
 			return true, err
 		}
@@ -108,7 +107,7 @@ func (s *Store) trustedDisk(name string) error {
 		defer check.Close()
 		return s.trustedFile(check, fmt.Sprintf("disk %q", name), s.path(disksDir, name, diskFile))
 	}
-	return invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, trustedUsers(), untrusted, untrusted.WhoCanChange())
+	return finding.Invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, trustedUsers(), untrusted, untrusted.WhoCanChange())
 }
 
 // checkDirMode refuses a directory in which others can create entries, even a sticky one: the
@@ -134,7 +133,7 @@ func writable(what string, mode uint32) error {
 	if mode&0o002 == 0 {
 		who = "its group"
 	}
-	return invalidf("%s: expected a directory that others cannot write to, found mode %04o: %s can lead this process to any file through it\nuse a directory of its own, that nobody else can write to",
+	return finding.Invalidf("%s: expected a directory that others cannot write to, found mode %04o: %s can lead this process to any file through it\nuse a directory of its own, that nobody else can write to",
 		what, mode, who)
 }
 
@@ -146,11 +145,11 @@ func untrustedStore(dir string, untrusted *way.Untrusted) error {
 	case untrusted.End && !foreignOwner:
 		return writable("store "+dir, untrusted.Mode)
 	case untrusted.End && os.Geteuid() == 0:
-		return invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(untrusted.UID))
+		return finding.Invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(untrusted.UID))
 	case untrusted.End:
-		return invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, trustedUsers(), name)
+		return finding.Invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, trustedUsers(), name)
 	}
-	err := invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
+	err := finding.Invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
 	elsewhere := "put the store elsewhere, as into a directory that only " + trustedUsers() + " can change"
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w\n%s", err, elsewhere)
@@ -211,9 +210,60 @@ func (s *Store) trustedRunDir(dir string, restrictable bool) error {
 		}
 		return writable("run directory "+dir, untrusted.Mode)
 	}
-	err = invalidf("run directory %s: expected one that only %s can change, found %s: %s can put a socket in the place of one there", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
+	err = finding.Invalidf("run directory %s: expected one that only %s can change, found %s: %s can put a socket in the place of one there", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
 	if from := s.getenv(runtimeEnv); filepath.IsAbs(from) && within(from, dir) {
 		return fmt.Errorf("%w\n%s is %s: set it to a directory of your own that nobody else can write to, as logging in does", err, runtimeEnv, shell.Word(from))
 	}
 	return fmt.Errorf("%w\nuse a store in a directory that only %s can change, or give this one back to its owner", err, trustedUsers())
+}
+
+// maxLinks is the maximum number of symbolic links that are followed from one to the next.
+const maxLinks = 40
+
+// refuseDangling refuses a missing directory on whose path a symbolic link leads nowhere: its target
+// may be a file system that is not mounted, and a directory cannot be created through it. A link
+// that another user could have put there is left to Trusted. It is an ErrInvalid.
+func refuseDangling(fsys vfs.FS, dir string) error {
+	if _, real := fsys.(vfs.HostFS); !real {
+		return nil
+	}
+	if untrusted, _ := way.Check(dir, pathOptions()); untrusted != nil {
+		return nil
+	}
+	for path := dir; path != filepath.Dir(path); path = filepath.Dir(path) {
+		fi, err := os.Lstat(path)
+		if err != nil {
+			continue
+		}
+		if fi.Mode().Type() != os.ModeSymlink {
+			return nil
+		}
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			return nil
+		}
+		target := linkTarget(path)
+		return finding.Invalidf("store %s: expected a directory, found the symbolic link %s, which leads nowhere: %s does not exist\nif a file system there is not mounted, mount it; else make the directory: mkdir -p %s",
+			shell.Text(dir), shell.Text(path), shell.Text(target), shell.Path(target))
+	}
+	return nil
+}
+
+// linkTarget returns the first path on a chain of symbolic links that is not a link.
+func linkTarget(path string) string {
+	for range maxLinks {
+		to, err := os.Readlink(path)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(to) {
+			// The directory may be behind links too: ".." is relative to where they lead.
+			above, err := filepath.EvalSymlinks(filepath.Dir(path))
+			if err != nil {
+				above = filepath.Dir(path)
+			}
+			to = filepath.Join(above, to)
+		}
+		path = to
+	}
+	return path
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -19,7 +18,6 @@ func TestStoresOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
 	}
-	ctx := context.Background()
 	for _, c := range []struct {
 		name, found string
 		plant       func(t *testing.T, dir, victim string)
@@ -75,9 +73,7 @@ func TestStoresOfOthers(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
-			if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
-				t.Fatal(err)
-			}
+			must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
 			victim := t.TempDir()
 			must(t, os.MkdirAll(filepath.Join(victim, "db"), 0o700))
 			c.plant(t, s.Dir(), victim)
@@ -104,7 +100,6 @@ func TestStoresOfOthers(t *testing.T) {
 
 // A directory with foreign content does not become a store, and foreign files in its tmp/ stay.
 func TestDirectoryThatIsNoStore(t *testing.T) {
-	ctx := context.Background()
 	for _, name := range []string{"tmp/thesis/ch1", "images/photo", "etc/passwd", "layers/x"} {
 		dir := t.TempDir()
 		file := filepath.Join(dir, name)
@@ -153,12 +148,10 @@ func TestStoreWithoutUTF8(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "st\xff")
 	s, err := Open(dir, Options{})
 	must(t, err)
-	if _, err := s.Create(context.Background(), "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "UTF-8") {
+	if _, err := s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "UTF-8") {
 		t.Errorf("create: %v", err)
 	}
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the directory: %v", err)
-	}
+	wantErr(t, errOf(os.Stat(dir)), os.ErrNotExist, "the directory")
 }
 
 // nobody is a user who is neither root nor this one.
@@ -174,8 +167,7 @@ func asNobody(t *testing.T) bool {
 	dir, err := os.MkdirTemp("", "cowblk") // only the owner can enter t.TempDir
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	binary, err := os.ReadFile(os.Args[0])
-	must(t, err)
+	binary := readFile(t, os.Args[0])
 	self := filepath.Join(dir, "test")
 	must(t, os.WriteFile(self, binary, 0o755))
 	must(t, os.Chown(dir, nobody, nobody))
@@ -240,8 +232,7 @@ func asChild(t *testing.T, args ...string) string {
 	must(t, err)
 	defer os.RemoveAll(dir)
 	must(t, os.Chmod(dir, 0o755))
-	binary, err := os.ReadFile(os.Args[0])
-	must(t, err)
+	binary := readFile(t, os.Args[0])
 	self := filepath.Join(dir, "test")
 	must(t, os.WriteFile(self, binary, 0o755))
 	cmd := exec.Command(self)
@@ -271,5 +262,42 @@ func TestStoreMadeByAnotherMeanwhile(t *testing.T) {
 	}
 	if list, err := os.ReadDir(s.dir); err != nil || len(list) > 0 {
 		t.Errorf("it holds %v, %v", list, err)
+	}
+}
+
+// A store behind a symbolic link that leads nowhere is refused, and the directory that is missing is
+// named. Once it is there, the store is made in it.
+func TestStoreBehindDanglingLink(t *testing.T) {
+	for name, c := range map[string]struct{ links, store, missing string }{
+		"absolute":       {"l=$/srv/cowblk", "l", "srv/cowblk"},
+		"relative":       {"a/l=../srv/cowblk", "a/l", "srv/cowblk"},
+		"with a blank":   {"l=my srv", "l", "my srv"},
+		"on the way":     {"l=srv", "l/vm/store", "srv"},
+		"two links":      {"l=m m=srv", "l", "srv"},
+		"a relative dir": {"d=a/b a/b/l=../srv", "d/l", "a/srv"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			top := t.TempDir()
+			must(t, os.MkdirAll(filepath.Join(top, "a", "b"), 0o755))
+			links := strings.Fields(c.links)
+			if name == "with a blank" {
+				links = []string{c.links}
+			}
+			for _, link := range links {
+				from, to, _ := strings.Cut(link, "=")
+				must(t, os.Symlink(strings.Replace(to, "$", top, 1), filepath.Join(top, from)))
+			}
+			missing := filepath.Join(top, c.missing)
+			quoted := missing
+			if strings.Contains(missing, " ") {
+				quoted = "'" + missing + "'"
+			}
+			_, err := Open(filepath.Join(top, c.store), Options{})
+			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "leads nowhere") || !strings.HasSuffix(err.Error(), "mkdir -p "+quoted) {
+				t.Fatalf("%v", err)
+			}
+			must(t, os.MkdirAll(missing, 0o755))
+			create(t, openStore(t, filepath.Join(top, c.store)), "vm1", CreateOptions{Size: 1 << 20})
+		})
 	}
 }

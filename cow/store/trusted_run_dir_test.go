@@ -96,9 +96,7 @@ func TestRunDirInStore(t *testing.T) {
 		if err := s.MakeRunDir(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "run directory "+s.runDir) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := s.makeOwnDir(s.runDir); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s, for a control socket: %v", name, err)
-		}
+		wantErr(t, s.makeOwnDir(s.runDir), ErrInvalid, "%s, for a control socket", name)
 		var st unix.Stat_t
 		if err := unix.Lstat(s.runDir, &st); err != nil || name == "another's" && st.Mode&0o777 != 0o755 {
 			t.Errorf("%s: mode %o, %v", name, st.Mode, err)

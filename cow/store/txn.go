@@ -73,15 +73,21 @@ func (s *Store) begin(ctx context.Context) (*txn, error) {
 	return tx, nil
 }
 
-// undoRename undoes a rename from or to the store's directory dir that could not be made durable.
-// The undo must be durable before the journal and its layers are removed: otherwise a power cut may
-// leave a disk without its layers, or unnamed layers.
-func (tx *txn) undoRename(from, to, dir string) error {
-	err := tx.s.fs.Rename(from, to)
-	if err != nil || tx.s.fs.SyncDir(tx.s.path(dir)) != nil {
-		tx.unresolved = true
+// renameDurably renames from to to, one of which is in the store's directory dir. If that cannot be
+// made durable it undoes the rename. unresolved: the undo is not durable either. Then a power cut may
+// leave either state, and the layers of both must stay.
+func (s *Store) renameDurably(from, to, dir string) (unresolved bool, err error) {
+	if err := s.fs.Rename(from, to); err != nil {
+		return false, err
 	}
-	return err
+	if err = s.fs.SyncDir(s.path(dir)); err == nil {
+		return false, nil
+	}
+	undone := s.fs.Rename(to, from)
+	if undone == nil {
+		undone = s.fs.SyncDir(s.path(dir))
+	}
+	return undone != nil, errors.Join(err, undone)
 }
 
 func (tx *txn) path(elem ...string) string {
@@ -139,4 +145,28 @@ func (tx *txn) cleanUp() error {
 	}
 	// The rest is garbage, locked or not, and needs no store lock.
 	return tx.s.removeTxnDir(tx.dir)
+}
+
+// writeFile durably writes a file in the transaction. Its name is durable after the next sync of
+// the directory.
+func (tx *txn) writeFile(name string, data []byte, perm os.FileMode) error {
+	f, err := tx.s.fs.OpenFile(tx.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+	if err != nil {
+		return err
+	}
+	if _, err = f.WriteAt(data, 0); err == nil {
+		err = f.Datasync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// readJournal reads the journal of a transaction; a missing journal is empty.
+func (s *Store) readJournal(dir string) (j journal, err error) {
+	if _, err := s.readJSON(filepath.Join(dir, journalFile), &j); err != nil {
+		return journal{}, err
+	}
+	return j, nil
 }

@@ -27,7 +27,7 @@ func (tx *txn) newHead(m *Manifest) (uuid.UUID, error) {
 	}
 	l, err := layer.CreateHead(tx.s.fs, layer.Paths{Map: tx.path("layer", mapFile), Data: tx.path("layer", dataFile)}, p)
 	if err != nil {
-		return uuid.Nil, classify(err)
+		return uuid.Nil, Classify(err)
 	}
 	if err := l.Close(); err != nil {
 		return uuid.Nil, err
@@ -50,29 +50,18 @@ func (tx *txn) moveInLayer(m *Manifest) error {
 	return tx.moveIn(tx.path("layer"), layersDir, m.Head().UUID.String())
 }
 
-// moveInDisk moves the head of a new disk and its manifest to their places. The second rename
-// creates the disk. The caller holds the store's lock.
+// moveInDisk moves a new disk to its place: its head, unless that lies outside the store, and its
+// manifest. The second rename creates the disk. The caller holds the store's lock.
 func (tx *txn) moveInDisk(m *Manifest) error {
-	if err := tx.moveInLayer(m); err != nil {
-		return err
+	if m.Head().inStore() {
+		if err := tx.moveInLayer(m); err != nil {
+			return err
+		}
 	}
 	if err := tx.moveIn(tx.path("disk"), disksDir, m.Name); err != nil {
 		return err
 	}
 	tx.committed = true
-	tx.s.indexManifest(m)
-	return nil
-}
-
-// installDisk creates a disk whose layers lie outside the store. The rename of its directory
-// creates the disk. The caller holds the store's lock.
-func (tx *txn) installDisk(m *Manifest) error {
-	if err := tx.stageDisk(m); err != nil {
-		return err
-	}
-	if err := tx.moveIn(tx.path("disk"), disksDir, m.Name); err != nil {
-		return err
-	}
 	tx.s.indexManifest(m)
 	return nil
 }
@@ -96,12 +85,7 @@ func (tx *txn) moveIn(from, dir, name string) error {
 	if err := s.fs.MkdirAll(s.path(dir), dirPerm); err != nil {
 		return err
 	}
-	to := s.path(dir, name)
-	if err := s.fs.Rename(from, to); err != nil {
-		return err
-	}
-	if err := s.fs.SyncDir(s.path(dir)); err != nil {
-		return errors.Join(err, tx.undoRename(to, from, dir))
-	}
-	return nil
+	unresolved, err := s.renameDurably(from, s.path(dir, name), dir)
+	tx.unresolved = tx.unresolved || unresolved
+	return err
 }

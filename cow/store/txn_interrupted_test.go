@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -39,31 +38,20 @@ func interrupted(t *testing.T) *Store {
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 	var disks []*Manifest
 	for _, name := range []string{"vm1", "vm2"} {
-		m, err := s.Disk(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := manifestOf(t, s, name)
 		disks = append(disks, m)
 	}
-	p, err := s.preparePromotion(context.Background(), &Pending{s: s, tag: "both", before: disks})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p, err := s.preparePromotion(ctx, &Pending{s: s, tag: "both", before: disks})
+	must(t, err)
 	for _, h := range p.heads {
-		if err := h.Close(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, h.Close())
 	}
 	for from, to := range map[string]string{
 		commitFile + stagedAfter: p.txn.path(commitFile), "0" + stagedAfter: s.path(disksDir, "vm1", diskFile),
 	} {
-		if err := os.Rename(p.txn.path(from), to); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Rename(p.txn.path(from), to))
 	}
-	if err := errors.Join(p.fds.free(len(p.fds)), p.txn.lock.Close()); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(p.fds.free(len(p.fds)), p.txn.lock.Close()))
 	return s
 }
 
@@ -88,13 +76,11 @@ func TestInterruptedChangeOfAReadOnlyStore(t *testing.T) {
 	s := interrupted(t)
 	before := snapshot(t, s.Dir())
 	s.fs = readOnly{}
-	if _, err := s.OpenDisk(context.Background(), "vm2", OpenOptions{ReadOnly: true}); !errors.Is(err, ErrRefused) {
+	wantErr(t, errOf(s.OpenDisk(ctx, "vm2", OpenOptions{ReadOnly: true})), ErrRefused, "error")
+	if _, err := s.OpenTag(ctx, Ref{"vm1", "both"}, cow.Options{}); !errors.Is(err, ErrRefused) {
 		t.Errorf("%v, expected %v", err, ErrRefused)
 	}
-	if _, err := s.OpenTag(context.Background(), Ref{"vm1", "both"}, cow.Options{}); !errors.Is(err, ErrRefused) {
-		t.Errorf("%v, expected %v", err, ErrRefused)
-	}
-	r, err := s.Check(context.Background(), CheckOptions{})
+	r, err := s.Check(ctx, CheckOptions{})
 	if err != nil || r.Found == 0 {
 		t.Errorf("%+v, %v: expected the work of a dead process", r, err)
 	}
@@ -103,10 +89,8 @@ func TestInterruptedChangeOfAReadOnlyStore(t *testing.T) {
 	s.fs = vfs.OS{}
 	openDisk(t, s, "vm2").Close()
 	s.fs = readOnly{}
-	o, err := s.OpenDisk(context.Background(), "vm2", OpenOptions{ReadOnly: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	o, err := s.OpenDisk(ctx, "vm2", OpenOptions{ReadOnly: true})
+	must(t, err)
 	if err := o.Close(); err != nil {
 		t.Error(err)
 	}

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
+
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
@@ -24,6 +27,10 @@ var (
 	imageProofs = []string{imageFile}
 	layerProofs = []string{mapFile}
 )
+
+// damagedFile is the manifest of a damaged disk during its removal. It must not be used: a copy of
+// another disk's manifest names the layers of that disk.
+const damagedFile = diskFile + ".damaged"
 
 // linkFile is the symbolic link that stood for the directory of a removed disk.
 const linkFile = "link"
@@ -116,17 +123,11 @@ func (s *Store) layoutBelow(k dirLayout, dir, name string) dirLayout {
 // cowblk's if a file proves it, or if all entries are permitted and there is a lock file or, if a
 // power cut has lost that, only staged files. An empty directory counts as cowblk's.
 func (s *Store) foreignInTxn(dir string) (string, error) {
-	entries, err := s.fs.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil // its process has just ended
-	}
-	if err != nil {
+	entries, err := s.readDir(dir)
+	if err != nil || len(entries) == 0 { // missing: its process has just ended
 		return "", err
 	}
 	k := s.layoutAt(dir, entries)
-	if len(entries) == 0 {
-		return "", nil
-	}
 	lock, staged, foreign := false, true, ""
 	for _, e := range entries {
 		name := e.Name()
@@ -205,10 +206,7 @@ func (s *Store) foreignIn(k dirLayout, dir string, e fs.DirEntry) (string, error
 		return "", nil
 	}
 	at := filepath.Join(dir, e.Name())
-	entries, err := s.fs.ReadDir(at)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
+	entries, err := s.readDir(at)
 	if err != nil {
 		return "", err
 	}
@@ -241,10 +239,7 @@ func (s *Store) removeTxnDir(dir string) error {
 // removeAllowed removes the permitted entries of a directory, and the directory if it is empty
 // then; else it returns what is left.
 func (s *Store) removeAllowed(k dirLayout, dir string) (left string, err error) {
-	entries, err := s.fs.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
+	entries, err := s.readDir(dir)
 	if err != nil {
 		return "", err
 	}
@@ -294,4 +289,19 @@ func (s *Store) removeAllowed(k dirLayout, dir string) (left string, err error) 
 		return "", err
 	}
 	return "", nil
+}
+
+// checkMapMagic returns nil if a file begins like the map of a layer, which may be damaged or of a
+// newer version.
+func (s *Store) checkMapMagic(path string) error {
+	_, err := layer.ReadHeader(s.fs, path)
+	if errors.Is(err, layer.ErrDamaged) || errors.Is(err, layer.ErrUnsupported) {
+		return nil
+	}
+	return err
+}
+
+func isUUID(name string) bool {
+	_, err := uuid.Parse(name)
+	return err == nil && len(name) == len(uuid.Nil.String())
 }

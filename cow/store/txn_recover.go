@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/google/uuid"
 
@@ -69,15 +68,11 @@ func (s *Store) recoverKeeping(ctx context.Context, disk string, keep int) error
 // recoverStaleTxns finishes or undoes the transactions of dead processes. It logs its errors and
 // returns those that make disks unusable. The caller holds the store's lock.
 func (s *Store) recoverStaleTxns() (unfinished []*unfinishedError) {
-	entries, err := s.fs.ReadDir(s.path(tmpDir))
+	dirs, err := s.txnDirs()
 	if err != nil {
-		return nil // none, or the operation itself will get the same error
+		return nil // the operation itself will get the same error
 	}
-	for _, e := range entries {
-		if !isTxnDir(e) {
-			continue
-		}
-		dir := s.path(tmpDir, e.Name())
+	for _, dir := range dirs {
 		if err := s.recoverTxn(dir); err != nil {
 			s.log.Warn("cannot clean up after an interrupted command", "directory", dir, "err", err)
 			var u *unfinishedError
@@ -87,6 +82,17 @@ func (s *Store) recoverStaleTxns() (unfinished []*unfinishedError) {
 		}
 	}
 	return unfinished
+}
+
+// txnDirs returns the paths of the transactions in tmp/.
+func (s *Store) txnDirs() (dirs []string, err error) {
+	entries, err := s.readDir(s.path(tmpDir))
+	for _, e := range entries {
+		if isTxnDir(e) {
+			dirs = append(dirs, s.path(tmpDir, e.Name()))
+		}
+	}
+	return dirs, err
 }
 
 // isTxnDir reports whether an entry of tmp/ has the name of a transaction. Other entries are not
@@ -102,20 +108,12 @@ func (s *Store) recoverTxn(dir string) error {
 		}
 		return err
 	}
-	f, err := s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		// begin creates directory and lock file under the store's lock, which this process holds:
-		// the other process is dead, or has left only garbage.
-	case err != nil:
+	f, stale, err := s.lockStaleTxn(dir)
+	if err != nil || !stale {
 		return err
-	default:
+	}
+	if f != nil {
 		defer f.Close()
-		if err := f.Lock(true); errors.Is(err, vfs.ErrLocked) {
-			return nil
-		} else if err != nil {
-			return err
-		}
 	}
 	s.log.Info("cleaning up after an interrupted command", "directory", dir)
 	if isRemoval(dir) {
@@ -139,6 +137,37 @@ func (s *Store) recoverTxn(dir string) error {
 		s.log.Warn("the journal of an interrupted command cannot be read: the layers that it lists are kept, cowblk check shows those that no disk needs", "err", jerr)
 	}
 	return s.discardTxn(dir, j)
+}
+
+// lockStaleTxn takes the lock of a transaction if its process is dead. f is nil if the lock file is
+// missing: begin creates directory and lock file under the store's lock, which the caller holds, so
+// the process is dead, or has left only garbage.
+func (s *Store) lockStaleTxn(dir string) (f vfs.File, stale bool, err error) {
+	f, err = s.fs.OpenFile(filepath.Join(dir, lockFile), os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		exists, err := s.exists(dir)
+		return nil, exists, err
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if err = f.Lock(true); err == nil {
+		return f, true, nil
+	}
+	f.Close()
+	if errors.Is(err, vfs.ErrLocked) {
+		err = nil
+	}
+	return nil, false, err
+}
+
+// isStale reports whether the process of a transaction is dead.
+func (s *Store) isStale(dir string) (bool, error) {
+	f, stale, err := s.lockStaleTxn(dir)
+	if f != nil {
+		f.Close()
+	}
+	return stale, err
 }
 
 // changedDisks returns the disks whose manifests a dead process may have replaced.
@@ -175,7 +204,7 @@ func (s *Store) discardTxn(dir string, j journal) error {
 		return err
 	}
 	if len(existing) > 0 {
-		v, err := s.survey()
+		v, err := s.survey(true)
 		if err != nil {
 			return err
 		}
@@ -225,18 +254,6 @@ func (s *Store) removeStaleTxn(dir string) error {
 	return s.removeTxnDir(dir)
 }
 
-// isDamage reports whether a document is missing or unreadable because of its content: a retry
-// would not help.
-func isDamage(err error) bool {
-	var io *fs.PathError
-	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP} {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	return !errors.As(err, &io)
-}
-
 func (s *Store) existingLayers(layers []uuid.UUID) (existing []uuid.UUID, err error) {
 	for _, id := range layers {
 		ok, err := s.exists(s.path(layersDir, id.String()))
@@ -271,7 +288,7 @@ func (s *Store) finishRemoval(dir string) error {
 	case err != nil:
 		s.log.Warn("the manifest of a removed disk cannot be read: its layers are kept, cowblk check shows those that no disk needs", "err", err)
 	default:
-		v, err := s.survey()
+		v, err := s.survey(true)
 		if err != nil {
 			return err
 		}

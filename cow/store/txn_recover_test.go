@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -13,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -24,7 +24,6 @@ import (
 // layers of the journal are needed. Layers that an unreadable disk may need stay. This is reported
 // once, and cowblk check shows them when the disk can be read.
 func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
-	ctx := context.Background()
 	for _, c := range []struct {
 		name    string
 		journal func(orphan uuid.UUID) string
@@ -51,26 +50,16 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 			create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 			manifest := s.path(disksDir, "vm2", diskFile)
 			saved := first(os.ReadFile(manifest))
-			if err := os.Truncate(manifest, 50); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Truncate(manifest, 50))
 			orphan := uuid.New()
 			dir := s.path(layersDir, orphan.String())
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Mkdir(dir, 0o755))
 			l, err := layer.CreateHead(s.fs, layer.Paths{Map: filepath.Join(dir, mapFile), Data: filepath.Join(dir, dataFile)},
 				layer.CreateParams{UUID: orphan, Size: 1 << 20, BlockSize: 4096, Created: s.now(), Perm: 0o600})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := l.Close(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
+			must(t, l.Close())
 			work := s.path(tmpDir, uuid.NewString())
-			if err := os.MkdirAll(work, 0o755); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.MkdirAll(work, 0o755))
 			write(t, filepath.Join(work, lockFile), nil)
 			write(t, filepath.Join(work, journalFile), []byte(c.journal(orphan)))
 			s.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -121,13 +110,10 @@ func (b *busyOnce) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, 
 
 // A temporary error is no damage: the next command removes what a failed promotion has left.
 func TestErrorThatPassesKeepsTheWork(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	s.fs = &busyOnce{path: s.path(disksDir, "vm1", diskFile)}
 	p.Close(false)
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 1 {
@@ -139,12 +125,9 @@ func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 
 // Many concurrent commands wait for each other and do not fail.
 func TestManyCreatesAtOnce(t *testing.T) {
-	ctx := context.Background()
 	s := newStore(t)
 	create(t, s, "golden", CreateOptions{Size: 1 << 20})
-	if _, err := s.Promote(ctx, []string{"golden"}, "t"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errOf(s.Promote(ctx, []string{"golden"}, "t")))
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
@@ -167,4 +150,36 @@ func TestManyCreatesAtOnce(t *testing.T) {
 		order = append(order, fmt.Sprint("d", i))
 	}
 	dismantled(t, s, nil, order...)
+}
+
+// A promotion's journal stays while another process has the store locked: a check that has read the
+// manifest before the change finds the new head there.
+func TestJournalStaysWhileTheStoreIsLocked(t *testing.T) {
+	s := newStore(t)
+	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	hurried, err := Open(s.Dir(), Options{LockTimeout: time.Millisecond})
+	must(t, err)
+	p, err := hurried.PreparePromotion(ctx, []*Manifest{m}, "t")
+	must(t, err)
+	must(t, s.locked(ctx, func() error {
+		if err := p.Commit(); err != nil {
+			return err
+		}
+		for _, h := range p.Heads() {
+			must(t, h.Close())
+		}
+		p.Close(true)
+		works, err := os.ReadDir(s.path(tmpDir))
+		if err != nil || len(works) != 1 {
+			t.Fatalf("work directories: %v, %v", works, err)
+		}
+		j, err := s.readJournal(s.path(tmpDir, works[0].Name()))
+		if err != nil || len(j.Layers) != 1 || j.Layers[0] != p.Manifests()[0].Head().UUID {
+			t.Errorf("journal: %+v, %v", j, err)
+		}
+		return nil
+	}))
+	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
+	consistent(t, s, nil)
+	openDisk(t, s, "vm1").Close()
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -30,7 +29,6 @@ func (b brokenFile) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File,
 // A manifest that was changed in place since the index has read it, and that cannot be read while
 // another disk gives up layers, keeps them.
 func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
-	ctx := context.Background()
 	ways := map[string]func(t *testing.T, s *Store) (restore func()){
 		"EIO": func(t *testing.T, s *Store) func() {
 			s.fs = brokenFile{path: s.path(disksDir, "b", diskFile), err: syscall.EIO}
@@ -88,27 +86,19 @@ func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
 				create(t, s, "a", CreateOptions{Size: 1 << 20})
 				for i, tag := range []string{"t1", "t2"} {
 					put(t, s, "a", noise(uint64(i), 4096), int64(i)*8192)
-					if _, err := s.Promote(ctx, []string{"a"}, tag); err != nil {
-						t.Fatal(err)
-					}
+					must(t, errOf(s.Promote(ctx, []string{"a"}, tag)))
 				}
 				create(t, s, "b", CreateOptions{Size: 1 << 20})
 				create(t, s, "z", CreateOptions{Size: 4096})
-				if _, err := s.Remove(ctx, "z"); err != nil {
-					t.Fatal(err)
-				}
+				must(t, errOf(s.Remove(ctx, "z")))
 				saw := content(t, s, "a")
 				text := first(os.ReadFile(s.path(disksDir, "a", diskFile)))
 				must(t, os.WriteFile(s.path(disksDir, "b", diskFile), bytes.Replace(text, []byte(`"name": "a"`), []byte(`"name": "b"`), 1), 0o600))
 				restore := spoil(t, s)
-				if err := do(s); err != nil {
-					t.Fatal(err)
-				}
+				must(t, do(s))
 				restore()
 				if command == "rollback" || command == "check --repair" {
-					if _, err := s.Remove(ctx, "a"); err != nil {
-						t.Fatal(err)
-					}
+					must(t, errOf(s.Remove(ctx, "a")))
 				}
 				if !bytes.Equal(content(t, s, "b"), saw) {
 					t.Error("the disk shows something else")
@@ -120,6 +110,6 @@ func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
 
 // ignoreCreated runs a command that cleans up first.
 func ignoreCreated(s *Store) error {
-	_, err := s.Create(context.Background(), "next", CreateOptions{Size: 4096})
+	_, err := s.Create(ctx, "next", CreateOptions{Size: 4096})
 	return err
 }

@@ -1,11 +1,8 @@
 package store
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"math/bits"
 	"os"
 
 	"cowblk/cow/layer"
@@ -55,14 +52,14 @@ func (s *Store) LayerUsage(l *Layer) (*Usage, error) {
 	p := s.paths(l)
 	h, err := layer.ReadHeader(s.fs, p.Map)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, &Mismatch{File: p.Map, What: "map of layer " + l.UUID.String(), Expected: "a file", Found: "none"}
+		return nil, refused(p.Map, "map of layer "+l.UUID.String(), "a file", "none", "")
 	}
 	if err != nil {
-		return nil, classify(err)
+		return nil, Classify(err)
 	}
 	u := &Usage{State: h.State.String(), Size: h.Size, Blocks: h.Owned, Source: SourceHeader}
 	if !h.Clean {
-		if u.Blocks, err = s.countBlocks(p.Map, &h); err != nil {
+		if u.Blocks, err = layer.CountOwned(s.fs, p.Map, &h); err != nil {
 			return nil, fmt.Errorf("%s: %w", p.Map, err)
 		}
 		u.Flushed, u.Source = true, SourceMap
@@ -72,35 +69,11 @@ func (s *Store) LayerUsage(l *Layer) (*Usage, error) {
 	return u, nil
 }
 
-// countBlocks counts the bits of a map that may be being written. Each bit is durable or will be
-// soon.
-func (s *Store) countBlocks(path string, h *layer.Header) (uint64, error) {
-	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
-	if err != nil {
-		return 0, err
+// storeBytes returns the space of a layer's files in the store, in bytes on the file system.
+func (s *Store) storeBytes(l *Layer) int64 {
+	p := s.paths(l)
+	if l.inStore() {
+		return s.allocated(p.Map) + s.allocated(p.Data)
 	}
-	defer f.Close()
-	var blocks uint64
-	buf := make([]byte, chunkSize)
-	size := h.MapSize()
-	for off := int64(layer.MapOffset); off < size; {
-		start, end, err := f.NextData(off)
-		if errors.Is(err, io.EOF) || err == nil && start >= size {
-			break
-		}
-		if err != nil {
-			return 0, err
-		}
-		for off = start; off < min(end, size); {
-			p := buf[:min(min(end, size)-off, chunkSize)]
-			if _, err := f.ReadAt(p, off); err != nil {
-				return 0, err
-			}
-			off += int64(len(p))
-			for ; len(p) >= 8; p = p[8:] {
-				blocks += uint64(bits.OnesCount64(binary.LittleEndian.Uint64(p)))
-			}
-		}
-	}
-	return blocks, nil
+	return s.allocated(p.Checksums)
 }

@@ -114,6 +114,11 @@ type Identity struct {
 	Block bool   `json:"block"` // a block device
 }
 
+// SameFile reports whether two identities are of one file or device.
+func (i Identity) SameFile(o Identity) bool {
+	return i.Dev == o.Dev && i.Inode == o.Inode && i.Block == o.Block
+}
+
 // Version identifies one version of a file's content. It is comparable. Users cannot set the time
 // of change (ctime).
 type Version struct {

@@ -19,8 +19,8 @@ var wallClockFiles = map[string]string{
 	"cmd/cowblk/watch.go":        "the timestamp of an event, for display",
 	"backend/daemon/hooks.go":    "QEMU's own times: after a jump one tag is made too many, never one too few",
 	"cow/layer/header.go":        "times in a layer's header, for display",
-	"cow/store/disk_survey.go":   "a manifest's ctime beside the file system's own time: a jump causes one extra read, or is missed if it hits the same nanosecond",
-	"cow/store/base.go":          "a file's modification time, compared with the recorded one for equality",
+	"cow/store/survey.go":        "a manifest's ctime beside the file system's own time: a jump causes one extra read, or is missed if it hits the same nanosecond",
+	"cow/imagefile/state.go":     "a file's modification time, compared with the recorded one for equality",
 }
 
 // Waits, limits and expiries use the monotonic clock: the wall clock may be set, backwards too. Not

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"cowblk/cow"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
@@ -463,7 +464,7 @@ func TestReaderOfDocuments(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, 4)
-			_, err := w.store.Import(context.Background(), w.file("golden.raw", 300*512), "golden", store.ImportOptions{Format: store.FormatRaw})
+			_, err := w.store.Import(context.Background(), w.file("golden.raw", 300*512), "golden", store.ImportOptions{Format: imagefile.Raw})
 			must(t, err)
 			w.create("vm", store.CreateOptions{From: "golden"})
 			w.change("vm", 5)

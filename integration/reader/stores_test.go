@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow"
+	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
@@ -203,7 +204,7 @@ func stores() map[string]func(w *world) {
 	all := map[string]func(w *world){
 		"images, tags, clones, larger clones": func(w *world) {
 			ctx := context.Background()
-			_, err := w.store.Import(ctx, w.file("golden.raw", 300*512), "golden", store.ImportOptions{Format: store.FormatRaw})
+			_, err := w.store.Import(ctx, w.file("golden.raw", 300*512), "golden", store.ImportOptions{Format: imagefile.Raw})
 			must(w.t, err)
 			w.create("vm", store.CreateOptions{From: "golden", Size: 413 * 512})
 			w.change("vm", 20)

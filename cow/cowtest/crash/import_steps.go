@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"cowblk/cow/imagefile"
 	"cowblk/cow/store"
 )
 
@@ -18,7 +19,7 @@ func (pl *player) importStep(s Step) (func() error, error) {
 	}
 	ctx, o := context.Background(), store.ImportOptions{Backing: src.backing()}
 	if src.files == 0 {
-		o.Format = store.FormatRaw
+		o.Format = imagefile.Raw
 	}
 	unasked := src.backing() && pl.killAfter == 0 && pl.fault == 0
 	return func() error {

@@ -1,0 +1,254 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"cowblk/cow/vfs"
+)
+
+// survey holds what the manifests on disk name. It compares the version of each manifest with
+// the index and reads those that differ. A caller that deletes layers or images holds the
+// store's lock from the survey until the deletion is done.
+type survey struct {
+	s     *Store
+	index *manifestIndex // as read
+	disks map[string]*surveyedDisk
+	away  []*indexEntry          // disks whose directories were moved away without rm
+	named map[uuid.UUID][]string // layer to readable disks; built on demand
+
+	mayWrite bool // the index may be written
+	file     vfs.File
+	fsTime   time.Time // the file system's time before the first manifest was read
+}
+
+// surveyedDisk describes an existing disk. Its name is that of its directory.
+type surveyedDisk struct {
+	entry     *indexEntry // nil: unknown
+	err       error       // of an unreadable manifest; entry lists what it may name
+	transient bool        // err does not mean damage
+	unknown   bool        // it may name any layer
+	link      bool        // the directory is a symbolic link
+}
+
+// survey reads all disks. write: the caller holds the store's lock, and the index is updated. Error:
+// the store's directories cannot be listed.
+func (s *Store) survey(write bool) (*survey, error) {
+	v := &survey{s: s, index: s.readIndex(), disks: map[string]*surveyedDisk{}, mayWrite: write}
+	defer v.close()
+	list, err := s.readDir(s.path(disksDir))
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", s.dir, err)
+	}
+	list = slices.DeleteFunc(list, func(e fs.DirEntry) bool { return !e.IsDir() && !isLinkEntry(e) })
+	paths := make([]string, len(list))
+	for i, e := range list {
+		paths[i] = s.path(disksDir, e.Name(), diskFile)
+	}
+	now := s.fs.Versions(paths)
+	for i, e := range list {
+		d := v.knownDisk(e.Name(), now[i])
+		if d == nil {
+			d = v.readDisk(e.Name())
+		}
+		if d == nil {
+			continue // removed meanwhile
+		}
+		d.link = isLinkEntry(e)
+		v.disks[e.Name()] = d
+	}
+	if err := v.findAway(); err != nil {
+		return nil, err
+	}
+	v.save(false)
+	return v, nil
+}
+
+func isLinkEntry(e fs.DirEntry) bool { return e.Type()&fs.ModeSymlink != 0 }
+
+// knownDisk returns a disk whose manifest has the version that the index has recorded; nil: it may
+// have changed.
+func (v *survey) knownDisk(name string, now *vfs.Version) *surveyedDisk {
+	known := v.index.entries[name]
+	if now == nil || known == nil || known.Manifest == nil || *now != *known.Manifest {
+		return nil
+	}
+	return &surveyedDisk{entry: known}
+}
+
+// readDisk returns what the disk in a directory names.
+func (v *survey) readDisk(name string) *surveyedDisk {
+	path := v.s.path(disksDir, name, diskFile)
+	st, err := v.s.fs.Stat(path)
+	known := v.index.entries[name]
+	if errors.Is(err, fs.ErrNotExist) && CheckName("disk", name) != nil {
+		return nil // not a disk: lost+found, for example
+	}
+	v.startIndex()
+	var state *vfs.Version
+	if err == nil {
+		if state = vfs.VersionOf(st); state != nil && (v.file == nil || v.fsTime.UnixNano()-state.CTime < int64(v.s.clockMargin)) {
+			state = nil // a later change may leave the same state
+		}
+	}
+	m, rerr := v.s.Disk(name)
+	if rerr == nil {
+		e := entryOf(name, m)
+		e.Manifest, e.Directory = state, v.s.directoryOf(name)
+		if known != nil {
+			v.away = append(v.away, known.replacedBy(e)...)
+		}
+		return &surveyedDisk{entry: e}
+	}
+	if errors.Is(rerr, ErrNotFound) || errors.Is(rerr, ErrInvalid) { // the name may be invalid
+		rerr = v.checkMissing(name, rerr)
+	}
+	if rerr == nil {
+		return nil
+	}
+	return v.unreadable(name, known, rerr)
+}
+
+// checkMissing returns nil if the directory of the disk is gone too. A dangling link counts as
+// present.
+func (v *survey) checkMissing(name string, err error) error {
+	st, serr := v.s.fs.Stat(v.s.path(disksDir, name))
+	if errors.Is(serr, fs.ErrNotExist) {
+		names, lerr := v.s.fs.ReadDir(v.s.path(disksDir))
+		if lerr == nil && !slices.ContainsFunc(names, func(e fs.DirEntry) bool { return e.Name() == name }) {
+			return nil
+		}
+		return errors.Join(err, serr, lerr)
+	}
+	if serr == nil && !st.IsDir() {
+		return nil // a link to something else
+	}
+	return errors.Join(err, serr)
+}
+
+// unreadable collects what an unreadable manifest may name: the last index entry and every UUID in
+// the text. The result is complete only if the text is a whole document: the manifest is not in the
+// state that the index has recorded, and may name other layers than it did then.
+func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyedDisk {
+	d := &surveyedDisk{err: err, transient: !isDamage(err), unknown: true}
+	e := &indexEntry{Version: indexVersion, Name: name}
+	if known != nil {
+		*e = *known
+		e.Manifest, e.Layers = nil, slices.Clone(known.Layers)
+	}
+	text, rerr := v.s.readBounded(v.s.path(disksDir, name, diskFile))
+	if rerr == nil {
+		more, whole := uuidsIn(text)
+		last := map[uuid.UUID]bool{}
+		for _, id := range e.Layers {
+			last[id] = true
+		}
+		e.Layers = append(e.Layers, slices.DeleteFunc(slices.Clone(more), func(id uuid.UUID) bool { return last[id] })...)
+		if whole && len(more) > 0 {
+			d.unknown = false
+		}
+	}
+	d.entry = e
+	return d
+}
+
+var uuidText = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
+
+// uuidsIn returns the UUIDs in a text. whole: the text is a JSON document; then UUIDs in escaped
+// strings are included.
+func uuidsIn(text []byte) (all []uuid.UUID, whole bool) {
+	seen := map[uuid.UUID]bool{}
+	found := uuidText.FindAllString(string(text), -1)
+	var tree any
+	if whole = json.Unmarshal(text, &tree) == nil; whole {
+		found = append(found, uuidText.FindAllString(strings.Join(stringsIn(tree, nil), "\n"), -1)...)
+	}
+	for _, f := range found {
+		if id, err := uuid.Parse(strings.ReplaceAll(f, "-", "")); err == nil && !seen[id] {
+			seen[id] = true
+			all = append(all, id)
+		}
+	}
+	return all, whole
+}
+
+// stringsIn appends the strings of a decoded document, including member names.
+func stringsIn(tree any, all []string) []string {
+	switch t := tree.(type) {
+	case string:
+		all = append(all, t)
+	case []any:
+		for _, e := range t {
+			all = stringsIn(e, all)
+		}
+	case map[string]any:
+		for k, e := range t {
+			all = stringsIn(e, append(all, k))
+		}
+	}
+	return all
+}
+
+func (s *Store) directoryOf(name string) *directory {
+	st, err := s.fs.Stat(s.path(disksDir, name))
+	if err != nil {
+		return nil
+	}
+	if state := vfs.VersionOf(st); state != nil {
+		return &directory{Dev: state.Dev, Inode: state.Inode}
+	}
+	return nil
+}
+
+// findAway finds disks of the index that were moved away and not renamed. It drops a disk whose
+// head is missing too: an earlier version has removed it.
+func (v *survey) findAway() error {
+	for name, e := range v.index.entries {
+		if v.disks[name] == nil {
+			v.away = append(v.away, e)
+		}
+	}
+	v.away = append(v.away, v.index.away...)
+	known := v.away[:0:0]
+	for _, e := range v.away {
+		exists, err := v.mayComeBack(e)
+		if err != nil {
+			return err
+		}
+		if exists && !v.renamed(e) && !slices.ContainsFunc(known, func(k *indexEntry) bool { return string(k.line()) == string(e.line()) }) {
+			known = append(known, e)
+		}
+	}
+	v.away = known
+	return nil
+}
+
+func (v *survey) mayComeBack(e *indexEntry) (bool, error) {
+	if e.Elsewhere {
+		return true, nil
+	}
+	exists, err := v.s.exists(v.s.path(layersDir, e.Head.String()))
+	if err != nil || exists {
+		return exists, err
+	}
+	all, err := v.s.exists(v.s.path(layersDir))
+	return !all, err // layers/ itself was moved away
+}
+
+// renamed reports whether an existing disk is the disk of e under another name.
+func (v *survey) renamed(e *indexEntry) bool {
+	for _, d := range v.disks {
+		if now := d.entry; e.Directory != nil && d.err == nil && now.Directory != nil && *now.Directory == *e.Directory && now.names(e.Head) {
+			return true
+		}
+	}
+	return false
+}
