@@ -10,22 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/backendtest"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
 )
 
 // Of requests that fail within ten seconds, the first is logged and reported, the others are not.
 func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
-	x := &cowtest.Intercept{FS: vfs.OS{}}
+	x := faultfs.Over(vfs.OS{}, nil)
 	var log strings.Builder
 	var events atomic.Int32
 	s := serveOn(t, DeviceOptions{}, x, func(v *served) {
 		v.dev.log = slog.New(slog.NewTextHandler(&log, nil))
 		v.dev.Observe(Observer{IOError: func(IOErrorEvent) { events.Add(1) }})
 	})
-	x.OnCall(func(c cowtest.Call) error {
-		if c.Op == "pwritev" {
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "write" && strings.HasSuffix(c.Name, "/data") {
 			return unix.EIO
 		}
 		return nil

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
@@ -25,10 +25,10 @@ type full struct {
 }
 
 func serveFull(t *testing.T) *full {
-	x := &cowtest.Intercept{FS: vfs.OS{}}
+	x := faultfs.Over(vfs.OS{}, nil)
 	s := &full{served: serveOn(t, DeviceOptions{}, x)}
-	x.OnCall(func(c cowtest.Call) error {
-		if err := s.err.Load(); err != nil && (c.Op == "pwritev" || c.Op == "punch") {
+	x.OnCall(func(c faultfs.Call) error {
+		if err := s.err.Load(); err != nil && (c.Op == "write" || c.Op == "punch") {
 			return *err
 		}
 		return nil

@@ -14,6 +14,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
@@ -64,8 +65,8 @@ func TestNothingWaitsBehindABlockedRequest(t *testing.T) {
 		file string
 		req  cow.Request
 	}{
-		{"cold read", "preadv", "base", cow.Request{Op: cow.OpRead, Offset: 8192, Length: 4096, Data: [][]byte{make([]byte, 4096)}}},
-		{"copy-up", "preadv", "base", cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 512, Data: [][]byte{make([]byte, 512)}}},
+		{"cold read", "read", "base", cow.Request{Op: cow.OpRead, Offset: 8192, Length: 4096, Data: [][]byte{make([]byte, 4096)}}},
+		{"copy-up", "read", "base", cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 512, Data: [][]byte{make([]byte, 512)}}},
 		{"discard", "punch", "data", cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 8192, Length: 4096}}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -73,7 +74,6 @@ func TestNothingWaitsBehindABlockedRequest(t *testing.T) {
 			write(t, rig.Disk, 7, 0, 4096)
 			ch := asyncChannel(t, rig.Disk)
 			held := setTrap(t, x, tt.call, tt.file)
-			x.Cold(func(c cowtest.Call) bool { return strings.HasSuffix(c.Name, "base") })
 			ch.Submit(&tt.req)
 			<-held.caught
 			hot := cow.Request{Op: cow.OpRead, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
@@ -94,7 +94,7 @@ func TestNothingWaitsBehindABlockedRequest(t *testing.T) {
 // channel goes on, and both writes take effect.
 func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	held := setTrap(t, x, "preadv", "base")
+	held := setTrap(t, x, "read", "base")
 	first := startWrite(rig.Disk, 1, 0, 512)
 	<-held.caught
 	ch := asyncChannel(t, rig.Disk)
@@ -239,7 +239,7 @@ func TestWithoutIOUring(t *testing.T) {
 		t.Fatal(err)
 	}
 	attempts := rig.Disk.DisableIOUring()
-	x.Cold(func(c cowtest.Call) bool { return strings.HasSuffix(c.Name, "base") })
+	x.SetHook(func(c faultfs.Call) faultfs.Fault { return faultfs.Fault{Cold: strings.HasSuffix(c.Name, "base")} })
 	for range 3 {
 		ch := asyncChannel(t, rig.Disk)
 		for off := int64(0); off < 16*4096; off += 4096 {

@@ -14,6 +14,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -21,7 +22,7 @@ import (
 // background is a disk in a bubble of testing/synctest, where hours pass at once.
 type background struct {
 	*cowtest.Rig
-	x      *cowtest.Intercept
+	x      *faultfs.FS
 	log    bytes.Buffer // read only while nothing runs
 	events atomic.Int32
 }
@@ -30,7 +31,7 @@ type background struct {
 func inBubble(t *testing.T, interval time.Duration, f func(*testing.T, *background)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &background{x: &cowtest.Intercept{FS: vfs.OS{}}}
+		b := &background{x: faultfs.Over(vfs.OS{}, nil)}
 		var err error
 		b.Rig, err = cowtest.NewRig(t.TempDir(), b.x, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 		if err == nil {
@@ -140,8 +141,8 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
 		var during sync.Once
-		b.x.OnCall(func(c cowtest.Call) error {
-			if c.Op == "datasync" && strings.HasSuffix(c.Name, "0000.data") {
+		b.x.OnCall(func(c faultfs.Call) error {
+			if c.Op == "sync" && strings.HasSuffix(c.Name, "0000.data") {
 				during.Do(func() { // bits are copied already, data is not synced yet
 					err := do(b.Disk, &cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 4096, Data: [][]byte{fill('b', 4096)}})
 					if err != nil {
@@ -166,8 +167,8 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 // The round is repeated until it succeeds, whatever the error of the map's write, and logged once.
 func TestBackgroundFlushWithoutSpace(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
-		full := func(c cowtest.Call) error {
-			if c.Op == "pwritev" && strings.HasSuffix(c.Name, ".map") {
+		full := func(c faultfs.Call) error {
+			if c.Op == "write" && strings.HasSuffix(c.Name, ".map") {
 				return syscall.ENOSPC
 			}
 			return nil
@@ -207,8 +208,8 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 func TestBackgroundFlushFailure(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
-		b.x.OnCall(func(c cowtest.Call) error {
-			if c.Op == "datasync" {
+		b.x.OnCall(func(c faultfs.Call) error {
+			if c.Op == "sync" {
 				return syscall.EIO
 			}
 			return nil
@@ -285,8 +286,8 @@ func TestSealIsRetried(t *testing.T) {
 		inBubble(t, time.Hour, func(t *testing.T, b *background) {
 			write(t, b.Disk, 'a', 0, 4096)
 			var changes atomic.Int32
-			b.x.OnCall(func(c cowtest.Call) error {
-				if (c.Op == "writeat" || c.Op == "pwritev") && strings.HasSuffix(c.Name, "0000.map") && changes.Add(1) == n {
+			b.x.OnCall(func(c faultfs.Call) error {
+				if c.Op == "write" && strings.HasSuffix(c.Name, "0000.map") && changes.Add(1) == n {
 					return syscall.ENOSPC
 				}
 				return nil

@@ -178,8 +178,8 @@ func TestDetachRefused(t *testing.T) {
 	write(t, rig.Disk, 'a', 0, 4096)
 	write(t, rig.Disk, 'b', 0, 4096)
 	bad := errors.New("bad sector")
-	x.OnCall(func(c cowtest.Call) error {
-		if c.Op == "datasync" {
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "sync" {
 			return bad
 		}
 		return nil

@@ -9,13 +9,14 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 )
 
 // A round does not serve a flush that arrives during it; flushes that wait together share a round.
 func TestFlushDuringARoundWaitsForTheNext(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
-	hold := setTrap(t, x, "datasync", "0000.data")
+	hold := setTrap(t, x, "sync", "0000.data")
 	before := rig.Disk.Stats().FlushRounds
 	first := start(rig.Disk.Flush)
 	<-hold.caught
@@ -45,7 +46,7 @@ func TestFlushDuringARoundWaitsForTheNext(t *testing.T) {
 // Reads and writes of a channel go on while its flush runs.
 func TestFlushDoesNotBlockItsChannel(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "datasync", "0000.data")
+	hold := setTrap(t, x, "sync", "0000.data")
 	ch, err := rig.Disk.NewChannel()
 	if err != nil {
 		t.Fatal(err)
@@ -78,8 +79,8 @@ func TestFUAIsDurableWhenComplete(t *testing.T) {
 	for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
 		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 		var syncs atomic.Int32
-		x.OnCall(func(c cowtest.Call) error {
-			if c.Op == "datasync" {
+		x.OnCall(func(c faultfs.Call) error {
+			if c.Op == "sync" {
 				syncs.Add(1)
 			}
 			return nil
@@ -101,8 +102,8 @@ func TestFlushCoversUnsealedHead(t *testing.T) {
 	// A blocked write to the former head keeps the seal waiting, so that the flush has to do the
 	// work.
 	caught, release := make(chan struct{}), make(chan struct{})
-	x.OnCall(func(c cowtest.Call) error {
-		if strings.Contains(c.Op, "write") && strings.HasSuffix(c.Name, "0000.data") {
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "write" && strings.HasSuffix(c.Name, "0000.data") {
 			close(caught)
 			<-release
 		}
@@ -147,8 +148,8 @@ func TestFailedSyncIsSticky(t *testing.T) {
 			}
 			rig.Disk = d
 			write(t, d, 'a', 0, 4096)
-			x.OnCall(func(c cowtest.Call) error {
-				if c.Op == "datasync" && strings.HasSuffix(c.Name, file) {
+			x.OnCall(func(c faultfs.Call) error {
+				if c.Op == "sync" && strings.HasSuffix(c.Name, file) {
 					return syscall.EIO
 				}
 				return nil
@@ -185,8 +186,8 @@ func TestFailedSyncIsSticky(t *testing.T) {
 func TestFailedMapWriteIsRepeated(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
-	x.OnCall(func(c cowtest.Call) error {
-		if c.Op == "pwritev" && strings.HasSuffix(c.Name, ".map") {
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "write" && strings.HasSuffix(c.Name, ".map") {
 			return syscall.ENOSPC
 		}
 		return nil
@@ -206,8 +207,8 @@ func TestFailedMapWriteIsRepeated(t *testing.T) {
 // A failed write takes no block: the old content stays.
 func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	x.OnCall(func(c cowtest.Call) error {
-		if c.Op == "pwritev" || c.Op == "punch" {
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "write" || c.Op == "punch" {
 			return syscall.ENOSPC
 		}
 		return nil

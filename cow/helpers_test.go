@@ -12,13 +12,14 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
-// newRig makes a stack with an Intercept on its files.
-func newRig(t testing.TB, s cowtest.Shape) (*cowtest.Rig, *cowtest.Intercept) {
+// newRig makes a stack with a hook on its files.
+func newRig(t testing.TB, s cowtest.Shape) (*cowtest.Rig, *faultfs.FS) {
 	t.Helper()
-	x := &cowtest.Intercept{FS: vfs.OS{}}
+	x := faultfs.Over(vfs.OS{}, nil)
 	rig, err := cowtest.NewRig(t.TempDir(), x, s)
 	if err != nil {
 		t.Fatal(err)
@@ -106,16 +107,17 @@ type trap struct {
 	once    sync.Once
 }
 
-// setTrap blocks calls of op on files whose name ends in suffix.
-func setTrap(t testing.TB, x *cowtest.Intercept, op, suffix string) *trap {
+// setTrap blocks calls of op on files whose name ends in suffix. A read that must not wait would
+// have to.
+func setTrap(t testing.TB, x *faultfs.FS, op, suffix string) *trap {
 	p := &trap{caught: make(chan struct{}, 64), release: make(chan struct{})}
 	t.Cleanup(p.open)
-	x.OnCall(func(c cowtest.Call) error {
-		if c.Op == op && strings.HasSuffix(c.Name, suffix) {
+	x.SetHook(func(c faultfs.Call) faultfs.Fault {
+		if c.Op == op && strings.HasSuffix(c.Name, suffix) && !c.Nowait {
 			p.caught <- struct{}{}
 			<-p.release
 		}
-		return nil
+		return faultfs.Fault{Cold: c.Op == op && strings.HasSuffix(c.Name, suffix)}
 	})
 	return p
 }

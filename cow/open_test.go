@@ -12,12 +12,13 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
 // threeLayers is a closed stack of base, two sealed layers and a head, each owning some blocks.
-func threeLayers(t *testing.T) (*cowtest.Rig, *cowtest.Intercept) {
+func threeLayers(t *testing.T) (*cowtest.Rig, *faultfs.FS) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1<<20 + 512, BlockSize: 4096, BaseSize: 1 << 20})
 	for i := range 3 {
 		write(t, rig.Disk, byte('a'+i), int64(i)*8192, 4096)
@@ -181,7 +182,7 @@ func TestBaseAndSealedLayersNeverChange(t *testing.T) {
 	}
 	var mu sync.Mutex
 	flags := map[string]int{}
-	x.OnCall(func(c cowtest.Call) error {
+	x.OnCall(func(c faultfs.Call) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if c.Op == "open" {

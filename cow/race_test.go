@@ -20,7 +20,7 @@ func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096) // the old head owns block 0
 
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	old := startWrite(rig.Disk, 'o', 0, 512)
 	<-hold.caught // on the old view, past every check
 	p := promote(t, rig)
@@ -44,7 +44,7 @@ func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 	for _, n := range []int{4096, 512} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-			hold := setTrap(t, x, "pwritev", "0000.data")
+			hold := setTrap(t, x, "write", "0000.data")
 			old := startWrite(rig.Disk, 'o', 0, n)
 			<-hold.caught
 			p := promote(t, rig)
@@ -66,7 +66,7 @@ func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 8192)
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	old := startWrite(rig.Disk, 'o', 0, 512)
 	<-hold.caught
 	p := promote(t, rig)
@@ -87,7 +87,7 @@ func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	// Blocks 0 and 1, first write on the old view, held while it has the guard.
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	first := startWrite(rig.Disk, 'a', 0, 8192)
 	<-hold.caught
 	p := promote(t, rig)
@@ -115,14 +115,14 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 // write meanwhile. (Rule: ownership is rechecked under the guard.)
 func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	first := startWrite(rig.Disk, 'a', 0, 512)
 	<-hold.caught
 	second := startWrite(rig.Disk, 'b', 512, 512)
 	if !pending(second) {
 		t.Error("two first writes of one block at once")
 	}
-	again := setTrap(t, x, "pwritev", "0000.data")
+	again := setTrap(t, x, "write", "0000.data")
 	hold.open()
 	finished(t, first)
 	<-again.caught // the second, with all that it is going to write
@@ -140,7 +140,7 @@ func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 func TestOldWriteIsSuperseded(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	old := startWrite(rig.Disk, 'o', 0, 4096+512+8192) // block 0 a hit, 1 to 3 first writes
 	<-hold.caught
 	p := promote(t, rig)
@@ -159,7 +159,7 @@ func TestOldWriteIsSuperseded(t *testing.T) {
 // (Rule: guard.)
 func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	one := startWrite(rig.Disk, '1', 0, 512)
 	<-hold.caught
 	two := startWrite(rig.Disk, '2', 512, 512)
@@ -178,7 +178,7 @@ func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 // meanwhile. (Rule: whole first writes hold the guard too.)
 func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught // has read, is about to write
 	whole := startWrite(rig.Disk, 'w', 0, 4096)
@@ -194,7 +194,7 @@ func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
 // The same against a discard.
 func TestCopyUpAgainstDiscard(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught
 	discard := start(func() error {
@@ -213,7 +213,7 @@ func TestCopyUpAgainstDiscard(t *testing.T) {
 // makes no bit of it durable. (Rule: data, then bit, then index.)
 func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	done := startWrite(rig.Disk, 'w', 8192, 4096)
 	<-hold.caught
 	p := make([]byte, 4096)
@@ -249,7 +249,7 @@ func TestOldReadFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	// A read of two runs: block 0 from the base, held; block 1 from the head.
 	write(t, rig.Disk, 'a', 4096, 4096)
-	hold := setTrap(t, x, "preadv", "base")
+	hold := setTrap(t, x, "read", "base")
 	p := make([]byte, 8192)
 	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
@@ -267,7 +267,7 @@ func TestOldReadFindsNewerOwner(t *testing.T) {
 func TestOldFileStaysOpenForReads(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
-	hold := setTrap(t, x, "preadv", "0000.data")
+	hold := setTrap(t, x, "read", "0000.data")
 	p := make([]byte, 4096)
 	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught

@@ -6,6 +6,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -133,7 +134,7 @@ func TestRFCNonZeroTableOffset(t *testing.T) {
 func TestRFCBitBeforeData(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	var calls []string
-	x.OnCall(func(c cowtest.Call) error { // one goroutine at a time calls here
+	x.OnCall(func(c faultfs.Call) error { // one goroutine at a time calls here
 		calls = append(calls, c.Op+" "+c.Name[len(rig.Dir)+1:])
 		return nil
 	})
@@ -142,7 +143,7 @@ func TestRFCBitBeforeData(t *testing.T) {
 		t.Fatal(err)
 	}
 	x.OnCall(nil)
-	expected := []string{"pwritev 0000.data", "datasync 0000.data", "pwritev 0000.map", "datasync 0000.map"}
+	expected := []string{"write 0000.data", "sync 0000.data", "write 0000.map", "sync 0000.map"}
 	if len(calls) != len(expected) {
 		t.Fatalf("expected %q, found %q", expected, calls)
 	}
@@ -153,13 +154,13 @@ func TestRFCBitBeforeData(t *testing.T) {
 	}
 	// Nothing new: the data alone is synced.
 	calls = nil
-	x.OnCall(func(c cowtest.Call) error { calls = append(calls, c.Op+" "+c.Name[len(rig.Dir)+1:]); return nil })
+	x.OnCall(func(c faultfs.Call) error { calls = append(calls, c.Op+" "+c.Name[len(rig.Dir)+1:]); return nil })
 	write(t, rig.Disk, 'x', 0, 4096)
 	if err := rig.Disk.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	x.OnCall(nil)
-	if len(calls) != 2 || calls[1] != "datasync 0000.data" {
+	if len(calls) != 2 || calls[1] != "sync 0000.data" {
 		t.Fatalf("flush of an overwrite: expected one data sync, found %q", calls)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 )
 
 // Every sync of sealing a former head (its data, twice, its map, its header) fails once: from then
@@ -33,8 +34,8 @@ func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 		}
 		write(t, d, 'b', 4096, 4096)
 		var syncs atomic.Int32
-		x.OnCall(func(c cowtest.Call) error {
-			if c.Op == "datasync" && strings.Contains(c.Name, "0000.") && syncs.Add(1) == n {
+		x.OnCall(func(c faultfs.Call) error {
+			if c.Op == "sync" && strings.Contains(c.Name, "0000.") && syncs.Add(1) == n {
 				return syscall.EIO
 			}
 			return nil

@@ -53,7 +53,7 @@ func TestSubmitBatch(t *testing.T) {
 func TestBatchFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	write(t, rig.Disk, 'a', 4096, 4096)
-	hold := setTrap(t, x, "preadv", "base")
+	hold := setTrap(t, x, "read", "base")
 	first, second, third := make([]byte, 4096), make([]byte, 4096), make([]byte, 4096)
 	rs := []*cow.Request{
 		{Op: cow.OpRead, Length: 4096, Data: [][]byte{first}},
@@ -66,7 +66,7 @@ func TestBatchFindsNewerOwner(t *testing.T) {
 	<-hold.caught
 	done := promote(t, rig)
 	write(t, rig.Disk, 'b', 4096, 4096)
-	stop := setTrap(t, x, "pwritev", "0001.data")
+	stop := setTrap(t, x, "write", "0001.data")
 	if !pending(start(func() error { <-done.Done(); return nil })) {
 		t.Error("the promotion has finished while a read is on the old view")
 	}

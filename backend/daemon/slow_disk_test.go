@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/backendtest"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
@@ -24,12 +24,12 @@ type slow struct {
 	*served
 	caught  chan struct{} // a call that is held back
 	release func()
-	files   *cowtest.Intercept
+	files   *faultfs.FS
 }
 
 // serveSlow serves a disk whose calls on files can be held back, as the only one of a daemon.
 func serveSlow(t *testing.T) (*slow, *Daemon) {
-	s := &slow{files: &cowtest.Intercept{FS: vfs.OS{}}}
+	s := &slow{files: faultfs.Over(vfs.OS{}, nil)}
 	d := New(Options{Names: &cutHeads{s: s}})
 	s.served = serveOn(t, s.files, func(v *served) { d.Add(v.export) })
 	return s, d
@@ -41,7 +41,7 @@ func (s *slow) hold(op, suffix string) {
 	var once sync.Once
 	s.caught, s.release = caught, func() { once.Do(func() { close(open) }) }
 	s.t.Cleanup(s.release) // before serve's own, which waits for what is in flight
-	s.files.OnCall(func(c cowtest.Call) error {
+	s.files.OnCall(func(c faultfs.Call) error {
 		if c.Op == op && strings.HasSuffix(c.Name, suffix) {
 			caught <- struct{}{}
 			<-open
@@ -111,7 +111,7 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	defer healthy.Close()
 	must(t, backendtest.Write(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
 
-	s.hold("pwritev", "/data")
+	s.hold("write", "/data")
 	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	p := make([]byte, 4096)
@@ -146,7 +146,7 @@ func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	defer f.Abort()
 	d := f.Driver(0)
 	must(t, backendtest.Write(d, 1, 0)())
-	s.hold("datasync", "/data")
+	s.hold("sync", "/data")
 	must(t, d.Submit(0, frontend.OpFlush, 0, 0))
 	must(t, d.Kick())
 	<-s.caught
@@ -208,7 +208,7 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 	s, d := serveSlow(t)
 	f := s.dial(frontend.Options{Queues: 2})
 	defer f.Abort()
-	s.hold("pwritev", "/data")
+	s.hold("write", "/data")
 	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	goesOn(t, "a promotion", func() error {
@@ -243,8 +243,8 @@ func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
 	must(t, backendtest.Write(f.Driver(0), 1, 0)())
 	var fails atomic.Bool
 	fails.Store(true)
-	s.files.OnCall(func(c cowtest.Call) error {
-		if fails.Load() && c.Op == "pwritev" && strings.HasSuffix(c.Name, "/map") {
+	s.files.OnCall(func(c faultfs.Call) error {
+		if fails.Load() && c.Op == "write" && strings.HasSuffix(c.Name, "/map") {
 			return unix.ENOSPC
 		}
 		return nil

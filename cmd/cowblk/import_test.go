@@ -3,48 +3,17 @@ package main
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
 )
-
-// hangingFS has a file whose reads hang until it is released, as on a network file system whose
-// server is gone.
-type hangingFS struct {
-	vfs.FS
-	path    string
-	asked   chan struct{} // closed at the first read
-	release chan struct{}
-}
-
-func (d *hangingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := d.FS.OpenFile(name, flag, perm)
-	if err != nil || name != d.path {
-		return f, err
-	}
-	return &hangingFile{f, d}, nil
-}
-
-type hangingFile struct {
-	vfs.File
-	d *hangingFS
-}
-
-func (f *hangingFile) ReadAt(p []byte, off int64) (int, error) {
-	select {
-	case <-f.d.asked:
-	default:
-		close(f.d.asked)
-	}
-	<-f.d.release
-	return f.File.ReadAt(p, off)
-}
 
 // A signal ends an import whose file does not answer, and the message is correct.
 func TestImportOfHangingFile(t *testing.T) {
@@ -54,21 +23,30 @@ func TestImportOfHangingFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		files := &hangingFS{vfs.OS{}, src, make(chan struct{}), make(chan struct{})}
+		asked, release := make(chan struct{}), make(chan struct{})
+		first := sync.OnceFunc(func() { close(asked) })
+		// Reads of the file hang, as on a network file system whose server is gone.
+		files := faultfs.Over(vfs.OS{}, func(c faultfs.Call) faultfs.Fault {
+			if c.Op == "read" && c.Name == src {
+				first()
+				<-release
+			}
+			return faultfs.Fault{}
+		})
 		s, err := store.Open(filepath.Join(dir, "store"), store.Options{FS: files, Getenv: func(string) string { return "" }})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, signal := context.WithCancel(t.Context())
 		go func() {
-			<-files.asked
+			<-asked
 			signal()
 		}()
 		_, err = importInterruptible(ctx, s, src, "img", store.ImportOptions{})
 		if !errors.Is(err, context.Canceled) || exitCode(err) != exitInterrupted || !strings.Contains(err.Error(), "does not answer") {
 			t.Errorf("error %v", err)
 		}
-		close(files.release)
+		close(release)
 	})
 }
 

@@ -22,7 +22,7 @@ import (
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
@@ -47,11 +47,12 @@ func killMain(spec string) int {
 	}
 	first := regexp.MustCompile(from)
 	a := newApp()
-	a.files = &cowtest.KillFS{FS: vfs.OS{}, KillAt: n, Begin: first.MatchString, OnKill: func(change string) {
-		fmt.Fprintln(os.Stderr, "killed at:", change)
+	begin := func(c faultfs.Call) bool { return first.MatchString(c.Op + " " + c.Name) }
+	a.files = faultfs.NewKillFS(vfs.OS{}, faultfs.Kill{At: n, Begin: begin, OnKill: func(c faultfs.Call) {
+		fmt.Fprintln(os.Stderr, "killed at:", c)
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
-	}}
+	}})
 	return run(os.Args[1:], a)
 }
 

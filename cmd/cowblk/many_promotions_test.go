@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"cowblk/backend/control"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
@@ -59,7 +59,7 @@ func TestManyPromotions(t *testing.T) {
 		in: strings.NewReader(""), out: &log, err: &log, getenv: func(string) string { return "" }, storeDir: dir,
 		terminal: func(any) bool { return false }, kvm: func() bool { return false },
 		// Syncs would take most of the time, and nothing here depends on them.
-		files: &cowtest.KillFS{FS: vfs.OS{}, Begin: func(string) bool { return false }},
+		files: faultfs.WithoutSync(vfs.OS{}),
 	}
 	go func() { ended <- a.serve(ctx, []string{"a"}, &serveFlags{fd: -1, queues: 1}) }()
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))

@@ -12,21 +12,21 @@ import (
 	"time"
 
 	"cowblk/backend/daemon"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 	"cowblk/vhost/frontend"
 )
 
 // lockHolderEnv makes the test binary, as cowblk, delay calls on the files of its store. Its value
-// is "GATE OP NAME": while the file GATE exists, a call OP (see cowtest.Call) on a file whose path
+// is "GATE OP NAME": while the file GATE exists, a call OP (see faultfs.Call) on a file whose path
 // contains NAME waits, after it has created the file GATE.caught.
 const lockHolderEnv = "COWBLK_TEST_HOLD"
 
 func lockHolderMain(spec string) int {
 	gate, rest, _ := strings.Cut(spec, " ")
 	op, name, _ := strings.Cut(rest, " ")
-	x := &cowtest.Intercept{FS: vfs.OS{}}
-	x.OnCall(func(c cowtest.Call) error {
+	x := faultfs.Over(vfs.OS{}, nil)
+	x.OnCall(func(c faultfs.Call) error {
 		if c.Op != op || !strings.Contains(c.Name, name) {
 			return nil
 		}
@@ -73,7 +73,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 			m := manifestOf(t, dir, "a")
 			// In the process only the delayed system call accesses the files of the gate.
 			p := start(t, dir, func(c *exec.Cmd) {
-				c.Env = append(c.Env, fmt.Sprintf("%s=%s pwritev %s", lockHolderEnv, gate, m.Head().Data))
+				c.Env = append(c.Env, fmt.Sprintf("%s=%s write %s", lockHolderEnv, gate, m.Head().Data))
 			}, "serve", "a", "b", "--sandbox", "off")
 			a, b := dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
 			ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
@@ -163,7 +163,7 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 	command(t, dir, "create", "a", "--size", "1M")
 	gate := filepath.Join(dir, "gate")
 	p := start(t, dir, func(c *exec.Cmd) {
-		c.Env = append(c.Env, fmt.Sprintf("%s=%s datasync %s/tmp/", lockHolderEnv, gate, dir))
+		c.Env = append(c.Env, fmt.Sprintf("%s=%s sync %s/tmp/", lockHolderEnv, gate, dir))
 	}, "serve", "a", "--sandbox", "off")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))

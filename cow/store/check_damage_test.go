@@ -203,7 +203,7 @@ func (h *hurt) decided(undo bool) {
 			h.t.Fatal(err)
 		}
 	}
-	h.fs = &failsAfter{readOnlyManifest{h.fs, "vm2"}, "vm1"}
+	h.fs = failsAfter(h.fs, "vm2", "vm1")
 	commit := func() error { return p.replace(stagedAfter) }
 	if undo {
 		commit = p.Commit

@@ -3,11 +3,10 @@ package store
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"path/filepath"
-	"strings"
 	"testing"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
@@ -52,23 +51,6 @@ func TestStaleCommitIsLeftAlone(t *testing.T) {
 	consistent(t, s, want)
 }
 
-// readOnlyManifest cannot replace one disk's manifest.
-type readOnlyManifest struct {
-	vfs.FS
-	disk string
-}
-
-func (r readOnlyManifest) Rename(from, to string) error {
-	if strings.HasSuffix(to, filepath.Join(r.disk, diskFile)) {
-		return errInjected
-	}
-	return r.FS.Rename(from, to)
-}
-
-func (r readOnlyManifest) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
-	return vfs.WriteAtomic(r, name, data, perm)
-}
-
 // A change of several disks that fails half-way and cannot be undone stays recorded. While the
 // process lives no other process touches it. After that the change is completed, or the disks are
 // refused until it can be.
@@ -83,7 +65,7 @@ func TestCommitThatCannotBeTakenBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.fs = &failsAfter{readOnlyManifest{vfs.OS{}, "vm2"}, "vm1"}
+	s.fs = failsAfter(vfs.OS{}, "vm2", "vm1")
 	if err := p.Commit(); !errors.Is(err, errInjected) {
 		t.Fatalf("commit: %v", err)
 	}
@@ -99,16 +81,17 @@ func TestCommitThatCannotBeTakenBack(t *testing.T) {
 	consistent(t, s, content(t, s, "vm1"))
 }
 
-// failsAfter allows one replacement of a disk's manifest.
-type failsAfter struct {
-	vfs.FS
-	disk string
-}
-
-func (f *failsAfter) Rename(from, to string) error {
-	err := f.FS.Rename(from, to)
-	if err == nil && strings.HasSuffix(to, filepath.Join(f.disk, diskFile)) {
-		f.FS = readOnlyManifest{f.FS, f.disk}
-	}
-	return err
+// failsAfter returns a file system that never replaces the manifest of one disk, and allows one
+// replacement of another's.
+func failsAfter(fsys vfs.FS, never, once string) vfs.FS {
+	replaced := map[string]bool{never: true}
+	return faultfs.Over(fsys, func(c faultfs.Call) (f faultfs.Fault) {
+		if disk := filepath.Base(filepath.Dir(c.Name)); c.Op == "rename" && filepath.Base(c.Name) == diskFile {
+			if replaced[disk] {
+				f.Err = errInjected
+			}
+			replaced[disk] = replaced[disk] || disk == once
+		}
+		return f
+	})
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -105,20 +105,6 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 	}
 }
 
-// busyOnce fails once to open one file.
-type busyOnce struct {
-	vfs.OS
-	path string
-}
-
-func (b *busyOnce) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	if name == b.path {
-		b.path = ""
-		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
-	}
-	return b.OS.OpenFile(name, flag, perm)
-}
-
 // A temporary error is no damage: the next command removes what a failed promotion has left.
 func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 	ctx := context.Background()
@@ -128,7 +114,13 @@ func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.fs = &busyOnce{path: s.path(disksDir, "vm1", diskFile)}
+	failed := false
+	s.fs = faultfs.Over(vfs.OS{}, func(c faultfs.Call) (f faultfs.Fault) {
+		if c.Op == "open" && c.Name == s.path(disksDir, "vm1", diskFile) && !failed {
+			failed, f.Err = true, syscall.EMFILE
+		}
+		return f
+	})
 	p.Close(false)
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 1 {
 		t.Fatalf("%d work directories, expected the one whose manifest could not be read", len(works))
