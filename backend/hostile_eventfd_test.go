@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -17,21 +18,21 @@ import (
 // a file of a user's own file system), reading it, too.
 func TestForeignEventFDs(t *testing.T) {
 	var pipe [2]int
-	must(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+	test.Must(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
+	test.Must(t, err)
 	memfd, err := unix.MemfdCreate("no eventfd", unix.MFD_CLOEXEC)
-	must(t, err)
+	test.Must(t, err)
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer null.Close()
 	dir, err := os.Open(t.TempDir())
-	must(t, err)
+	test.Must(t, err)
 	defer dir.Close()
 	timer, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC)
-	must(t, err)
+	test.Must(t, err)
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	must(t, err)
+	test.Must(t, err)
 	for _, fd := range []int{pipe[0], pipe[1], pair[0], pair[1], memfd, timer, epoll} {
 		defer unix.Close(fd)
 	}
@@ -86,7 +87,7 @@ func TestEventFDsThatBlock(t *testing.T) {
 				if _, ok := a.receive(); !ok {
 					t.Fatal(a.leave())
 				}
-				must(t, unix.SetNonblock(fd, true))
+				test.Must(t, unix.SetNonblock(fd, true))
 				a.restart()
 			}
 			if err := a.leave(); err != nil {
@@ -99,7 +100,7 @@ func TestEventFDsThatBlock(t *testing.T) {
 // blockFor makes an eventfd blocking, and full or empty.
 func blockFor(t *testing.T, fd int, full bool) {
 	t.Helper()
-	must(t, unix.SetNonblock(fd, true))
+	test.Must(t, unix.SetNonblock(fd, true))
 	drain(fd)
 	if full {
 		b := binary.NativeEndian.AppendUint64(nil, 1<<64-2)
@@ -107,5 +108,5 @@ func blockFor(t *testing.T, fd int, full bool) {
 			t.Fatal(err)
 		}
 	}
-	must(t, unix.SetNonblock(fd, false))
+	test.Must(t, unix.SetNonblock(fd, false))
 }

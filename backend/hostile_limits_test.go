@@ -16,6 +16,7 @@ import (
 
 	"cowblk/backend/backendtest"
 	"cowblk/backend/loglimit"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -29,11 +30,11 @@ func TestLongChainsInFlightAreBounded(t *testing.T) {
 	a := newAttacker(t, to)
 	const num = 1024
 	mem, err := virtqtest.NewMemory(virtqtest.Layout(atkBase, 1<<20, 16<<20)...)
-	must(t, err)
-	must(t, a.mem.Close())
+	test.Must(t, err)
+	test.Must(t, a.mem.Close())
 	a.mem = mem
 	a.ring, err = virtqtest.NewRing(mem, num, atkBase)
-	must(t, err)
+	test.Must(t, err)
 	// 1,022 segments of a sector each, then the status, in one indirect table that all requests
 	// share.
 	const table, data = atkBase + 1<<20, atkBase + 2<<20
@@ -89,9 +90,9 @@ func heap() uint64 {
 func resident(t testing.TB) int64 {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/statm")
-	must(t, err)
+	test.Must(t, err)
 	pages, err := strconv.ParseInt(strings.Fields(string(b))[1], 10, 64)
-	must(t, err)
+	test.Must(t, err)
 	return pages * int64(os.Getpagesize())
 }
 
@@ -145,7 +146,7 @@ func TestReconnectingInALoop(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	defer backendtest.Serve(t, socket, to.dev, loglimit.New(slog.New(to.log)))()
 	memfd, err := unix.MemfdCreate("reconnecting", unix.MFD_CLOEXEC)
-	must(t, err)
+	test.Must(t, err)
 	defer unix.Close(memfd)
 	var g *growth
 	for i := range rounds {
@@ -153,17 +154,17 @@ func TestReconnectingInALoop(t *testing.T) {
 			g = startGrowth(t, to)
 		}
 		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
-		must(t, err)
-		must(t, c.SetDeadline(time.Now().Add(patience)))
+		test.Must(t, err)
+		test.Must(t, c.SetDeadline(time.Now().Add(patience)))
 		head := vhost.Header{Request: vhost.Request(i % 60), Flags: vhost.FlagVersion, Size: uint32(i)}.Append(nil)
 		_, _, err = c.WriteMsgUnix(head, unix.UnixRights(memfd, memfd, memfd), nil)
-		must(t, err)
-		must(t, c.CloseWrite())
+		test.Must(t, err)
+		test.Must(t, c.CloseWrite())
 		var b [64]byte
 		for err == nil {
 			_, err = c.Read(b[:]) // until the session has ended
 		}
-		must(t, c.Close())
+		test.Must(t, c.Close())
 	}
 	g.check(rounds-100, "connections", 3)
 	if n := to.dev.Stats().Rejected; n < rounds*9/10 || n > rounds {

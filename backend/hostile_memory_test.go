@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"cowblk/cow"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -25,7 +26,7 @@ func putHeader(b []byte, typ uint32, sector uint64) {
 // cut takes region i's file away but for its first n bytes.
 func (a *attacker) cut(i int, n int64) {
 	a.t.Helper()
-	must(a.t, os.Truncate(fdPath(a.mem.FDs()[i]), n))
+	test.Must(a.t, os.Truncate(fdPath(a.mem.FDs()[i]), n))
 }
 
 func fdPath(fd int) string { return filepath.Join("/proc/self/fd", strconv.Itoa(fd)) }
@@ -185,9 +186,7 @@ func TestMemoryCutUnderManyCompletions(t *testing.T) {
 			a.ring.SetAvailIdx(5)
 			signal(a.kick)
 			a.broke()
-			if err := a.leave(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, a.leave())
 		}
 	}
 }
@@ -210,7 +209,7 @@ func TestMemoryCutUnderTheRing(t *testing.T) {
 					desc, avail, used = atkBorder, atkBorder+0x1000, atkBorder+0x2000
 				}
 				ring, err := virtqtest.NewRingAt(a.mem, atkNum, desc, avail, used)
-				must(t, err)
+				test.Must(t, err)
 				a.ring = ring
 				a.link(0, a.request(0, blk.TypeFlush, 0))
 				a.ring.Offer(0)

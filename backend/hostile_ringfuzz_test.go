@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -23,7 +24,7 @@ func newRingRig(t testing.TB) *ringRig {
 	r := &ringRig{attacker: newAttacker(t, newTarget(t, targetDisk, DeviceOptions{}))}
 	for _, fd := range r.mem.FDs() {
 		f, err := os.OpenFile(fdPath(fd), os.O_RDWR, 0)
-		must(t, err)
+		test.Must(t, err)
 		t.Cleanup(func() { f.Close() })
 		r.cuts = append(r.cuts, f)
 	}
@@ -66,11 +67,11 @@ func (r *ringRig) execute(t testing.TB, raw []byte) {
 		r.tell(vhost.RemMemReg, vhost.AppendMemReg(nil, r.mem.Regions()[1]))
 	}
 	if how&0x70 == 0x70 {
-		must(t, r.cuts[1].Truncate(int64(in.n(2))*4096))
+		test.Must(t, r.cuts[1].Truncate(int64(in.n(2))*4096))
 		for range in.n(8) {
 			r.to.dev.Stats()
 		}
-		must(t, r.cuts[1].Truncate(atkRegion))
+		test.Must(t, r.cuts[1].Truncate(atkRegion))
 	}
 	signal(r.kick)
 	if r.settled() {

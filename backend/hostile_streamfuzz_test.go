@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -145,10 +146,10 @@ func (r *streamRig) disturb(in *input, what int) {
 	case 2: // the files
 		fd := r.fds[[...]int{kindMemory, kindMemory2, kindInflight}[in.n(3)]]
 		var st unix.Stat_t
-		must(r.t, unix.Fstat(fd, &st))
-		must(r.t, unix.Ftruncate(fd, int64(in.n(2))*4096))
+		test.Must(r.t, unix.Fstat(fd, &st))
+		test.Must(r.t, unix.Ftruncate(fd, int64(in.n(2))*4096))
 		runtime.Gosched()
-		must(r.t, unix.Ftruncate(fd, st.Size))
+		test.Must(r.t, unix.Ftruncate(fd, st.Size))
 	case 3: // indexes
 		r.ring.SetAvailIdx(uint16(in.odd()))
 		r.ring.SetUsedIdx(uint16(in.odd()))
@@ -167,7 +168,7 @@ type leftovers struct {
 func (l *leftovers) look(t testing.TB) {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")
-	must(t, err)
+	test.Must(t, err)
 	shared := strings.Count(string(maps), "/memfd:")
 	if l.looks++; l.looks < 3 {
 		l.files, l.maps = openFiles(t), shared

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/backendtest"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 )
@@ -23,11 +24,11 @@ func TestKicksWithoutRequests(t *testing.T) {
 	s.stop = backendtest.Serve(t, s.socket, s.dev, slog.New(slog.NewTextHandler(log, nil)))
 	t.Cleanup(s.stop)
 	kick, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	must(t, err)
+	test.Must(t, err)
 	defer unix.Close(kick)
 	f := s.dial(frontend.Options{})
-	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
-	must(t, f.Barrier())
+	test.Must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
+	test.Must(t, f.Barrier())
 	for end := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), "its rings stay empty"); time.Sleep(5 * time.Millisecond) {
 		signal(kick)
 		if time.Now().After(end) {
@@ -37,14 +38,14 @@ func TestKicksWithoutRequests(t *testing.T) {
 	if !strings.Contains(log.String(), "share=on") {
 		t.Errorf("no advice: %s", log)
 	}
-	must(t, f.Close())
+	test.Must(t, f.Close())
 
 	f = s.dial(frontend.Options{})
 	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
 		t.Fatal(err)
 	}
-	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
-	must(t, f.Barrier())
+	test.Must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
+	test.Must(t, f.Barrier())
 	for end := time.Now().Add(20 * time.Second); s.dev.kicks.armed.Load(); time.Sleep(time.Millisecond) {
 		signal(kick)
 		if time.Now().After(end) {
@@ -55,7 +56,7 @@ func TestKicksWithoutRequests(t *testing.T) {
 	check := s.dev.kicks.check
 	s.dev.kicks.mu.Unlock()
 	check()
-	must(t, f.Close())
+	test.Must(t, f.Close())
 	if n := strings.Count(log.String(), "its rings stay empty"); n != 1 {
 		t.Errorf("told of %d times", n)
 	}

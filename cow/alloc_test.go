@@ -8,19 +8,16 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // No request allocates.
 func TestNoAllocations(t *testing.T) {
 	const runs = 200
 	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 64 << 20, BlockSize: 4096, BaseSize: 16 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ch, err := rig.Disk.NewChannel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	out := make([]*cow.Request, 0, 1)
 	fds := []unix.PollFd{{Fd: int32(ch.FD()), Events: unix.POLLIN}}
 	buf := make([]byte, 8192)

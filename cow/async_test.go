@@ -16,6 +16,7 @@ import (
 	"cowblk/cow/cowtest"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // asyncChannel opens an asynchronous channel on this goroutine's thread.
@@ -23,14 +24,10 @@ func asyncChannel(t testing.TB, d *cow.Disk) *cow.Channel {
 	t.Helper()
 	runtime.LockOSThread()
 	ch, err := d.NewAsyncChannel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() {
 		for ch.InFlight() > 0 {
-			if err := waitCompletions(ch, 1); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, waitCompletions(ch, 1))
 		}
 		if err := ch.Close(); err != nil {
 			t.Error(err)
@@ -44,16 +41,10 @@ func asyncChannel(t testing.TB, d *cow.Disk) *cow.Channel {
 func dropCache(t testing.TB, name string) {
 	t.Helper()
 	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer f.Close()
-	if err := f.Sync(); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, f.Sync())
+	test.Must(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
 }
 
 // A request that blocks does not delay the requests behind it: not a cold read, not a copy-up of a
@@ -136,9 +127,7 @@ func TestColdReads(t *testing.T) {
 func coldReads(t *testing.T, ioUring, direct bool) {
 	const size = 8 << 20
 	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: size, BlockSize: 4096, BaseSize: size})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { rig.Close() })
 	content := make([]byte, size)
 	if _, err := rig.Disk.ReadAt(content, 0); err != nil {
@@ -160,9 +149,7 @@ func coldReads(t *testing.T, ioUring, direct bool) {
 	if !ioUring {
 		rig.OnOpen = disableIOUring
 	}
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Reopen())
 	ch := asyncChannel(t, rig.Disk)
 	for round := range 5 {
 		dropCache(t, rig.Spec.Base.Path)
@@ -184,9 +171,7 @@ func coldReads(t *testing.T, ioUring, direct bool) {
 		if round == 2 {
 			p = promote(t, rig)
 		}
-		if err := waitCompletions(ch, n); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, waitCompletions(ch, n))
 		for i := range reqs {
 			r := &reqs[i]
 			got := append(append([]byte(nil), r.Data[0]...), r.Data[2]...)
@@ -227,17 +212,11 @@ func TestModelAsync(t *testing.T) {
 func TestWithoutIOUring(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	content, err := cowtest.ReadAll(rig.Disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := rig.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, rig.Close())
 	var log bytes.Buffer
 	rig.Disk, err = cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	attempts := rig.Disk.DisableIOUring()
 	x.SetHook(func(c faultfs.Call) faultfs.Fault { return faultfs.Fault{Cold: strings.HasSuffix(c.Name, "base")} })
 	for range 3 {

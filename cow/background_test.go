@@ -17,6 +17,7 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // background is a disk in a bubble of testing/synctest, where hours pass at once.
@@ -37,9 +38,7 @@ func inBubble(t *testing.T, interval time.Duration, f func(*testing.T, *backgrou
 		if err == nil {
 			err = b.Close()
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		b.open(t, interval)
 		f(t, b)
 		b.x.OnCall(nil)
@@ -57,9 +56,7 @@ func (b *background) open(t *testing.T, interval time.Duration) {
 		FS:            b.x, FlushInterval: interval, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
 		OnFailure: func(error) { b.events.Add(1) },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 }
 
 // rounds lets time pass and returns the number of flush rounds meanwhile.
@@ -81,15 +78,11 @@ func TestBackgroundFlush(t *testing.T) {
 					open = b.Disk.NewAsyncChannel
 				}
 				ch, err := open()
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				for i := range int64(3) {
 					r := &cow.Request{Op: op, Offset: i * 4096, Length: 4096, Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: i * 4096, Length: 4096}}}
 					ch.Submit(r)
-					if err := errors.Join(waitCompletions(ch, 1), r.Err); err != nil {
-						t.Fatal(err)
-					}
+					test.Must(t, errors.Join(waitCompletions(ch, 1), r.Err))
 				}
 				if n := b.rounds(cow.DefaultFlushInterval - time.Second); n != 0 || bit(t, b.Rig, 0, 0) {
 					t.Errorf("%v: %d rounds before the interval is over", op, n)
@@ -123,13 +116,9 @@ func TestBackgroundFlushOfACleanDisk(t *testing.T) {
 		}
 		for range 3 {
 			write(t, b.Disk, 'a', 0, 4096)
-			if err := b.Disk.Flush(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, b.Disk.Flush())
 		}
-		if err := do(b.Disk, &cow.Request{Op: cow.OpWrite, FUA: true, Length: 4096, Data: [][]byte{fill('b', 4096)}}); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, do(b.Disk, &cow.Request{Op: cow.OpWrite, FUA: true, Length: 4096, Data: [][]byte{fill('b', 4096)}}))
 		if n := b.rounds(time.Hour); n != 0 {
 			t.Errorf("%d rounds after the guest's own flush", n)
 		}
@@ -152,9 +141,7 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 			}
 			return nil
 		})
-		if err := b.Disk.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, b.Disk.Flush())
 		if !bit(t, b.Rig, 0, 0) || bit(t, b.Rig, 0, 2) {
 			t.Fatal("expected the first write's bit durable, and not the one's during the round")
 		}
@@ -254,9 +241,7 @@ func TestBackgroundFlushEndsWithTheDisk(t *testing.T) {
 		for range 10 {
 			write(t, b.Disk, 'a', 0, 4096)
 			time.Sleep(time.Second) // the timer expires while the disk is closed
-			if err := b.Close(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, b.Close())
 			time.Sleep(time.Hour)
 			b.open(t, time.Second)
 		}

@@ -10,6 +10,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 const (
@@ -22,9 +23,7 @@ const (
 func benchStack(b *testing.B, depth int) *cowtest.Rig {
 	b.Helper()
 	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize, BlockSize: benchBlock})
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	b.Cleanup(func() { rig.Close() })
 	chunk := fill('b', 1<<20)
 	for off := int64(0); off < benchSize; off += int64(len(chunk)) {
@@ -34,9 +33,7 @@ func benchStack(b *testing.B, depth int) *cowtest.Rig {
 	}
 	for range depth {
 		p, err := rig.Promote()
-		if err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, err)
 		if <-p.Done(); p.Err() != nil {
 			b.Fatal(p.Err())
 		}
@@ -59,9 +56,7 @@ func BenchmarkOverwrite(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		if err := rig.Disk.Flush(); err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, rig.Disk.Flush())
 		benchRequests(b, rig, cow.OpWrite)
 	})
 }
@@ -77,9 +72,7 @@ func BenchmarkFirstWrite(b *testing.B) {
 			if n == len(order) { // everything is owned: a new head
 				b.StopTimer()
 				p, err := rig.Promote()
-				if err != nil {
-					b.Fatal(err)
-				}
+				test.Must(b, err)
 				<-p.Done()
 				n = 0
 				b.StartTimer()
@@ -124,13 +117,9 @@ func BenchmarkFile(b *testing.B) {
 		b.Run(op, func(b *testing.B) {
 			rig := benchStack(b, 0)
 			f, err := vfs.OS{}.OpenFile(rig.Spec.Layers[0].Data, unix.O_RDWR, 0)
-			if err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, err)
 			defer f.Close()
-			if err := f.AdviseRandom(); err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, f.AdviseRandom())
 			buf := make([]byte, benchBlock)
 			iov := []vfs.Iovec{{Base: &buf[0], Len: benchBlock}}
 			rng := rand.New(rand.NewPCG(1, 2))
@@ -141,9 +130,7 @@ func BenchmarkFile(b *testing.B) {
 				} else {
 					_, err = f.Pwritev(iov, off)
 				}
-				if err != nil {
-					b.Fatal(err)
-				}
+				test.Must(b, err)
 			}
 		})
 	}
@@ -153,24 +140,16 @@ func BenchmarkFile(b *testing.B) {
 // seal.
 func BenchmarkPromote(b *testing.B) {
 	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize, BlockSize: benchBlock})
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	defer rig.Close()
 	for b.Loop() {
 		b.StopTimer()
 		next, err := rig.NextHead()
-		if err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, err)
 		p, err := rig.Disk.Prepare(next)
-		if err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, err)
 		b.StartTimer()
-		if err := cow.Swap(p); err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, cow.Swap(p))
 		b.StopTimer()
 		<-p.Done()
 		b.StartTimer()

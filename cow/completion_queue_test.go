@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // No completion of many goroutines is lost on its way to a channel that sleeps whenever there is
@@ -13,9 +15,7 @@ import (
 func TestCompletionQueue(t *testing.T) {
 	const senders, each = 4, 20_000
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	c := &Channel{}
 	c.completions.fd = fd
 	var wg sync.WaitGroup
@@ -51,18 +51,14 @@ func TestCompletionQueue(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if err := c.completions.close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, c.completions.close())
 }
 
 // A completion may be taken before its signal arrives. When the signal arrives and is read with the
 // channel's FD, as a worker does that was woken for nothing, the next completion must signal again.
 func TestSignalAfterItsCompletion(t *testing.T) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Close(fd)
 	c := &Channel{inFlight: 2}
 	l := &c.completions

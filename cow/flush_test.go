@@ -10,6 +10,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/cowtest/faultfs"
+	"cowblk/internal/test"
 )
 
 // A round does not serve a flush that arrives during it; flushes that wait together share a round.
@@ -48,9 +49,7 @@ func TestFlushDoesNotBlockItsChannel(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	hold := setTrap(t, x, "sync", "0000.data")
 	ch, err := rig.Disk.NewChannel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	flush := &cow.Request{Op: cow.OpFlush}
 	ch.Submit(flush)
 	<-hold.caught
@@ -69,9 +68,7 @@ func TestFlushDoesNotBlockItsChannel(t *testing.T) {
 		t.Errorf("close of a disk with an open channel: %v", err)
 	}
 	hold.open()
-	if err := errors.Join(waitCompletions(ch, 1), flush.Err, ch.Close()); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, errors.Join(waitCompletions(ch, 1), flush.Err, ch.Close()))
 }
 
 // A write-through completes when data and bit are durable.
@@ -86,9 +83,7 @@ func TestFUAIsDurableWhenComplete(t *testing.T) {
 			return nil
 		})
 		r := &cow.Request{Op: op, FUA: true, Offset: 4096, Length: 4096, Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: 4096, Length: 4096}}}
-		if err := do(rig.Disk, r); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, do(rig.Disk, r))
 		if n := syncs.Load(); n != 2 || !bit(t, rig, 0, 1) {
 			t.Errorf("%v: expected data and map synced and the bit set, found %d syncs, bit %v", op, n, bit(t, rig, 0, 1))
 		}
@@ -119,16 +114,12 @@ func TestFlushCoversUnsealedHead(t *testing.T) {
 	if bit(t, rig, 0, 1) {
 		t.Fatal("the bit is durable already")
 	}
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	if !bit(t, rig, 0, 1) {
 		t.Error("a flush after the promotion did not cover the former head")
 	}
 	close(release)
-	if err := <-written; err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, <-written)
 	sealed(t, p)
 }
 
@@ -138,14 +129,10 @@ func TestFailedSyncIsSticky(t *testing.T) {
 	for _, file := range []string{"0000.data", "0000.map"} {
 		t.Run(file, func(t *testing.T) {
 			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-			if err := rig.Close(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, rig.Close())
 			var events atomic.Int32
 			d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, OnFailure: func(error) { events.Add(1) }})
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			rig.Disk = d
 			write(t, d, 'a', 0, 4096)
 			x.OnCall(func(c faultfs.Call) error {
@@ -196,9 +183,7 @@ func TestFailedMapWriteIsRepeated(t *testing.T) {
 		t.Fatalf("flush: expected ENOSPC alone, found %v", err)
 	}
 	x.OnCall(nil)
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	if !bit(t, rig, 0, 0) {
 		t.Error("the second flush did not write the map")
 	}

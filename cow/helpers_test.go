@@ -14,6 +14,7 @@ import (
 	"cowblk/cow/cowtest"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // newRig makes a stack with a hook on its files.
@@ -21,9 +22,7 @@ func newRig(t testing.TB, s cowtest.Shape) (*cowtest.Rig, *faultfs.FS) {
 	t.Helper()
 	x := faultfs.Over(vfs.OS{}, nil)
 	rig, err := cowtest.NewRig(t.TempDir(), x, s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() {
 		x.OnCall(nil)
 		if err := rig.Close(); err != nil && !errors.Is(err, cow.ErrFailed) {
@@ -59,18 +58,14 @@ func want(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
 func promote(t testing.TB, rig *cowtest.Rig) *cow.Promotion {
 	t.Helper()
 	p, err := rig.Promote()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return p
 }
 
 func sealed(t testing.TB, p *cow.Promotion) {
 	t.Helper()
 	<-p.Done()
-	if err := p.Err(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.Err())
 }
 
 // do performs one request on a channel of its own.

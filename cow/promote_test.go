@@ -9,15 +9,14 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // twoDisks are two rigs with a promotion prepared on each.
 func twoDisks(t *testing.T) (rigs [2]*cowtest.Rig) {
 	for i := range rigs {
 		rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { rig.Close() })
 		rigs[i] = rig
 	}
@@ -27,13 +26,9 @@ func twoDisks(t *testing.T) (rigs [2]*cowtest.Rig) {
 func prepare(t *testing.T, rigs [2]*cowtest.Rig) (ps []*cow.Promotion) {
 	for _, r := range rigs {
 		next, err := r.NextHead()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		p, err := r.Disk.Prepare(next)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		ps = append(ps, p)
 	}
 	return ps
@@ -83,9 +78,7 @@ func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 	finished(t, both)
 	for i, r := range rigs {
 		sealed(t, ps[i])
-		if err := chs[i].Close(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, chs[i].Close())
 		want(t, r.Disk, 'w', 0, 512)
 		if n := counter(t, r, 1); n != 0 {
 			t.Errorf("disk %d: the tag holds the write that came after the cut", i)
@@ -113,9 +106,7 @@ func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 	const cuts = 30
 	for range cuts {
 		ps := prepare(t, rigs)
-		if err := cow.Swap(ps...); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, cow.Swap(ps...))
 		for _, p := range ps {
 			sealed(t, p)
 		}
@@ -123,9 +114,7 @@ func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 	stop.Store(true)
 	finished(t, writer)
 	for _, r := range rigs {
-		if err := r.Close(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, r.Close())
 	}
 	for cut := 1; cut <= cuts; cut++ {
 		a, b := counter(t, rigs[0], cut), counter(t, rigs[1], cut)
@@ -139,9 +128,7 @@ func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 func counter(t *testing.T, r *cowtest.Rig, layers int) uint32 {
 	t.Helper()
 	d, err := r.OpenTag(layers)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer d.Close()
 	var p [4]byte
 	if _, err := d.ReadAt(p[:], 0); err != nil {

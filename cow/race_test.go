@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/internal/test"
 )
 
 // The tests in this file block one call and let others overtake it. Each fails when the rule in its
@@ -103,9 +103,7 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	want(t, rig.Disk, 'a', 0, 4096)
 	want(t, rig.Disk, 'b', 4096, 4096)
 	tag, err := rig.OpenTag(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer tag.Close()
 	want(t, tag, 'a', 0, 8192)
 }
@@ -223,9 +221,7 @@ func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	if c, err := cowtest.Identify(p, 16, nil); err != nil || len(c) != 1 || c[0] != cowtest.BaseContent {
 		t.Errorf("read during a first write: expected the base, found %v, %v", c, err)
 	}
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	if bit(t, rig, 0, 2) {
 		t.Error("the bit is durable and its data is not written")
 	}
@@ -234,9 +230,7 @@ func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	if bit(t, rig, 0, 2) {
 		t.Error("the bit is in the map file without a flush")
 	}
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	if !bit(t, rig, 0, 2) {
 		t.Error("the bit is not durable after a flush")
 	}
@@ -272,9 +266,7 @@ func TestOldFileStaysOpenForReads(t *testing.T) {
 	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
 	done := promote(t, rig)
-	for rig.Disk.Stats().Unsealed > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	test.Eventually(t, "the former head is sealed", func() bool { return rig.Disk.Stats().Unsealed == 0 })
 	if !pending(start(func() error { <-done.Done(); return nil })) {
 		t.Error("the promotion has finished while a read is on the old view")
 	}

@@ -9,6 +9,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 )
 
 func TestRequestsOutsideTheDiskAreRefused(t *testing.T) {
@@ -58,9 +59,7 @@ func TestLongScatterLists(t *testing.T) {
 			{Op: cow.OpWrite, Offset: 512, Length: int64(total), Data: cut(pattern[:total])}, // again
 			{Op: cow.OpRead, Offset: 512, Length: int64(total), Data: cut(back)},
 		} {
-			if err := do(rig.Disk, r); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, do(rig.Disk, r))
 		}
 		if string(back) != string(pattern[:total]) {
 			t.Errorf("pieces of %d bytes: read something else than was written", piece)
@@ -74,9 +73,7 @@ func TestDiscardAndWriteZeroes(t *testing.T) {
 	d := rig.Disk
 	zero := func(op cow.Op, off, n int64) {
 		t.Helper()
-		if err := do(d, &cow.Request{Op: op, Ranges: []cow.Range{{off, n}}}); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, do(d, &cow.Request{Op: op, Ranges: []cow.Range{{off, n}}}))
 	}
 	zero(cow.OpDiscard, 0, 10*4096+512)
 	if n := d.Stats().HeadBlocks; n != 0 {
@@ -99,9 +96,7 @@ func TestDiscardAndWriteZeroes(t *testing.T) {
 	want(t, d, 'a', 16384+512, 4096-512)
 	zero(cow.OpDiscard, 5*4096, 4096) // hides what is below
 	want(t, d, 0, 5*4096, 4096)
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Reopen())
 	want(t, rig.Disk, 0, 5*4096, 4096)
 	want(t, rig.Disk, 0, 8192+512, 8192)
 }
@@ -110,21 +105,13 @@ func TestDiscardAndWriteZeroes(t *testing.T) {
 func TestBufferWithoutBacking(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	fd, err := unix.MemfdCreate("guest", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, 8192); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Ftruncate(fd, 8192))
 	mem, err := unix.Mmap(fd, 0, 8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Munmap(mem)
-	if err := unix.Ftruncate(fd, 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Ftruncate(fd, 0))
 	req := func(op cow.Op) *cow.Request { return &cow.Request{Op: op, Length: 4096, Data: [][]byte{mem[:4096]}} }
 	if err := do(rig.Disk, req(cow.OpRead)); !errors.Is(err, cow.ErrFault) { // zeros: no file is read
 		t.Errorf("read of zeros: expected ErrFault, found %v", err)
@@ -145,9 +132,7 @@ func TestPromotionRefused(t *testing.T) {
 	head := rig.Disk.Layers()[0]
 	create := func(name string, c layer.CreateParams) *layer.Layer {
 		l, err := layer.CreateHead(x, layer.Paths{Map: rig.Dir + "/" + name + ".map", Data: rig.Dir + "/" + name + ".data"}, c)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { l.Close() })
 		return l
 	}
@@ -169,9 +154,7 @@ func TestPromotionRefused(t *testing.T) {
 
 	good := create("good", layer.CreateParams{Size: 1 << 20, BlockSize: 4096, Parent: head.UUID})
 	p, err := rig.Disk.Prepare(good)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if _, err := rig.Disk.Prepare(good); !errors.Is(err, cow.ErrPromoting) {
 		t.Errorf("second Prepare: expected ErrPromoting, found %v", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/cowtest/faultfs"
+	"cowblk/internal/test"
 )
 
 // Every sync of sealing a former head (its data, twice, its map, its header) fails once: from then
@@ -19,19 +20,13 @@ func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 	failed := 0
 	for n := int32(1); ; n++ {
 		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-		if err := rig.Close(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, rig.Close())
 		var events atomic.Int32
 		d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, OnFailure: func(error) { events.Add(1) }})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		rig.Disk = d
 		write(t, d, 'a', 0, 4096)
-		if err := d.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.Flush())
 		write(t, d, 'b', 4096, 4096)
 		var syncs atomic.Int32
 		x.OnCall(func(c faultfs.Call) error {
@@ -67,9 +62,7 @@ func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 			t.Errorf("sync %d failed, then close: %v", n, err)
 		}
 		rig.Disk = nil
-		if err := rig.Open(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, rig.Open())
 		want(t, rig.Disk, 'a', 0, 4096)
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/internal/test"
 )
 
 // A batch may hold any request, and more than prefetch handles together.
@@ -25,9 +26,7 @@ func TestSubmitBatch(t *testing.T) {
 			}
 			rng.Shuffle(len(rs), func(i, j int) { rs[i], rs[j] = rs[j], rs[i] })
 			ch.SubmitBatch(rs)
-			if err := waitCompletions(ch, len(rs)); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, waitCompletions(ch, len(rs)))
 			for _, r := range rs {
 				if r.Err != nil {
 					t.Fatal(r.Err)
@@ -38,9 +37,7 @@ func TestSubmitBatch(t *testing.T) {
 				{Op: cow.OpRead}, {Op: cow.OpWrite, Offset: 512}, {Op: cow.OpRead, Offset: 512},
 			}
 			ch.SubmitBatch(odd)
-			if err := waitCompletions(ch, len(odd)); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, waitCompletions(ch, len(odd)))
 		}
 	}
 	want(t, rig.Disk, 7, 1<<20, 1<<19)

@@ -18,6 +18,7 @@ import (
 	"cowblk/cow/cowtest"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 const (
@@ -30,9 +31,7 @@ const (
 func verified(t *testing.T, fsys vfs.FS, blockSize uint32, direct, apart bool) *cowtest.Rig {
 	t.Helper()
 	rig, err := cowtest.NewRig(t.TempDir(), fsys, cowtest.Shape{Size: verifiedSize, BlockSize: blockSize, ChecksumFiles: apart})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() {
 		if err := rig.Close(); err != nil {
 			t.Error(err)
@@ -41,13 +40,9 @@ func verified(t *testing.T, fsys vfs.FS, blockSize uint32, direct, apart bool) *
 	rig.Direct = direct
 	write(t, rig.Disk, 7, 0, verifiedSize)
 	sealed(t, promote(t, rig))
-	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.AddChecksums(context.Background(), nil))
 	write(t, rig.Disk, 8, 3<<20, 1<<20)
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Reopen())
 	if h := rig.Disk.Layers()[0]; h.HasChecksums() == apart {
 		t.Fatalf("%+v", h)
 	}
@@ -95,9 +90,7 @@ func TestDamagedDataIsAnError(t *testing.T) {
 							}
 							r := &cow.Request{Op: cow.OpRead, Offset: c.off, Length: c.n, Data: splitBuffers(int(c.n), 512)}
 							ch.Submit(r)
-							if err := waitCompletions(ch, 1); err != nil {
-								t.Fatal(err)
-							}
+							test.Must(t, waitCompletions(ch, 1))
 							if c.fails != errors.Is(r.Err, layer.ErrDamaged) || !c.fails && r.Err != nil {
 								t.Errorf("%d bytes at %d: %v", c.n, c.off, r.Err)
 							}
@@ -125,9 +118,7 @@ func TestDamagedDataIsAnError(t *testing.T) {
 func pages(t *testing.T, n int) []byte {
 	t.Helper()
 	p, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Munmap(p) })
 	return p
 }
@@ -136,24 +127,18 @@ func pages(t *testing.T, n int) []byte {
 // too. (A file system in memory has no device.)
 func TestDataDamagedLater(t *testing.T) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(t.TempDir(), &st); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Statfs(t.TempDir(), &st))
 	for _, async := range []bool{false, true} {
 		rig := verified(t, vfs.OS{}, 4096, true, async) // past the page cache: async means the engine
 		ch := channel(t, rig.Disk, async)
 		read := func(off, n int64) error {
 			r := &cow.Request{Op: cow.OpRead, Offset: off, Length: n, Data: [][]byte{pages(t, int(n))}}
 			ch.Submit(r)
-			if err := waitCompletions(ch, 1); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, waitCompletions(ch, 1))
 			return r.Err
 		}
 		const page = rotten / 4096 * 4096
-		if err := read(page, 8192); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, read(page, 8192))
 		scribble(t, rig.Spec.Layers[0].Data, rotten)
 		if err := read(page, 4096); errors.Is(err, layer.ErrDamaged) == (async && st.Type == unix.TMPFS_MAGIC) {
 			t.Errorf("async %v: %v", async, err)
@@ -168,9 +153,7 @@ func TestDataDamagedLater(t *testing.T) {
 // a mapping that takes it for resident, is an error too. (A file system in memory has no device.)
 func TestDataDamagedUnderMapping(t *testing.T) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(t.TempDir(), &st); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Statfs(t.TempDir(), &st))
 	rig := verified(t, vfs.OS{}, 4096, false, false)
 	ch := asyncChannel(t, rig.Disk)
 	read := func(off int64) error { return readPage(t, ch, off) }
@@ -178,9 +161,7 @@ func TestDataDamagedUnderMapping(t *testing.T) {
 	const page = rotten / 4096 * 4096
 	for i := range int64(100) { // of which some are timed anyway
 		for range 3 {
-			if err := read(page + i*8192); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, read(page+i*8192))
 		}
 	}
 	damagePage(t, data, page)
@@ -199,9 +180,7 @@ func readPage(t *testing.T, ch *cow.Channel, off int64) error {
 	t.Helper()
 	r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
 	ch.Submit(r)
-	if err := waitCompletions(ch, 1); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, waitCompletions(ch, 1))
 	return r.Err
 }
 
@@ -210,9 +189,7 @@ func readPage(t *testing.T, ch *cow.Channel, off int64) error {
 func damagePage(t *testing.T, name string, page int64) {
 	t.Helper()
 	f, err := os.OpenFile(name, os.O_RDWR|unix.O_DIRECT, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer f.Close()
 	p := pages(t, 4096)
 	if _, err := f.ReadAt(p, page); err != nil {
@@ -229,9 +206,7 @@ func channel(t *testing.T, d *cow.Disk, async bool) *cow.Channel {
 		return asyncChannel(t, d)
 	}
 	ch, err := d.NewChannel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { ch.Close() })
 	return ch
 }
@@ -247,9 +222,7 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 		put := func(off int64, n int) error {
 			r := &cow.Request{Op: cow.OpWrite, Offset: off, Length: int64(n), Data: [][]byte{fill(9, n)}}
 			ch.Submit(r)
-			if err := waitCompletions(ch, 1); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, waitCompletions(ch, 1))
 			return r.Err
 		}
 		if err := put(block+512, 512); !errors.Is(err, layer.ErrDamaged) {
@@ -322,9 +295,7 @@ func TestDataCorruptedInTransfer(t *testing.T) {
 			for off := first * (1 << 20); off < (first+1)<<20; off += 4096 {
 				r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: splitBuffers(4096, 1024)}
 				ch.Submit(r)
-				if err := waitCompletions(ch, 1); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, waitCompletions(ch, 1))
 				if got := bytes.Join(r.Data, nil); r.Err != nil || !bytes.Equal(got, fill(7, 4096)) {
 					t.Fatalf("async %v, byte %d: %v, wrong %v", async, off, r.Err, r.Err == nil)
 				}
@@ -349,9 +320,7 @@ func addChecksumsToOpenDisk(t *testing.T, apart bool) {
 		p := promote(t, rig)
 		_ = rig.Disk.AddChecksums(context.Background(), nil) // at any stage of the promotion
 		sealed(t, p)
-		if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, rig.Disk.AddChecksums(context.Background(), nil))
 		for j, p := range rig.Spec.Layers {
 			found, err := layer.Inspect(vfs.OS{}, p, layer.InspectParams{})
 			if errors.Is(err, layer.ErrInUse) && j > i {
@@ -374,9 +343,7 @@ func addChecksumsToOpenDisk(t *testing.T, apart bool) {
 // has them.
 func TestAddChecksumsVerifiesResidentPages(t *testing.T) {
 	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096}) // which maps files
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() {
 		if err := rig.Close(); err != nil {
 			t.Error(err)
@@ -387,13 +354,9 @@ func TestAddChecksumsVerifiesResidentPages(t *testing.T) {
 	ch := channel(t, rig.Disk, true)
 	read := func(off int64) error { return readPage(t, ch, off) }
 	for range 2 { // from the file, and from its mapping
-		if err := read(8192); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, read(8192))
 	}
-	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.AddChecksums(context.Background(), nil))
 	scribble(t, rig.Spec.Layers[0].Data, 8192+1000)
 	if err := read(8192); !errors.Is(err, layer.ErrDamaged) {
 		t.Errorf("a damaged block that had been read before: %v", err)
@@ -420,9 +383,7 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 		})
 	})
 	<-resting
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Reopen())
 	<-work.done
 	if !errors.Is(work.err, cow.ErrClosed) {
 		t.Errorf("AddChecksums: %v", work.err)

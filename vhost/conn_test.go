@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // socketPair returns both ends of a UNIX stream connection, which are closed at the end of the
@@ -16,31 +18,17 @@ import (
 func socketPair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var conns [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "socket pair")
 		c, err := net.FileConn(f)
 		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		conns[i] = c.(*net.UnixConn)
 		t.Cleanup(func() { c.Close() })
 	}
 	return conns[0], conns[1]
-}
-
-// openFDs counts the process's descriptors.
-func openFDs(t testing.TB) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
 }
 
 func eventFDs(t testing.TB, n int) []int {
@@ -48,9 +36,7 @@ func eventFDs(t testing.TB, n int) []int {
 	fds := make([]int, n)
 	for i := range fds {
 		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		fds[i] = fd
 		t.Cleanup(func() { unix.Close(fd) })
 	}
@@ -91,16 +77,14 @@ func TestReadMessage(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			a, b := socketPair(t)
 			all := eventFDs(t, 200)
-			before := openFDs(t)
+			before := test.CountFDs(t)
 			w := NewConn(a)
 			for i, p := range c.writes {
 				n := 0
 				if i < len(c.fds) {
 					n = c.fds[i]
 				}
-				if err := w.WriteRaw(p, all[:n]...); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, w.WriteRaw(p, all[:n]...))
 			}
 			if c.close {
 				a.Close()
@@ -124,7 +108,7 @@ func TestReadMessage(t *testing.T) {
 				}
 				m.CloseFDs()
 			}
-			if n := openFDs(t); n != before {
+			if n := test.CountFDs(t); n != before {
 				t.Errorf("%d descriptors are open, expected %d", n, before)
 			}
 		})
@@ -139,7 +123,7 @@ func FuzzReadMessage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, head []byte, fds1, cut uint8, rest []byte, fds2 uint8) {
 		a, b := socketPair(t)
 		all := eventFDs(t, 16)
-		before := openFDs(t)
+		before := test.CountFDs(t)
 		w := NewConn(a)
 		stream := append(append([]byte(nil), head...), rest...)
 		at := min(int(cut), len(stream))
@@ -148,9 +132,7 @@ func FuzzReadMessage(f *testing.F) {
 			n uint8
 		}{{stream[:at], fds1 % 17}, {stream[at:], fds2 % 17}} {
 			if len(p.b) > 0 && len(p.b) < 64<<10 {
-				if err := w.WriteRaw(p.b, all[:p.n]...); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, w.WriteRaw(p.b, all[:p.n]...))
 			}
 		}
 		a.Close()
@@ -167,7 +149,7 @@ func FuzzReadMessage(f *testing.F) {
 		}
 		// Unread descriptors belong to the socket and are closed with it.
 		b.Close()
-		if n := openFDs(t); n != before-2 {
+		if n := test.CountFDs(t); n != before-2 {
 			t.Errorf("%d descriptors are open, expected %d", n, before-2)
 		}
 	})

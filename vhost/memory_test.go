@@ -5,10 +5,10 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 	"cowblk/vhost/guest"
@@ -23,11 +23,7 @@ func (l *lockedBuffer) text() string {
 // await waits for a log line that contains text.
 func (l *lockedBuffer) await(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(l.text(), text); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("the log misses %q:\n%s", text, l.text())
-		}
-	}
+	test.Eventually(t, text, func() bool { return strings.Contains(l.text(), text) })
 }
 
 const adviceText = "memory-backend-memfd,id=mem,size=SIZE,share=on"
@@ -73,9 +69,7 @@ func TestRingWithoutMemory(t *testing.T) {
 
 	s, c, log = rawSession(t, newFake(1))
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
-	for s.be.take() == "" { // it has read the features at least
-		time.Sleep(time.Millisecond)
-	}
+	test.Eventually(t, "it has read the features at least", func() bool { return s.be.take() != "" })
 	must(t, "barrier", c.WriteMessage(vhost.Header{Request: vhost.GetFeatures, Flags: vhost.FlagVersion}, nil))
 	m, err := c.ReadMessage()
 	must(t, "barrier", err)
@@ -92,9 +86,7 @@ func TestRingBeforeMemory(t *testing.T) {
 	fd := memory(t, 1<<20)
 	must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable, Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
 	unix.Close(fd)
-	for !strings.Contains(s.be.take(), "start") {
-		time.Sleep(time.Millisecond)
-	}
+	test.Eventually(t, "the ring starts", func() bool { return strings.Contains(s.be.take(), "start") })
 	// The end of the session reports missing memory before the time is over.
 	must(t, "session", s.wait())
 	if strings.Contains(log.text(), "memory") {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 	"cowblk/vhost/guest"
@@ -274,9 +275,7 @@ func TestQueuesOutOfRange(t *testing.T) {
 // A region's descriptor may be a file that cannot be mapped.
 func TestForeignDescriptors(t *testing.T) {
 	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 	defer closeAll(pipe[:]...)
 	for _, fd := range pipe {
 		s := serve(t, newFake(1))

@@ -10,6 +10,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // Size is the size of a Disk in bytes.
@@ -28,26 +29,18 @@ func NewDisk(t testing.TB, files vfs.FS) *Disk {
 	d := &Disk{Dir: t.TempDir(), Base: make([]byte, Size)}
 	rand.NewChaCha8([32]byte{1}).Read(d.Base)
 	base := filepath.Join(d.Dir, "base")
-	Must(t, os.WriteFile(base, d.Base, 0o600))
+	test.Must(t, os.WriteFile(base, d.Base, 0o600))
 	f, err := vfs.OS{}.OpenFile(base, os.O_RDONLY, 0)
-	Must(t, err)
+	test.Must(t, err)
 	print, err := layer.ComputeFingerprint(f, 0, Size)
-	Must(t, err)
-	Must(t, f.Close())
+	test.Must(t, err)
+	test.Must(t, f.Close())
 	paths := layer.Paths{Map: filepath.Join(d.Dir, "map"), Data: filepath.Join(d.Dir, "data")}
 	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: Size, Base: print, BaseSize: Size})
-	Must(t, err)
-	Must(t, l.Close())
+	test.Must(t, err)
+	test.Must(t, l.Close())
 	d.Disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{FS: files, LoseUnflushed: true})
-	Must(t, err)
-	t.Cleanup(func() { Must(t, d.Disk.Close()) })
+	test.Must(t, err)
+	t.Cleanup(func() { test.Must(t, d.Disk.Close()) })
 	return d
-}
-
-// Must ends the test on an error.
-func Must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

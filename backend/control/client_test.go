@@ -13,9 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/backend/qmp/link"
-
 	"github.com/digitalocean/go-qemu/qmp"
+
+	"cowblk/backend/qmp/link"
+	"cowblk/internal/test"
 )
 
 func TestClient(t *testing.T) {
@@ -26,9 +27,7 @@ func TestClient(t *testing.T) {
 		},
 	})
 	c, err := Dial(path, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if v := c.Version(); v != "1.2.3" {
 		t.Errorf("version %q", v)
 	}
@@ -62,15 +61,11 @@ func TestClient(t *testing.T) {
 func TestClientEvents(t *testing.T) {
 	s, path := start(t, Options{}, nil)
 	c, err := Dial(path, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	events, err := c.Events(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the connection takes events", func() bool { return listening(s) == 1 })
+	test.Must(t, err)
+	test.Eventually(t, "the connection takes events", func() bool { return listening(s) == 1 })
 	for i := range 100 {
 		s.Emit("COW_TEST", map[string]int{"n": i})
 	}
@@ -95,13 +90,9 @@ func TestClientEvents(t *testing.T) {
 func TestClientEventsEndWithServer(t *testing.T) {
 	s, path := start(t, Options{}, nil)
 	c, err := Dial(path, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	events, err := c.Events(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	s.Close()
 	for range events {
 	}
@@ -120,9 +111,7 @@ func TestClientCancel(t *testing.T) {
 		},
 	})
 	c, err := Dial(path, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if err := c.Run(ctx, "wait", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
@@ -135,7 +124,7 @@ func TestClientCancel(t *testing.T) {
 }
 
 func TestDialNobody(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	path := filepath.Join(t.TempDir(), "ctl")
 	if _, err := Dial(path, 0); !errors.Is(err, ErrNoDaemon) {
 		t.Errorf("no socket: %v", err)
@@ -164,12 +153,10 @@ func TestDialOdd(t *testing.T) {
 			strings.Repeat("x", link.MaxLine+1)}, wantErr: "closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			checkLeaks(t)
+			test.NoLeaks(t)
 			path := filepath.Join(t.TempDir(), "ctl")
 			l, err := net.Listen("unix", path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			defer l.Close()
 			ended := make(chan struct{})
 			go func() {
@@ -209,12 +196,10 @@ func TestDialOdd(t *testing.T) {
 
 // Run works on a QMP server that has none of our own commands and does not repeat ids.
 func TestForeignServer(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	path := filepath.Join(t.TempDir(), "qmp")
 	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer l.Close()
 	serve := func(conn net.Conn) {
 		defer conn.Close()
@@ -242,9 +227,7 @@ func TestForeignServer(t *testing.T) {
 		}
 	}()
 	c, err := Dial(path, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if err := c.Run(context.Background(), "known", nil, nil); err != nil {
 		t.Error(err)
 	}
@@ -259,26 +242,20 @@ func TestForeignServer(t *testing.T) {
 func TestSocketMonitor(t *testing.T) {
 	s, path := start(t, Options{}, map[string]Handler{"echo": echo})
 	mon, err := qmp.NewSocketMonitor("unix", path, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := mon.Connect(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, mon.Connect())
 	if v := mon.Version; v.String() != "1.2.3" || v.Package != "cowblk" {
 		t.Errorf("version %+v", v)
 	}
 	events, err := mon.Events(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if out, err := mon.Run([]byte(`{"execute":"echo","arguments":{"a":1},"id":"x"}`)); err != nil || string(out) != `{"return":{"a":1},"id":"x"}` {
 		t.Errorf("echo: %s, %v", out, err)
 	}
 	if _, err := mon.Run([]byte(`{"execute":"missing"}`)); err == nil || err.Error() != "The command missing has not been found" {
 		t.Errorf("missing: %v", err)
 	}
-	eventually(t, "it takes events", func() bool { return listening(s) == 1 })
+	test.Eventually(t, "it takes events", func() bool { return listening(s) == 1 })
 	s.Emit("COW_PROMOTED", map[string]string{"disk": "vm1"})
 	if e := <-events; e.Event != "COW_PROMOTED" || e.Data["disk"] != "vm1" || e.Timestamp.Seconds == 0 {
 		t.Errorf("event %+v", e)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 func TestSocketMode(t *testing.T) {
@@ -26,13 +28,9 @@ func TestSocketMode(t *testing.T) {
 		old := unix.Umask(tc.umask)
 		l, err := ListenUnix(path, tc.group)
 		unix.Umask(old)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		fi, err := os.Lstat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		if fi.Mode() != os.ModeSocket|tc.want {
 			t.Errorf("umask %o, group %q: mode %v, want %v", tc.umask, tc.group, fi.Mode(), tc.want)
 		}
@@ -48,19 +46,13 @@ func TestSocketMode(t *testing.T) {
 func TestListenRefuses(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(file, []byte("precious"), 0o600))
 	busy := filepath.Join(dir, "busy")
 	b, err := net.Listen("unix", busy)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer b.Close()
 	link := filepath.Join(dir, "link")
-	if err := os.Symlink(busy, link); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Symlink(busy, link))
 	for _, tc := range []struct{ path, group, want string }{
 		{file, "", "expected a socket"},
 		{link, "", "expected a socket"},
@@ -97,9 +89,7 @@ func TestListenRefuses(t *testing.T) {
 func stale(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
 }
@@ -107,7 +97,7 @@ func stale(t *testing.T, path string) {
 // Many listeners start at once on a stale file. One gets the socket and keeps it; the others get
 // ErrInUse.
 func TestStaleRace(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	for range 20 {
 		path := filepath.Join(t.TempDir(), "s")
 		stale(t, path)
@@ -143,13 +133,9 @@ func TestStaleRace(t *testing.T) {
 func TestCloseLeavesAnothersFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := ListenUnix(path, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	// Keeps the inode in use, so that the new file does not get its number.
-	if err := os.Rename(path, path+".moved"); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Rename(path, path+".moved"))
 	stale(t, path)
 	if err := l.Close(); err != nil {
 		t.Error(err)

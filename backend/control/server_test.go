@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // A transcript as of a socat session: "<" is sent by the client, ">" is received.
@@ -213,9 +215,7 @@ func TestCloseCancelsAndFlushes(t *testing.T) {
 	c.send(`{"execute":"wait","id":1} {"execute":"wait","id":2}`)
 	<-entered
 	s.Emit("SHUTDOWN", nil)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.Close())
 	if err := s.Listen(path); !errors.Is(err, ErrClosed) {
 		t.Errorf("Listen after Close: %v", err)
 	}
@@ -241,7 +241,7 @@ func TestEventOrder(t *testing.T) {
 	for range readers {
 		scripts = append(scripts, dialScript(t, path).ready())
 	}
-	eventually(t, "all clients take events", func() bool {
+	test.Eventually(t, "all clients take events", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		n := 0
@@ -269,9 +269,7 @@ func TestEventOrder(t *testing.T) {
 				Data      struct{ From, N int }
 				Timestamp struct{ Seconds, Microseconds int64 }
 			}
-			if err := json.Unmarshal([]byte(l), &ev); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, json.Unmarshal([]byte(l), &ev))
 			if ev.Data.N != next[ev.Data.From] {
 				t.Fatalf("reader %d: emitter %d sent %d, expected %d", r, ev.Data.From, ev.Data.N, next[ev.Data.From])
 			}
@@ -307,9 +305,7 @@ func TestReplyTooLong(t *testing.T) {
 		"empty": func(context.Context, json.RawMessage) (any, error) { return nil, errors.New("") },
 	})
 	c, err := Dial(path, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ctx := context.Background()
 	var s string
 	fits := maxText - len(`{"return":"","id":1}`) - 1
@@ -328,23 +324,19 @@ func TestReplyTooLong(t *testing.T) {
 }
 
 func TestSeveralSockets(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	s := NewServer(Options{})
 	var paths []string
 	for i := range 3 {
 		paths = append(paths, fmt.Sprintf("%s/%d.ctl", t.TempDir(), i))
-		if err := s.Listen(paths[i]); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, s.Listen(paths[i]))
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	for _, p := range paths {
 		dialScript(t, p).ready()
 	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.Close())
 	if err := <-served; err != nil && !errors.Is(err, ErrClosed) {
 		t.Fatal(err)
 	}

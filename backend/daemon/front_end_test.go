@@ -8,10 +8,10 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"cowblk/backend/backendtest"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -25,9 +25,9 @@ func connectStranger(t *testing.T, socket string) *stranger {
 	t.Helper()
 	c := &stranger{cmd: exec.Command("socat", "UNIX-CONNECT:"+socket, "STDIN")}
 	in, err := c.cmd.StdinPipe()
-	must(t, err)
+	test.Must(t, err)
 	c.in = in
-	must(t, c.cmd.Start())
+	test.Must(t, c.cmd.Start())
 	t.Cleanup(func() {
 		if c.cmd.ProcessState == nil {
 			c.leave(t)
@@ -39,7 +39,7 @@ func connectStranger(t *testing.T, socket string) *stranger {
 func (c *stranger) leave(t *testing.T) {
 	t.Helper()
 	c.in.Close()
-	must(t, c.cmd.Process.Kill())
+	test.Must(t, c.cmd.Process.Kill())
 	c.cmd.Wait()
 }
 
@@ -47,11 +47,7 @@ func (c *stranger) pid() int32 { return int32(c.cmd.Process.Pid) }
 
 func awaitInfo(t *testing.T, e *Export, what string, ok func(DiskInfo) bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(e.info()); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not reached: %s: %+v", what, e.info())
-		}
-	}
+	test.Eventually(t, what, func() bool { return ok(e.info()) })
 }
 
 // A second front-end on a disk waits until the first has gone. It is told of, with who has the disk
@@ -84,7 +80,7 @@ func TestSecondFrontEnd(t *testing.T) {
 	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
 		t.Errorf("the one that is served: %v", err)
 	}
-	must(t, f.Close())
+	test.Must(t, f.Close())
 	awaitInfo(t, s.export, "the other is served", func(i DiskInfo) bool { return i.FrontEnd != nil && i.FrontEnd.PID == second.pid() && i.Waiting == nil })
 	log.Await(t, "msg=\"front-end disconnected\"")
 	if !strings.Contains(log.String(), "virsh attach-device") || !strings.Contains(log.String(), "cowblk attach") {
@@ -103,10 +99,10 @@ func TestFrontEndComesAgain(t *testing.T) {
 	done := make(chan *frontend.Frontend)
 	go func() { done <- s.dial(frontend.Options{}) }()
 	log.Await(t, "the front-end connects again")
-	must(t, f.Close())
+	test.Must(t, f.Close())
 	again := <-done
 	if strings.Contains(log.String(), "another front-end") {
 		t.Error(log)
 	}
-	must(t, again.Close())
+	test.Must(t, again.Close())
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	goqmp "github.com/digitalocean/go-qemu/qmp"
 
 	"cowblk/backend/qmp"
+	"cowblk/internal/test"
 )
 
 // fakeNames has tags, and notes which promotions were asked for; it makes none.
@@ -176,7 +176,7 @@ func TestSet(t *testing.T) {
 	dev := d.snapshot()[0].dev
 	space := make([]byte, 60)
 	dev.Reset()
-	if must(t, dev.Config(space)); space[32] != 0 {
+	if test.Must(t, dev.Config(space)); space[32] != 0 {
 		t.Error("the write cache is still on for the next driver")
 	}
 }
@@ -184,7 +184,7 @@ func TestSet(t *testing.T) {
 // Run's goroutines end with it, also when no monitor ever answers and settings change at the last
 // moment.
 func TestDaemonLeavesNoGoroutine(t *testing.T) {
-	before := runtime.NumGoroutine()
+	test.NoLeaks(t)
 	for range 20 {
 		d := New(Options{
 			Log: slog.New(slog.DiscardHandler), Names: &fakeNames{},
@@ -195,13 +195,7 @@ func TestDaemonLeavesNoGoroutine(t *testing.T) {
 			_, err := d.set(SetArgs{PromoteOn: &[]string{"STOP"}})
 			set <- err
 		}()
-		must(t, d.Run(context.Background())) // without exports it is over at once
-		must(t, <-set)
-	}
-	for end := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > before; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			buf := make([]byte, 1<<16)
-			t.Fatalf("%d goroutines, there were %d\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
-		}
+		test.Must(t, d.Run(context.Background())) // without exports it is over at once
+		test.Must(t, <-set)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/nbd"
+	"cowblk/internal/test"
 )
 
 // shelf opens disks of zeros by name and knows which are open.
@@ -64,11 +65,11 @@ func TestExportCommands(t *testing.T) {
 	dir := t.TempDir()
 	server := control.NewServer(control.Options{Log: log})
 	r.register(server)
-	must(t, server.Listen(filepath.Join(dir, "ctl")))
+	test.Must(t, server.Listen(filepath.Join(dir, "ctl")))
 	go server.Serve()
-	t.Cleanup(func() { must(t, server.Close()) })
+	t.Cleanup(func() { test.Must(t, server.Close()) })
 	c, err := control.Dial(filepath.Join(dir, "ctl"), 10*time.Second)
-	must(t, err)
+	test.Must(t, err)
 
 	ask := func(command, key, value string, out any) error {
 		var args any
@@ -90,23 +91,23 @@ func TestExportCommands(t *testing.T) {
 	refused(control.GenericError, "expected unix:PATH", "nbd-server-start", "addr", "/path")
 	refused(control.GenericError, "listen on", "nbd-server-start", "addr", "unix:"+dir)
 	refused(control.GenericError, "unexpected", "nbd-server-start", "port", "1")
-	must(t, ask("nbd-server-stop", "", "", nil)) // it need not run
+	test.Must(t, ask("nbd-server-stop", "", "", nil)) // it need not run
 
 	socket := filepath.Join(dir, "nbd")
-	must(t, ask("nbd-server-start", "addr", "unix:"+socket, nil))
+	test.Must(t, ask("nbd-server-start", "addr", "unix:"+socket, nil))
 	var bound map[string]string
-	must(t, ask("nbd-server-start", "addr", "tcp:0", &bound))
+	test.Must(t, ask("nbd-server-start", "addr", "tcp:0", &bound))
 	refused(control.GenericError, "no is not there", "cow-export-add", "name", "no")
 	refused(control.GenericError, "missing", "cow-export-add", "", "")
 	var added nbd.ExportInfo
-	must(t, ask("cow-export-add", "name", "a@t", &added))
-	must(t, ask("cow-export-add", "name", "b@t", nil))
+	test.Must(t, ask("cow-export-add", "name", "a@t", &added))
+	test.Must(t, ask("cow-export-add", "name", "b@t", nil))
 	refused(control.GenericError, "exists", "cow-export-add", "name", "a@t")
 	if added.Name != "a@t" || added.Size != 1<<20 || len(added.URIs) != 2 || disks.count() != 2 {
 		t.Errorf("added %+v, %d open", added, disks.count())
 	}
 	var info NBDInfo
-	must(t, ask("query-cow-exports", "", "", &info))
+	test.Must(t, ask("query-cow-exports", "", "", &info))
 	if fmt.Sprint(info.Addresses) != fmt.Sprintf("[unix:%s %s]", socket, bound["addr"]) || len(info.Exports) != 2 {
 		t.Errorf("%+v", info)
 	}
@@ -117,19 +118,19 @@ func TestExportCommands(t *testing.T) {
 			}
 		}
 	}
-	must(t, ask("cow-export-del", "name", "a@t", nil))
+	test.Must(t, ask("cow-export-del", "name", "a@t", nil))
 	refused(control.DeviceNotFound, "a@t", "cow-export-del", "name", "a@t")
 	if n := disks.count(); n != 1 {
 		t.Errorf("%d disks are open", n)
 	}
-	must(t, ask("nbd-server-stop", "", "", nil))
-	must(t, ask("query-cow-exports", "", "", &info))
+	test.Must(t, ask("nbd-server-stop", "", "", nil))
+	test.Must(t, ask("query-cow-exports", "", "", &info))
 	if n := disks.count(); n != 0 || len(info.Addresses)+len(info.Exports) != 0 {
 		t.Errorf("after stop: %d disks are open, %+v", n, info)
 	}
-	must(t, ask("nbd-server-start", "addr", "unix:"+socket, nil))
-	must(t, ask("cow-export-add", "name", "a@t", nil))
-	must(t, r.stop(true))
+	test.Must(t, ask("nbd-server-start", "addr", "unix:"+socket, nil))
+	test.Must(t, ask("cow-export-add", "name", "a@t", nil))
+	test.Must(t, r.stop(true))
 	if n := disks.count(); n != 0 {
 		t.Errorf("at the end %d disks are open", n)
 	}

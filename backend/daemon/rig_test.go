@@ -11,6 +11,7 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/cow"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -34,9 +35,9 @@ func serveOn(t testing.TB, files vfs.FS, prepare ...func(*served)) *served {
 	log := slog.New(slog.DiscardHandler)
 	var err error
 	s.dev, err = backend.NewDevice(s.disk, backend.DeviceOptions{Name: "test", Log: log})
-	must(t, err)
+	test.Must(t, err)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: s.socket, Net: "unix"})
-	must(t, err)
+	test.Must(t, err)
 	s.export = NewExport(ExportOptions{Device: s.dev, Listener: l, Log: log})
 	for _, f := range prepare {
 		f(s)
@@ -53,14 +54,9 @@ func serveOn(t testing.TB, files vfs.FS, prepare ...func(*served)) *served {
 	return s
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	backendtest.Must(t, err)
-}
-
 func (s *served) dial(o frontend.Options) *frontend.Frontend {
 	s.t.Helper()
 	f, err := frontend.Dial(s.socket, o)
-	must(s.t, err)
+	test.Must(s.t, err)
 	return f
 }

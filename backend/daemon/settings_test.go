@@ -3,6 +3,8 @@ package daemon
 import (
 	"io"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // cow-set takes the option, for the next driver, and refuses it beside a write cache that is off.
@@ -18,7 +20,7 @@ func TestSetWritebackWithoutFlush(t *testing.T) {
 	}
 	dev := d.snapshot()[0].dev
 	dev.Reset()
-	must(t, dev.SetFeatures(0))
+	test.Must(t, dev.SetFeatures(0))
 	if !dev.WriteCacheOn() {
 		t.Error("the write cache is off for a driver without FLUSH")
 	}

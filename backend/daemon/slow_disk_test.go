@@ -16,6 +16,7 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -109,7 +110,7 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	defer f.Abort()
 	healthy := other.dial(frontend.Options{})
 	defer healthy.Close()
-	must(t, backendtest.Write(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
+	test.Must(t, backendtest.Write(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
 
 	s.hold("write", "/data")
 	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
@@ -130,7 +131,7 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	s.release()
 	stop.ends(t)
 	<-stuck.done // its completion came before the stop, or comes after Cont
-	must(t, f.Cont())
+	test.Must(t, f.Cont())
 	stuck = beside(func() error { _, err := f.Driver(0).ReadAt(p, 1<<20); return err })
 	stuck.ends(t)
 	if !bytes.Equal(p, bytes.Repeat([]byte{2}, 4096)) {
@@ -145,20 +146,20 @@ func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	f := s.dial(frontend.Options{})
 	defer f.Abort()
 	d := f.Driver(0)
-	must(t, backendtest.Write(d, 1, 0)())
+	test.Must(t, backendtest.Write(d, 1, 0)())
 	s.hold("sync", "/data")
-	must(t, d.Submit(0, frontend.OpFlush, 0, 0))
-	must(t, d.Kick())
+	test.Must(t, d.Submit(0, frontend.OpFlush, 0, 0))
+	test.Must(t, d.Kick())
 	<-s.caught
 	var done []frontend.Completion
 	for slot, op := range []frontend.Op{1: frontend.OpWrite, 2: frontend.OpRead} {
 		if slot == 0 {
 			continue
 		}
-		must(t, d.Submit(slot, op, 1<<20, 4096))
-		must(t, d.Kick())
+		test.Must(t, d.Submit(slot, op, 1<<20, 4096))
+		test.Must(t, d.Kick())
 		for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
-			must(t, d.Wait())
+			test.Must(t, d.Wait())
 		}
 		if done[0].ID != slot || done[0].Status != frontend.StatusOK {
 			t.Fatalf("%+v", done[0])
@@ -166,7 +167,7 @@ func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	}
 	s.release()
 	for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
-		must(t, d.Wait())
+		test.Must(t, d.Wait())
 	}
 	if done[0].ID != 0 || done[0].Status != frontend.StatusOK {
 		t.Fatalf("flush: %+v", done[0])
@@ -227,7 +228,7 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 	}
 	p := make([]byte, 4096)
 	_, err := f.Driver(1).ReadAt(p, 1<<20)
-	must(t, err)
+	test.Must(t, err)
 	if !bytes.Equal(p, bytes.Repeat([]byte{2}, 4096)) {
 		t.Error("the write that was held back is not there")
 	}
@@ -240,7 +241,7 @@ func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	d.serving = ctx // as Run has it
 	f := s.dial(frontend.Options{})
-	must(t, backendtest.Write(f.Driver(0), 1, 0)())
+	test.Must(t, backendtest.Write(f.Driver(0), 1, 0)())
 	var fails atomic.Bool
 	fails.Store(true)
 	s.files.OnCall(func(c faultfs.Call) error {
@@ -250,13 +251,13 @@ func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
 		return nil
 	})
 	_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
-	must(t, err)
+	test.Must(t, err)
 	if s.disk.Stats().Unsealed != 1 {
 		t.Fatal("there is no former head to seal")
 	}
-	must(t, backendtest.Write(f.Driver(0), 2, 1<<20)())
+	test.Must(t, backendtest.Write(f.Driver(0), 2, 1<<20)())
 	end()
 	d.background.Wait()
 	fails.Store(false)
-	must(t, f.Close())
+	test.Must(t, f.Close())
 }

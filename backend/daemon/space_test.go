@@ -4,6 +4,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func TestParseThreshold(t *testing.T) {
@@ -40,7 +42,7 @@ func TestSpaceLow(t *testing.T) {
 	d.space.statfs = func(string) (fsSpace, bool) { return now, true }
 	set := func(s string) {
 		limit, err := ParseThreshold(s)
-		must(t, err)
+		test.Must(t, err)
 		d.space.setLimit(limit)
 	}
 	look := func(free int64, want string) {

@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func TestParseAddress(t *testing.T) {
-	for _, test := range []struct {
+	for _, tt := range []struct {
 		in, out, uri string // out: String, empty: in; uri: of the export "vm1@tag"
 	}{
 		{"unix:/run/x.nbd", "", "nbd+unix:///vm1@tag?socket=/run/x.nbd"},
@@ -29,16 +31,16 @@ func TestParseAddress(t *testing.T) {
 		{"vsock:4294967295:10809", "vsock:any:10809", "nbd+vsock://2:10809/vm1@tag"},
 		{"vsock:3:0", "", "nbd+vsock://3:0/vm1@tag"},
 	} {
-		a, err := ParseAddress(test.in)
+		a, err := ParseAddress(tt.in)
 		if err != nil {
-			t.Errorf("%q: %v", test.in, err)
+			t.Errorf("%q: %v", tt.in, err)
 			continue
 		}
-		if test.out == "" {
-			test.out = test.in
+		if tt.out == "" {
+			tt.out = tt.in
 		}
-		if a.String() != test.out || a.URI("vm1@tag") != test.uri {
-			t.Errorf("%q: %s, %s; expected %s, %s", test.in, a, a.URI("vm1@tag"), test.out, test.uri)
+		if a.String() != tt.out || a.URI("vm1@tag") != tt.uri {
+			t.Errorf("%q: %s, %s; expected %s, %s", tt.in, a, a.URI("vm1@tag"), tt.out, tt.uri)
 		}
 		if b, err := ParseAddress(a.String()); err != nil || a != b {
 			t.Errorf("%q again: %+v, %v", a, b, err)
@@ -74,14 +76,14 @@ func FuzzParseAddress(f *testing.F) {
 func TestListenUnixMode(t *testing.T) {
 	s, a := start(t, Options{}, nil)
 	st, err := os.Stat(a.Path)
-	must(t, err)
+	test.Must(t, err)
 	if st.Mode().Perm() != 0o600 {
 		t.Errorf("mode %s", st.Mode())
 	}
 	if _, err := s.Listen(a); err == nil || !strings.Contains(err.Error(), a.String()) {
 		t.Errorf("a second listener: %v", err)
 	}
-	must(t, s.Close())
+	test.Must(t, s.Close())
 	if _, err := os.Stat(a.Path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("socket after Close: %v", err)
 	}
@@ -90,7 +92,7 @@ func TestListenUnixMode(t *testing.T) {
 func TestListenErrors(t *testing.T) {
 	s, _ := start(t, Options{}, nil)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	test.Must(t, err)
 	defer taken.Close()
 	for _, a := range []Address{
 		{Network: "unix", Path: filepath.Join(t.TempDir(), "no", "dir")},
@@ -121,5 +123,5 @@ func TestListenVsock(t *testing.T) {
 	if _, err := s.Listen(a); err == nil {
 		t.Error("two listeners on one port")
 	}
-	must(t, s.Close())
+	test.Must(t, s.Close())
 }

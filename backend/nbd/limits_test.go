@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cowblk/backend/loglimit"
+	"cowblk/internal/test"
 )
 
 // ends reports whether the server closes the connection before the test's own deadline.
@@ -94,7 +95,7 @@ func TestPerExport(t *testing.T) {
 	}
 	checkServes(t, a, "y", d)
 	first.Close()
-	eventually(t, "a place is free", func() bool { return s.Exports()[0].Clients == 1 })
+	test.Eventually(t, "a place is free", func() bool { return s.Exports()[0].Clients == 1 })
 	checkServes(t, a, "x", d)
 }
 
@@ -104,7 +105,7 @@ func TestFlood(t *testing.T) {
 	// Half-open connections are disconnected for clients that negotiate.
 	for i := range 200 {
 		dial(t, a)
-		eventually(t, "the client has come and another one gone", func() bool {
+		test.Eventually(t, "the client has come and another one gone", func() bool {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.accepted == uint64(i+1) && len(s.clients) <= 8
@@ -128,7 +129,7 @@ func TestFlood(t *testing.T) {
 		}
 		c.take(512)
 	}
-	eventually(t, "only those who talk are left", func() bool {
+	test.Eventually(t, "only those who talk are left", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return len(s.clients) == 8
@@ -144,7 +145,7 @@ func TestRemoveExport(t *testing.T) {
 	<-d.into
 	removed := make(chan error, 1)
 	go func() { removed <- s.RemoveExport("x") }()
-	eventually(t, "the export is not offered", func() bool { return len(s.Exports()) == 1 })
+	test.Eventually(t, "the export is not offered", func() bool { return len(s.Exports()) == 1 })
 	select {
 	case err := <-removed:
 		t.Error("removed while the disk is being read")
@@ -152,7 +153,7 @@ func TestRemoveExport(t *testing.T) {
 	case <-time.After(20 * time.Millisecond):
 	}
 	close(d.wait)
-	must(t, <-removed)
+	test.Must(t, <-removed)
 	if !ends(reading) {
 		t.Error("the client stays")
 	}
@@ -163,13 +164,13 @@ func TestRemoveExport(t *testing.T) {
 	if err := s.RemoveExport("x"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("again: %v", err)
 	}
-	must(t, s.AddExport("x", randomDisk(512)))
+	test.Must(t, s.AddExport("x", randomDisk(512)))
 	ready(t, a, "x")
 }
 
 func TestAddExportErrors(t *testing.T) {
 	s, _ := start(t, Options{}, map[string]Disk{"x": randomDisk(512)})
-	for _, test := range []struct {
+	for _, tt := range []struct {
 		name string
 		disk Disk
 		want error
@@ -181,11 +182,11 @@ func TestAddExportErrors(t *testing.T) {
 		{"odd", randomDisk(513), ErrSize},
 		{"empty", &memDisk{}, ErrSize},
 	} {
-		if err := s.AddExport(test.name, test.disk); !errors.Is(err, test.want) {
-			t.Errorf("AddExport(%.10q): %v, expected %v", test.name, err, test.want)
+		if err := s.AddExport(tt.name, tt.disk); !errors.Is(err, tt.want) {
+			t.Errorf("AddExport(%.10q): %v, expected %v", tt.name, err, tt.want)
 		}
 	}
-	must(t, s.Close())
+	test.Must(t, s.Close())
 	if err := s.AddExport("z", randomDisk(512)); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
@@ -199,7 +200,7 @@ func TestCloseUnderLoad(t *testing.T) {
 	d := randomDisk(8 << 20)
 	s, a := start(t, Options{}, map[string]Disk{"x": d})
 	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
-	must(t, err)
+	test.Must(t, err)
 	var wg sync.WaitGroup
 	for i := range 12 {
 		at := []Address{a, tcp}[i%2]
@@ -222,9 +223,9 @@ func TestCloseUnderLoad(t *testing.T) {
 			})
 		}
 	}
-	must(t, s.Close())
+	test.Must(t, s.Close())
 	wg.Wait()
-	must(t, s.Close())
+	test.Must(t, s.Close())
 }
 
 // Many bad clients do not produce as many log lines.
@@ -236,7 +237,7 @@ func TestLogIsLimited(t *testing.T) {
 		c.give(make([]byte, optionHeaderLen))
 		c.closed()
 	}
-	must(t, s.Close())
+	test.Must(t, s.Close())
 	if n := strings.Count(log.String(), "\n"); n < 1 || n > 2*loglimit.Burst+1 {
 		t.Errorf("%d lines:\n%s", n, log.String())
 	}
@@ -245,7 +246,7 @@ func TestLogIsLimited(t *testing.T) {
 func TestExports(t *testing.T) {
 	s, a := start(t, Options{}, map[string]Disk{"vm1@t": randomDisk(512), "vm1@s": randomDisk(1024)})
 	ready(t, a, "vm1@t")
-	eventually(t, "the client is counted", func() bool { return s.Exports()[1].Total == 1 })
+	test.Eventually(t, "the client is counted", func() bool { return s.Exports()[1].Total == 1 })
 	want := fmt.Sprintf("[{vm1@s 1024 0 0 [%s]} {vm1@t 512 1 1 [%s]}]", a.URI("vm1@s"), a.URI("vm1@t"))
 	if got := fmt.Sprint(s.Exports()); got != want {
 		t.Errorf("%s\nexpected %s", got, want)

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 func TestParseAddress(t *testing.T) {
@@ -53,7 +55,7 @@ func TestParseAddress(t *testing.T) {
 
 // With or without AF_VSOCK, dialling ends with an error in bounded time.
 func TestVsockNobody(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	a := NewAgent(AgentOptions{Address: Address{CID: 4000000000, Port: 1}})
 	if err := a.Freeze(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), "vsock:4000000000:1") {
 		t.Errorf("Freeze: %v", err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cowblk/backend/control"
+	"cowblk/internal/test"
 )
 
 // guest is a fake qemu-ga. Its state outlives connections. faults selects the fault at the n-th use
@@ -145,15 +146,11 @@ func TestAgent(t *testing.T) {
 	g.mu.Unlock()
 	a := NewAgent(AgentOptions{Address: p.addr})
 	for range 3 {
-		if err := a.Freeze(within(t, waitTimeout)); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, a.Freeze(within(t, waitTimeout)))
 		if frozen, _ := g.state(); !frozen {
 			t.Fatal("Freeze returned and the guest is not frozen")
 		}
-		if err := a.Thaw(within(t, waitTimeout)); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, a.Thaw(within(t, waitTimeout)))
 		if frozen, _ := g.state(); frozen {
 			t.Fatal("Thaw returned and the guest is frozen")
 		}

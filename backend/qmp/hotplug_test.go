@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cowblk/backend/control"
+	"cowblk/internal/test"
 )
 
 // plugQEMU is a fake QEMU for hot-plugging, with one free root port.
@@ -169,9 +170,7 @@ func TestPlugAndUnplug(t *testing.T) {
 		if _, err := Attach(within(t, waitTimeout), m, Plug{Disk: "b"}); err == nil || !strings.Contains(err.Error(), "port0 (vhost-user-blk-pci)") {
 			t.Errorf("a second disk in one port: %v", err)
 		}
-		if err := Detach(within(t, waitTimeout), m, "a", ""); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, Detach(within(t, waitTimeout), m, "a", ""))
 	}
 	if q.left() != "0 devices, 0 chardevs" {
 		t.Error(q.left())

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/digitalocean/go-libvirt"
+
+	"cowblk/internal/test"
 )
 
 // xdrError encodes a libvirt error of the remote protocol (src/rpc/virnetprotocol.x,
@@ -85,9 +87,7 @@ func (h *libvirtPeer) freezer(t *testing.T) *LibvirtFreeze {
 	t.Helper()
 	p := listen(t, h.serve)
 	at, err := ParseLibvirt("qemu:///system?socket="+p.addr.Path, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return NewLibvirtFreeze(at)
 }
 
@@ -186,9 +186,7 @@ func TestLibvirtPauseGone(t *testing.T) {
 		p := listen(t, peer.serve)
 		spec := Spec{Mode: QuiescePause, Libvirt: "qemu:///system?socket=" + p.addr.Path, Domain: "test", Instance: "domain 7"}
 		h, err := spec.Open(nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		if err := h.ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -206,9 +204,7 @@ func TestAgentGone(t *testing.T) {
 	open := func() *Handle {
 		t.Helper()
 		h, err := spec.Open(nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		return h
 	}
 	h := open()
@@ -222,9 +218,7 @@ func TestAgentGone(t *testing.T) {
 		t.Errorf("the same run: %v", err)
 	}
 	dead := exec.Command("true")
-	if err := dead.Run(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, dead.Run())
 	spec.Instance = fmt.Sprintf("pid %d", dead.Process.Pid)
 	if err := open().ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
 		t.Errorf("of a process that has ended: %v", err)
@@ -232,9 +226,7 @@ func TestAgentGone(t *testing.T) {
 	// No listener and no instance, as in records of earlier versions.
 	path := filepath.Join(t.TempDir(), "agent")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	spec = Spec{Mode: QuiesceGuest, Agent: "unix:" + path}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // Procedures of libvirt's remote protocol (src/remote/remote_protocol.x).
@@ -111,9 +113,7 @@ func TestLibvirtFaults(t *testing.T) {
 					}
 					p := listen(t, h.serve)
 					at, err := ParseLibvirt("qemu:///system?socket="+p.addr.Path, "test")
-					if err != nil {
-						t.Fatal(err)
-					}
+					test.Must(t, err)
 					called := false
 					err = WhileQuiesced(context.Background(), NewLibvirtFreeze(at), freezeTime(proc == procThaw || fault == "none"), thawTime, func(context.Context) error {
 						called = true
@@ -135,11 +135,9 @@ func TestLibvirtFaults(t *testing.T) {
 }
 
 func TestLibvirtAbsent(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	at, err := ParseLibvirt("qemu:///system?socket="+t.TempDir()+"/none", "test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	freeze := NewLibvirtFreeze(at)
 	if err := freeze.Freeze(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("Freeze: %v", err)
@@ -151,16 +149,12 @@ func TestLibvirtAbsent(t *testing.T) {
 		t.Errorf("Release: %v", err)
 	}
 	pause, err := NewLibvirtPause(at)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if err := pause.Freeze(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("Freeze: %v", err)
 	}
 	other, err := ParseLibvirt("qemu:///session?socket=/none", "test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if _, err := NewLibvirtPause(other); err == nil || !strings.Contains(err.Error(), "qemu:///system only") {
 		t.Errorf("pause through a session daemon: %v", err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/qmp/link"
+	"cowblk/internal/test"
 )
 
 const greeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "fake"}, "capabilities": ["oob"]}}`
@@ -194,9 +195,7 @@ func TestMonitorLateReply(t *testing.T) {
 		return ""
 	}
 	m := monitor(t, p.addr)
-	if err := m.Run(within(t, waitTimeout), "query-status", nil, nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, m.Run(within(t, waitTimeout), "query-status", nil, nil))
 	if err := m.Run(within(t, 5*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
@@ -211,7 +210,7 @@ func TestMonitorReconnects(t *testing.T) {
 	m := monitor(t, p.addr)
 	sub := m.Subscribe("SHUTDOWN")
 	for i := range 3 {
-		eventually(t, "a connection that works", func() bool {
+		test.Eventually(t, "a connection that works", func() bool {
 			return m.Run(within(t, waitTimeout), "noop", nil, nil) == nil
 		})
 		f.emit(`{"event": "SHUTDOWN", "data": {"n": %d}, "timestamp": {"seconds": 1, "microseconds": 2}}`, i)
@@ -238,15 +237,11 @@ func TestMonitorEventsNeverBlock(t *testing.T) {
 	f, p := newMachine(t)
 	m := monitor(t, p.addr)
 	sub, other := m.Subscribe(), m.Subscribe("OTHER")
-	if err := m.Run(within(t, waitTimeout), "noop", nil, nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, m.Run(within(t, waitTimeout), "noop", nil, nil))
 	for i := range 100 {
 		f.emit(`{"event": "NOISE", "data": {"n": %d}, "timestamp": {"seconds": 1, "microseconds": 2}}`, i)
 	}
-	if err := m.Run(within(t, waitTimeout), "noop", nil, nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, m.Run(within(t, waitTimeout), "noop", nil, nil))
 	if lost := sub.Lost(); lost != 100-8 || other.Lost() != 0 {
 		t.Errorf("%d and %d lost, want 92 and 0", lost, other.Lost())
 	}
@@ -355,7 +350,7 @@ func TestPauseLeavesOthersAlone(t *testing.T) {
 
 // TestRealQEMU runs the monitor against a QEMU that ends and restarts.
 func TestRealQEMU(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	addr := Address{Path: filepath.Join(t.TempDir(), "qmp")}
 	m := NewMonitor(MonitorOptions{Address: addr, Retry: 200 * time.Millisecond})
 	defer m.Close()
@@ -365,10 +360,8 @@ func TestRealQEMU(t *testing.T) {
 		stop := runQEMU(t, addr)
 		q := NewPause(m)
 		// The end of the last QEMU may not have been detected yet.
-		eventually(t, "a connection that works", func() bool { return m.Run(ctx, "query-status", nil, nil) == nil })
-		if err := m.Run(ctx, "cont", nil, nil); err != nil {
-			t.Fatal(err)
-		}
+		test.Eventually(t, "a connection that works", func() bool { return m.Run(ctx, "query-status", nil, nil) == nil })
+		test.Must(t, m.Run(ctx, "cont", nil, nil))
 		if e := <-events.C; e.Event != "RESUME" || e.Timestamp.Seconds == 0 {
 			t.Errorf("got %+v, want RESUME", e)
 		}
@@ -408,9 +401,7 @@ func runQEMU(t *testing.T, addr Address) (stop func()) {
 	cmd := exec.Command("qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-machine", "none",
 		"-qmp", "unix:"+addr.Path+",server=on,wait=off")
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, cmd.Start())
 	stop = sync.OnceFunc(func() { cmd.Process.Kill(); cmd.Wait() })
 	t.Cleanup(stop)
 	return stop
@@ -420,12 +411,8 @@ func runQEMU(t *testing.T, addr Address) (stop func()) {
 func TestGoQEMU(t *testing.T) {
 	f, p := newMachine(t)
 	mon, err := qmp.NewSocketMonitor("unix", p.addr.Path, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := mon.Connect(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, mon.Connect())
 	defer mon.Disconnect()
 	q := NewPause(GoQEMU(mon))
 	if err := q.Freeze(within(t, waitTimeout)); err != nil || f.status() != "paused" {

@@ -15,44 +15,30 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/control"
+	"cowblk/internal/test"
 )
 
 func pair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var ends [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "pair")
 		c, err := net.FileConn(f)
 		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { c.Close() })
 		ends[i] = c.(*net.UnixConn)
 	}
 	return ends[0], ends[1]
 }
 
-func openDescriptors(t testing.TB) int {
-	t.Helper()
-	all, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(all)
-}
-
 func TestMessages(t *testing.T) {
 	a, b := pair(t)
 	from, to := NewConn(a), NewConn(b)
 	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer file.Close()
 	if _, err := file.WriteString("what is in it"); err != nil {
 		t.Fatal(err)
@@ -65,15 +51,11 @@ func TestMessages(t *testing.T) {
 		{Kind: Ready},
 	}
 	for _, m := range sent {
-		if err := from.Send(m); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, from.Send(m))
 	}
 	for _, want := range sent {
 		got, err := to.Expect(want.Kind)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		if (got.FD > 0) != (want.FD > 0) {
 			t.Errorf("%+v, want %+v", got, want)
 		}
@@ -94,9 +76,7 @@ func TestMessages(t *testing.T) {
 			t.Errorf("%q was sent", m.Kind)
 		}
 	}
-	if err := from.Send(Message{Kind: Refused, Error: "no"}); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, from.Send(Message{Kind: Refused, Error: "no"}))
 	var refused *RefusedError
 	if _, err := to.Expect(Go); !errors.As(err, &refused) || refused.Reason != "no" {
 		t.Errorf("refusal: %v", err)
@@ -122,7 +102,7 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte{0, 0}, uint8(1))
 	f.Fuzz(func(t *testing.T, p []byte, fds uint8) {
 		a, b := pair(t)
-		before := openDescriptors(t)
+		before := test.CountFDs(t)
 		rights := make([]int, fds%8)
 		var oob []byte
 		if len(rights) > 0 {
@@ -141,7 +121,7 @@ func FuzzReceive(f *testing.F) {
 			}
 			unix.Close(m.FD)
 		}
-		if n := openDescriptors(t); n != before {
+		if n := test.CountFDs(t); n != before {
 			t.Errorf("%d descriptors are open, %d were", n, before)
 		}
 	})
@@ -151,7 +131,7 @@ func FuzzReceive(f *testing.F) {
 // anything.
 func TestRequestToOthers(t *testing.T) {
 	greeting := `{"QMP":{"version":{},"capabilities":[]}}` + "\r\n"
-	for name, test := range map[string]struct {
+	for name, tt := range map[string]struct {
 		answer string
 		want   string
 	}{
@@ -165,16 +145,14 @@ func TestRequestToOthers(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "c")
 		l, err := net.Listen("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		go func() {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
 			defer c.Close()
-			io.WriteString(c, test.answer)
+			io.WriteString(c, tt.answer)
 			c.(*net.UnixConn).CloseWrite()
 			io.Copy(io.Discard, c)
 		}()
@@ -182,8 +160,8 @@ func TestRequestToOthers(t *testing.T) {
 		if err == nil {
 			o.Close()
 			t.Errorf("%s: no error", name)
-		} else if !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: %v, expected %q in it", name, err, test.want)
+		} else if !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, expected %q in it", name, err, tt.want)
 		}
 		l.Close()
 	}

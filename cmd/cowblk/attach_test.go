@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func TestAttachAndDetach(t *testing.T) {
@@ -39,7 +41,7 @@ func TestAttachAndDetach(t *testing.T) {
 	expectFailure(t, dir, []string{"attach", "c", "--qmp", q.qmp}, "no free PCIe root port", "port0 (vhost-user-blk-pci), port1 (vhost-user-blk-pci)", "-device pcie-root-port")
 
 	command(t, dir, "detach", "a", "--qmp", q.qmp)
-	eventually(t, "a is free", func() bool { return !connected("a") })
+	test.Eventually(t, "a is free", func() bool { return !connected("a") })
 	expectFailure(t, dir, []string{"detach", "a", "--qmp", q.qmp}, `no device "disk-a"`)
 	expectFailure(t, dir, []string{"detach", "c", "--qmp", q.qmp, "--id", "port0"}, "is a pcie-root-port")
 	command(t, dir, "detach", "b", "--qmp", q.qmp, "--id", "second")
@@ -50,13 +52,9 @@ func TestAttachAndDetach(t *testing.T) {
 	q.clean()
 	// QEMU cannot reach the socket: attach must not block QEMU, and so the guest.
 	socket := filepath.Join(dir, "run", "a.sock")
-	if err := os.Rename(socket, socket+"2"); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Rename(socket, socket+"2"))
 	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "does not connect to "+socket, "--socket-group")
-	if err := os.Rename(socket+"2", socket); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Rename(socket+"2", socket))
 	q.clean()
 	command(t, dir, "attach", "a", "--qmp", q.qmp)
 

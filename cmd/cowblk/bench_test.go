@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/load"
 )
 
@@ -83,9 +84,7 @@ func TestBenchTable(t *testing.T) {
 	a := &load.Report{Options: load.Options{Socket: "a"}, IOPS: 1234567, CPUBackend: new(float64)}
 	b := &load.Report{Options: load.Options{Socket: "b", FirstWrite: true}, BackendNote: "unknown: gone", Errors: 2}
 	var out bytes.Buffer
-	if err := (&app{out: &out}).printBench([]*load.Report{a, b}, b); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, (&app{out: &out}).printBench([]*load.Report{a, b}, b))
 	for _, want := range []string{"\na    1,234,567 ", "\nb ", "\nall ", " unknown ", "\nCPU back-end of b: unknown: gone\n", "\nnot every block was written in this time\n", "\n2 requests failed"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, &out)

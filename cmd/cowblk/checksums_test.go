@@ -9,6 +9,7 @@ import (
 
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -35,9 +36,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	waitChecksums(t, layer.Paths{Map: filepath.Join(dir, m.Layers[1].Map), Data: filepath.Join(dir, m.Layers[1].Data)})
 	_, events := dialControl(t, dir, "a")
 	f = dial(t, filepath.Join(dir, "run", "a.sock"))
-	if err := flipBit(data, 20000); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, flipBit(data, 20000))
 	var bad *frontend.StatusError
 	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 16384); !errors.As(err, &bad) || bad.Status != frontend.StatusIOErr {
 		t.Errorf("damaged data: %v", err)
@@ -76,13 +75,8 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 // waitChecksums waits until a layer has checksums of its data.
 func waitChecksums(t *testing.T, p layer.Paths) {
 	t.Helper()
-	for end := time.Now().Add(waitTimeout); ; time.Sleep(10 * time.Millisecond) {
+	test.Eventually(t, p.Map+": checksums of the data", func() bool {
 		found, err := layer.Inspect(vfs.OS{}, p, layer.InspectParams{})
-		if err == nil && found.HasChecksums {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s: no checksums of the data: %+v, %v", p.Map, found, err)
-		}
-	}
+		return err == nil && found.HasChecksums
+	})
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // terminalApp returns an app with a terminal on which answer is typed.
@@ -61,9 +62,7 @@ func TestNoTerminalNoConsent(t *testing.T) {
 			s.command("cowblk create vm1 --size 1M")
 			s.command("cowblk promote vm1 --tag t1")
 			before, err := s.store().Disk("vm1")
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			var out, errOut bytes.Buffer
 			a := s.app(&out, &errOut)
 			a.in = strings.NewReader(input)

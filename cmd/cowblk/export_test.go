@@ -17,6 +17,7 @@ import (
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // runTool runs an installed program, such as nbdcopy.
@@ -89,9 +90,7 @@ func TestExportOfServedDisk(t *testing.T) {
 	q, uris := startExport(t, dir, 4, "vm1@two", "vm1@one", "--listen", "unix:"+filepath.Join(dir, "nbd & more"), "--listen", "tcp:0")
 	for _, uri := range uris {
 		u, err := url.Parse(uri)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		checkCopy(t, uri, tags[strings.TrimPrefix(u.Path, "/")])
 		scribble()
 	}
@@ -121,17 +120,13 @@ func TestExportByDaemon(t *testing.T) {
 	writeAt(t, f, 4096, pattern(8, 512))
 
 	s, err := store.Open(dir, store.Options{Getenv: func(string) string { return "" }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	serving, ok := s.Serving("vm1")
 	if !ok {
 		t.Fatal("vm1 is not served")
 	}
 	c, err := control.Dial(serving.Control, 20*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ask := func(command string, args, out any) {
 		t.Helper()
 		if err := c.Run(t.Context(), command, args, out); err != nil {

@@ -15,6 +15,7 @@ import (
 	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // hangs makes the guest's agent or monitor hang once, at a command, until resume.
@@ -55,9 +56,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			p := start(t, dir, nil, "serve", "a")
 			f := dial(t, filepath.Join(dir, "run", "a.sock"))
 			ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			hanging, resume := g.hangs(c.when, c.command)
 			t.Cleanup(resume)
 			args := daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.spec(c.mode), Timeout: 0.3}
@@ -84,21 +83,12 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 
 			resume()
 			s, err := store.Open(dir, store.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			test.Must(t, err)
+			test.Eventually(t, "the guest is thawed, and its record is gone", func() bool {
 				noted, err := s.QuiesceRecord("a", &qmp.Spec{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if !noted && !g.quiesced() {
-					break
-				}
-				if time.Now().After(end) {
-					t.Fatalf("the guest is quiesced: %v; record: %v\n%s", g.quiesced(), noted, p.log.String())
-				}
-			}
+				test.Must(t, err)
+				return !noted && !g.quiesced()
+			}, &p.log)
 			args.Tag, args.Timeout = "t3", 10
 			if err := ctl.Run(context.Background(), "cow-promote", args, nil); err != nil {
 				t.Errorf("the next promotion: %v", err)
@@ -119,16 +109,12 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	writeAt(t, f, 0, pattern(1, 4096))
 	ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	hanging, resume := g.hangs("after", "guest-fsfreeze-freeze")
 	t.Cleanup(resume)
 	go ctl.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.spec(qmp.QuiesceGuest), Timeout: 0.5}, nil)
 	<-hanging
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Process.Signal(syscall.SIGTERM))
 	p.cmd.Wait() // the process ends
 	if !g.quiesced() {
 		t.Error("the agent let the guest go although it hangs")
@@ -137,11 +123,7 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 	f = dial(t, filepath.Join(dir, "run", "a.sock")) // served while the guest is frozen, which may need its disk to thaw
 	wantAt(t, f, 0, pattern(1, 4096))
 	resume()
-	for end := time.Now().Add(20 * time.Second); g.quiesced(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("the guest is quiesced\n%s", p.log.String())
-		}
-	}
+	test.Eventually(t, "the guest is thawed", func() bool { return !g.quiesced() }, &p.log)
 	f.Close()
 	p.end(t)
 }
@@ -169,9 +151,7 @@ func TestGarbageFromMonitors(t *testing.T) {
 			dir := shortDir(t)
 			command(t, dir, "create", "a", "--size", "1M")
 			l, err := net.Listen("unix", filepath.Join(dir, "qmp"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			var talks sync.WaitGroup
 			met := make(chan struct{}, 1)
 			talks.Go(func() {
@@ -201,9 +181,7 @@ func TestGarbageFromMonitors(t *testing.T) {
 				writeAt(t, f, int64(i)*4096, pattern(byte(i+1), 4096))
 			}
 			ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			spec := qmp.Spec{Mode: qmp.QuiescePause, QMP: "unix:" + filepath.Join(dir, "qmp")}
 			if err := ctl.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "p", Spec: spec, Timeout: 0.2}, nil); err == nil {
 				t.Error("a promotion that pauses the guest has succeeded")

@@ -13,6 +13,7 @@ import (
 	"cowblk/backend"
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 )
 
 // The events of a QEMU that starts after the daemon, ends and starts again.
@@ -97,9 +98,7 @@ func TestHooksDoNotDisturb(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "16M")
 	mute, err := control.ListenUnix(filepath.Join(dir, "qmp"), "") // the backlog accepts connections
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for _, gone := range []bool{false, true} {
 		if gone {
 			mute.Close()

@@ -13,15 +13,14 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // A signal ends an import whose file does not answer, and the message is correct.
 func TestImportOfHangingFile(t *testing.T) {
 	dir := t.TempDir()
 	src := filepath.Join(dir, "src")
-	if err := os.WriteFile(src, make([]byte, 4096), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(src, make([]byte, 4096), 0o600))
 	synctest.Test(t, func(t *testing.T) {
 		asked, release := make(chan struct{}), make(chan struct{})
 		first := sync.OnceFunc(func() { close(asked) })
@@ -34,9 +33,7 @@ func TestImportOfHangingFile(t *testing.T) {
 			return faultfs.Fault{}
 		})
 		s, err := store.Open(filepath.Join(dir, "store"), store.Options{FS: files, Getenv: func(string) string { return "" }})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		ctx, signal := context.WithCancel(t.Context())
 		go func() {
 			<-asked
@@ -68,9 +65,7 @@ func TestBlkFileFormats(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newScript(t)
-			if err := os.WriteFile(filepath.Join(s.dir, "a b"), tt.data, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.WriteFile(filepath.Join(s.dir, "a b"), tt.data, 0o600))
 			if tt.found == "" {
 				if err := store.CheckRaw(nil, filepath.Join(s.dir, "a b"), "word"); err != nil {
 					t.Error(err)
@@ -88,9 +83,7 @@ func TestBlkFileFormats(t *testing.T) {
 	}
 	s := newScript(t)
 	for _, name := range []string{"m", "d"} {
-		if err := os.WriteFile(filepath.Join(s.dir, name), make([]byte, 16384), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(filepath.Join(s.dir, name), make([]byte, 16384), 0o600))
 	}
 	for line, want := range map[string]string{
 		"cowblk serve --blk-file nosuch --socket-path s":                       "no such file",

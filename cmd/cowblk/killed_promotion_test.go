@@ -25,6 +25,7 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -75,9 +76,7 @@ func newFakeGuest(t testing.TB, dir string) *fakeGuest {
 	t.Cleanup(wg.Wait)
 	for name, serve := range map[string]func(net.Conn){"agent": g.agent, "qmp": g.monitor} {
 		l, err := net.Listen("unix", filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { l.Close() })
 		wg.Go(func() {
 			for {
@@ -259,9 +258,7 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 	for _, name := range names {
 		f := dial(t, filepath.Join(dir, "run", name+".sock"))
 		writeAt(t, f, 0, pattern(1, 8192))
-		if err := f.Driver(0).Flush(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, f.Driver(0).Flush())
 		disks = append(disks, f)
 	}
 	if k.guest {
@@ -345,26 +342,17 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered
 		t.Error("the promotion was reported and has not happened")
 	}
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	test.Must(t, err)
+	test.Eventually(t, "the guest is thawed, and its records are gone", func() bool {
 		var v qmp.Spec
 		a, errA := s.QuiesceRecord("a", &v)
 		b, errB := s.QuiesceRecord("b", &v)
-		if errors.Join(errA, errB) == nil && !a && !b && !g.quiesced() {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the guest is quiesced: %v; records: %v, %v\n%s", g.quiesced(), a, b, p.log.String())
-		}
-	}
+		return errors.Join(errA, errB) == nil && !a && !b && !g.quiesced()
+	}, &p.log)
 	if promoted {
 		command(t, dir, "create", "c", "--from", "a@t")
 		o, err := s.OpenDisk(context.Background(), "c", store.OpenOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		defer o.Close()
 		got := make([]byte, 8192)
 		if _, err := o.Disk.ReadAt(got, 0); err != nil || !bytes.Equal(got, pattern(1, 8192)) {
@@ -381,9 +369,7 @@ func TestQuiesceRecordForAllOrNone(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	n := &servedManifests{store: s}
 	if err := n.Note([]string{"a", "gone"}, &qmp.Spec{Mode: qmp.QuiescePause}); err == nil {
 		t.Fatal("a record was made for a disk that does not exist")
@@ -399,20 +385,14 @@ func TestPromoteWaitsForThaw(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	agent := filepath.Join(dir, "agent")
 	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + agent}
-	if err := s.SetQuiesceRecord("a", spec); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.SetQuiesceRecord("a", spec))
 	p := start(t, dir, nil, "serve", "a") // the agent does not exist yet
 	dial(t, filepath.Join(dir, "run", "a.sock"))
 	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ask := func(tag string, spec qmp.Spec, timeout float64) error {
 		args := daemon.PromoteArgs{Disks: []string{"a"}, Tag: tag, Spec: spec, Timeout: timeout}
 		return c.Run(context.Background(), "cow-promote", args, nil)

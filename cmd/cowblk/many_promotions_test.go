@@ -17,6 +17,7 @@ import (
 	"cowblk/backend/control"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // manyEnv sets the number of promotions of TestManyPromotions; default: 100.
@@ -31,13 +32,9 @@ type resources struct {
 func openResources(t *testing.T) (r resources) {
 	t.Helper()
 	runtime.GC()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return resources{len(entries), runtime.NumGoroutine(), m.HeapAlloc}
+	return resources{test.CountFDs(t), runtime.NumGoroutine(), m.HeapAlloc}
 }
 
 // A disk is promoted repeatedly while it is read and written. A promotion leaves a layer, which is
@@ -64,9 +61,7 @@ func TestManyPromotions(t *testing.T) {
 	go func() { ended <- a.serve(ctx, []string{"a"}, &serveFlags{fd: -1, queues: 1}) }()
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var pause atomic.Bool
 	var stopped atomic.Bool
 	paused := make(chan struct{})
@@ -98,19 +93,7 @@ func TestManyPromotions(t *testing.T) {
 		pause.Store(true)
 		<-paused
 		defer func() { pause.Store(false); paused <- struct{}{} }()
-		want := 0
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			var stats []struct{ Unsealed int }
-			if err := c.Run(ctx, "query-cow-stats", nil, &stats); err != nil {
-				t.Fatal(err)
-			}
-			if want = stats[0].Unsealed; want == 0 {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatalf("%d layers are not sealed", want)
-			}
-		}
+		waitSealed(t, c)
 		time.Sleep(50 * time.Millisecond) // connections and goroutines of the last commands end
 		for sub, n := range map[string]int{"layers": layers, "tmp": 0, "disks/a": 2} {
 			if e, err := os.ReadDir(filepath.Join(dir, sub)); err != nil || len(e) != n {
@@ -124,9 +107,7 @@ func TestManyPromotions(t *testing.T) {
 		for range n {
 			made++
 			args := map[string]any{"disks": []string{"a"}, "tag": fmt.Sprintf("t%d", made)}
-			if err := c.Run(ctx, "cow-promote", args, nil); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, c.Run(ctx, "cow-promote", args, nil))
 		}
 	}
 	promote(10) // creates what is created once
@@ -166,9 +147,7 @@ func TestPromotionAtTheLimitOfOpenFiles(t *testing.T) {
 	p := start(t, dir, limited, "serve", "a")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	made := 0
 	for ; err == nil && made < 64; made++ {
 		writeAt(t, f, 4096, pattern(byte(made), 4096))

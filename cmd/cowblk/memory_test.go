@@ -10,6 +10,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 )
 
 // A QEMU guest whose memory is not shared hangs before its boot loader: the log explains it. With
@@ -39,23 +40,17 @@ func TestMemoryNotShared(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			log := filepath.Join(t.TempDir(), "log")
 			file, err := os.Create(log)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			defer file.Close()
 			p := start(t, dir, func(c *exec.Cmd) { c.Stderr = file }, "serve", "a")
 			dial(t, socket).Close()
 			q := exec.Command(binary, append(tc.memory, "-accel", "tcg", "-nodefaults", "-display", "none",
 				"-chardev", "socket,id=c,path="+socket, "-device", "vhost-user-blk-pci,chardev=c,bootindex=1")...)
-			if err := q.Start(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, q.Start())
 			defer func() { q.Process.Kill(); q.Wait() }()
 			for end := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 				b, err := os.ReadFile(log)
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				text := string(b)
 				if tc.want == "requests came" {
 					if strings.Contains(command(t, dir, "info", "a"), "connected, ") && served(t, dir) {
@@ -85,9 +80,7 @@ func served(t *testing.T, dir string) bool {
 func statsOf(t *testing.T, ctl string) daemon.DiskStats {
 	t.Helper()
 	c, err := control.Dial(ctl, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var all []daemon.DiskStats
 	if err := c.Run(t.Context(), "query-cow-stats", nil, &all); err != nil || len(all) != 1 {
 		t.Fatal(all, err)

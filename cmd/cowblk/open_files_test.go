@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -21,9 +22,7 @@ import (
 func (p *process) descriptors(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return len(entries)
 }
 
@@ -31,9 +30,7 @@ func (p *process) descriptors(t *testing.T) int {
 func (p *process) allow(t *testing.T, more int) {
 	t.Helper()
 	var limit unix.Rlimit
-	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit))
 	limit.Cur = limit.Max
 	if more >= 0 {
 		// RLIMIT_NOFILE limits the value of descriptors: this is the first free one that may not be
@@ -48,9 +45,7 @@ func (p *process) allow(t *testing.T, more int) {
 			}
 		}
 	}
-	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil))
 }
 
 // A process runs out of file descriptors: a promotion fails completely and says what to do, new
@@ -173,9 +168,7 @@ func TestDescriptorsNeeded(t *testing.T) {
 		command(t, dir, "promote", "b", "--tag", fmt.Sprint("t", i))
 	}
 	image := filepath.Join(dir, "image")
-	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(image, make([]byte, 1<<20), 0o600))
 	command(t, dir, "import", image, "i")
 	command(t, dir, "create", "d", "--from", "i")
 	for _, tc := range []struct {
@@ -204,9 +197,7 @@ func TestDescriptorsNeeded(t *testing.T) {
 func TestLargerThanFileSystemAllows(t *testing.T) {
 	dir := shortDir(t)
 	probe := filepath.Join(dir, "probe")
-	if err := os.WriteFile(probe, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(probe, nil, 0o600))
 	if err := os.Truncate(probe, 17<<40); !errors.Is(err, unix.EFBIG) {
 		t.Skipf("this file system takes files of 17 TiB (%v): ext4 does not", err)
 	}
@@ -220,12 +211,7 @@ func TestLargerThanFileSystemAllows(t *testing.T) {
 
 func awaitDescriptors(t *testing.T, p *process, want int) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); p.descriptors(t) != want; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			out, _ := exec.Command("ls", "-l", fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid)).CombinedOutput()
-			t.Fatalf("%d descriptors, expected %d\n%s", p.descriptors(t), want, out)
-		}
-	}
+	test.Eventually(t, fmt.Sprint(want, " descriptors"), func() bool { return p.descriptors(t) == want })
 }
 
 // A disk with more layers than the process may open: every command refuses with advice, and changes

@@ -15,6 +15,7 @@ import (
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
+	"cowblk/internal/test"
 )
 
 // A quiesced guest does not wait for another process that changes the store. Another process takes
@@ -38,13 +39,9 @@ func TestStoreLockedWhileGuestQuiesced(t *testing.T) {
 			p := start(t, dir, nil, append([]string{"serve"}, c.disks...)...)
 			f := dial(t, filepath.Join(dir, "run", "a.sock"))
 			ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			lock, err := os.Open(filepath.Join(dir, "lock"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			defer lock.Close()
 			var taken, given error
 			g.setHook(func(when, command string) {
@@ -82,9 +79,7 @@ func BenchmarkQuiescedPromotion(b *testing.B) {
 			p := start(b, dir, nil, "serve", "a")
 			f := dial(b, filepath.Join(dir, "run", "a.sock"))
 			ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-			if err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, err)
 			var stopped time.Time
 			var held []time.Duration
 			g.setHook(func(when, command string) {

@@ -12,15 +12,14 @@ import (
 
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // listenRefusing makes a socket file on which no process listens.
 func listenRefusing(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	l.SetUnlinkOnClose(false)
 	l.Close()
 }
@@ -31,9 +30,7 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	listenRefusing(t, filepath.Join(dir, "refuses"))
 	p, _ := startServing(t, dir, "a")
 	for _, args := range [][]string{
@@ -65,9 +62,7 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 // at once.
 func TestRecordOfEndedGuestRemoved(t *testing.T) {
 	dead := exec.Command("true")
-	if err := dead.Run(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, dead.Run())
 	for name, spec := range map[string]qmp.Spec{
 		"process ended":          {Mode: qmp.QuiesceGuest, Agent: "unix:none", Instance: "pid " + strconv.Itoa(dead.Process.Pid)},
 		"process ended, pause":   {Mode: qmp.QuiescePause, QMP: "unix:none", Instance: "pid " + strconv.Itoa(dead.Process.Pid)},
@@ -78,18 +73,14 @@ func TestRecordOfEndedGuestRemoved(t *testing.T) {
 			dir := shortDir(t)
 			command(t, dir, "create", "a", "--size", "1M")
 			s, err := store.Open(dir, store.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			listenRefusing(t, filepath.Join(dir, "refuses"))
 			for _, at := range []*string{&spec.Agent, &spec.QMP} {
 				if *at != "" {
 					*at = "unix:" + filepath.Join(dir, strings.TrimPrefix(*at, "unix:"))
 				}
 			}
-			if err := s.SetQuiesceRecord("a", spec); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, s.SetQuiesceRecord("a", spec))
 			p, _ := startServing(t, dir, "a")
 			newFakeGuest(t, dir)
 			command(t, dir, "promote", "a", "--tag", "t", "--timeout", "30s", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
@@ -110,37 +101,27 @@ func TestForget(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}
 	noted := func() bool {
 		t.Helper()
 		there, err := s.QuiesceRecord("a", &qmp.Spec{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		return there
 	}
 	if out := command(t, dir, "resume", "--forget", "a"); !strings.Contains(out, "a has no record") {
 		t.Error(out)
 	}
-	if err := s.SetQuiesceRecord("a", spec); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.SetQuiesceRecord("a", spec))
 	if out := command(t, dir, "resume", "--forget", "a"); noted() || !strings.Contains(out, "a no longer has a record") {
 		t.Errorf("stopped: %s", out)
 	}
 	// Also a record that cannot be read.
-	if err := os.WriteFile(filepath.Join(dir, "disks", "a", "quiesced.json"), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(filepath.Join(dir, "disks", "a", "quiesced.json"), []byte("{"), 0o600))
 	if command(t, dir, "resume", "--forget", "a"); noted() {
 		t.Error("damaged: it is still there")
 	}
-	if err := s.SetQuiesceRecord("a", spec); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.SetQuiesceRecord("a", spec))
 	p, _ := startServing(t, dir, "a") // tries to thaw the guest
 	if code, text := outcomeOf(t, dir, "promote", "a", "--quiesce", "guest", "--agent", spec.Agent, "--timeout", "10ms"); code != exitFailure || !strings.Contains(text, "--forget") {
 		t.Errorf("exit %d: %s", code, text)
@@ -166,12 +147,8 @@ func TestEndBeforeThaw(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "a", "--size", "1M")
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.SetQuiesceRecord("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, s.SetQuiesceRecord("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}))
 	p, _ := startServing(t, dir, "a")
 	began := time.Now()
 	p.end(t)

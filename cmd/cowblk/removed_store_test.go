@@ -16,6 +16,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 )
 
 // The files of a disk, its directory, or the whole store are removed or replaced while the disk is
@@ -53,9 +54,7 @@ func TestStoreRemovedUnderneath(t *testing.T) {
 				ctl := dialRaw(t, filepath.Join(st, "run", "a.ctl")) // the socket file may be gone, too
 				writeAt(t, f, 0, pattern(1, 8192))
 				before := listing(t, st)
-				if err := c.remove(st); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, c.remove(st))
 				left := listing(t, st)
 				if fmt.Sprint(before) == fmt.Sprint(left) && c.name != "copied back" && c.name != "head copied back" {
 					t.Fatalf("nothing was removed: %v", left)
@@ -101,9 +100,7 @@ type rawControl struct {
 func dialRaw(t *testing.T, path string) *rawControl {
 	t.Helper()
 	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return rawOn(t, conn)
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // startRun starts "cowblk run" of a disk with a QEMU without a console, and returns both processes.
@@ -22,7 +24,7 @@ func startRun(t *testing.T, dir, disk string, more ...string) (p *process, qemu 
 	args := append([]string{"run", disk, "--accel", "tcg", "--memory", "64M", "--vcpus", "1"}, more...)
 	args = append(args, "--", "-display", "none", "-serial", "none", "-monitor", "none", "-S", "-pidfile", pidFile)
 	p = start(t, dir, nil, args...)
-	eventually(t, "QEMU runs", func() bool {
+	test.Eventually(t, "QEMU runs", func() bool {
 		text, err := os.ReadFile(pidFile)
 		if err != nil {
 			return false
@@ -55,11 +57,9 @@ func TestRunTakesQEMUWithIt(t *testing.T) {
 			dir := shortDir(t)
 			command(t, dir, "create", "vm1", "--size", "1M")
 			p, qemu := startRun(t, dir, "vm1")
-			if err := p.cmd.Process.Signal(signal); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, p.cmd.Process.Signal(signal))
 			p.cmd.Wait()
-			eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
+			test.Eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
 			p, qemu = startRun(t, dir, "vm1")
 			p.end(t)
 			if isAlive(qemu) {
@@ -75,9 +75,7 @@ func TestQEMUTakesRunWithIt(t *testing.T) {
 	dir := shortDir(t)
 	command(t, dir, "create", "vm1", "--size", "1M")
 	p, qemu := startRun(t, dir, "vm1")
-	if err := unix.Kill(qemu, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Kill(qemu, unix.SIGKILL))
 	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "signal: killed") {
 		t.Errorf("exit %d: %s", code, p.log.String())
 	}
@@ -102,11 +100,9 @@ func TestRunOfServedDisk(t *testing.T) {
 	serving := start(t, dir, nil, "serve", "vm1")
 	dial(t, filepath.Join(dir, "run", "vm1.sock")).Close()
 	p, qemu := startRun(t, dir, "vm1")
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Process.Kill())
 	p.cmd.Wait()
-	eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
+	test.Eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
 	serving.end(t)
 }
 

@@ -22,6 +22,7 @@ import (
 	"cowblk/backend/daemon"
 	"cowblk/cow"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -59,9 +60,7 @@ func start(t testing.TB, dir string, change func(*exec.Cmd), args ...string) *pr
 	if change != nil {
 		change(p.cmd)
 	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Start())
 	t.Cleanup(func() {
 		if p.cmd.ProcessState == nil {
 			p.cmd.Process.Kill()
@@ -88,18 +87,15 @@ func dial(t testing.TB, socket string) *frontend.Frontend {
 	return dialWith(t, socket, frontend.Options{})
 }
 
-func dialWith(t testing.TB, socket string, o frontend.Options) *frontend.Frontend {
+func dialWith(t testing.TB, socket string, o frontend.Options) (f *frontend.Frontend) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		f, err := frontend.Dial(socket, o)
-		if err == nil {
-			t.Cleanup(func() { f.Close() })
-			return f
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	test.Eventually(t, socket+" is served", func() (ok bool) {
+		var err error
+		f, err = frontend.Dial(socket, o)
+		return err == nil
+	})
+	t.Cleanup(func() { f.Close() })
+	return f
 }
 
 // command runs cowblk in this process and returns its standard output.
@@ -120,13 +116,9 @@ func command(t testing.TB, dir string, args ...string) string {
 func manifestOf(t testing.TB, dir, disk string) *store.Manifest {
 	t.Helper()
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	m, err := s.Disk(disk)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return m
 }
 
@@ -134,9 +126,7 @@ func manifestOf(t testing.TB, dir, disk string) *store.Manifest {
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cowblk")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
 }
@@ -184,9 +174,7 @@ func TestServeSeveralDisksAndPromoteThem(t *testing.T) {
 			HeadBlocks int `json:"head-blocks"`
 		}
 	}
-	if err := json.Unmarshal([]byte(command(t, dir, "info", "a", "--json")), &info); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, json.Unmarshal([]byte(command(t, dir, "info", "a", "--json")), &info))
 	if len(info.Layers) != 2 || info.Layers[0].Tag != "both" || !info.Live.Connected || info.Live.Depth != 2 || info.Live.HeadBlocks != 1 {
 		t.Errorf("info of the served disk: %+v", info)
 	}
@@ -222,9 +210,7 @@ func TestServeStopsOnQuit(t *testing.T) {
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	writeAt(t, f, 0, pattern(5, 4096))
 	conn, err := net.Dial("unix", filepath.Join(dir, "run", "a.ctl"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer conn.Close()
 	fmt.Fprint(conn, `{"execute":"qmp_capabilities"}{"execute":"quit"}`)
 	if err := p.cmd.Wait(); err != nil {
@@ -246,9 +232,7 @@ func TestPrintCapabilities(t *testing.T) {
 		Type     string
 		Features []string
 	}
-	if err := json.Unmarshal([]byte(command(t, t.TempDir(), "serve", "--print-capabilities")), &got); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, json.Unmarshal([]byte(command(t, t.TempDir(), "serve", "--print-capabilities")), &got))
 	if got.Type != "block" || !slices.Equal(got.Features, []string{"read-only", "blk-file"}) {
 		t.Errorf("%+v", got)
 	}
@@ -259,9 +243,7 @@ func TestPrintCapabilities(t *testing.T) {
 func TestBackendProgramConventions(t *testing.T) {
 	dir := shortDir(t)
 	raw := filepath.Join(dir, "raw")
-	if err := os.WriteFile(raw, pattern(7, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(raw, pattern(7, 1<<20), 0o600))
 	socket := filepath.Join(dir, "s")
 	p := start(t, dir, nil, "serve", "--blk-file", raw, "--socket-path", socket)
 	writeAt(t, dial(t, socket), 512, pattern(8, 512))
@@ -282,21 +264,15 @@ func TestBackendProgramConventions(t *testing.T) {
 	p.end(t)
 
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	theirs, ours := os.NewFile(uintptr(pair[0]), "theirs"), os.NewFile(uintptr(pair[1]), "ours")
 	p = start(t, dir, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{theirs} }, "serve", "--blk-file", raw, "--fd", "3")
 	theirs.Close()
 	conn, err := net.FileConn(ours)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ours.Close()
 	f, err = frontend.New(conn.(*net.UnixConn), frontend.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	wantAt(t, f, 512, pattern(8, 512))
 	f.Close()
 	if err := p.cmd.Wait(); err != nil { // the process ends with the connection
@@ -306,16 +282,12 @@ func TestBackendProgramConventions(t *testing.T) {
 	// As started by QEMU's conventions, under the name in integration/50-cowblk.json.
 	var registered struct{ Type, Binary string }
 	text, err := os.ReadFile("../../integration/50-cowblk.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if err := json.Unmarshal(text, &registered); err != nil || registered.Type != "block" {
 		t.Fatalf("%+v, %v", registered, err)
 	}
 	binary := filepath.Join(dir, filepath.Base(registered.Binary))
-	if err := os.Symlink(os.Args[0], binary); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Symlink(os.Args[0], binary))
 	cmd := exec.Command(binary, "--print-capabilities")
 	cmd.Env = append(os.Environ(), mainEnv+"=1")
 	if out, err := cmd.Output(); err != nil || !strings.Contains(string(out), `"block"`) {
@@ -332,14 +304,10 @@ func TestBackendProgramConventions(t *testing.T) {
 func listener(t *testing.T, path string) (string, *os.File) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	l.SetUnlinkOnClose(false)
 	f, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	l.Close()
 	t.Cleanup(func() { f.Close() })
 	return path, f
@@ -354,9 +322,7 @@ func TestSocketActivationAndReadiness(t *testing.T) {
 	pathA, fileA := listener(t, filepath.Join(dir, "from-systemd-a"))
 	pathB, fileB := listener(t, filepath.Join(dir, "from-systemd-b"))
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer notify.Close()
 	// LISTEN_PID must be the process's own, so a shell sets it and executes cowblk.
 	p := start(t, dir, func(c *exec.Cmd) {
@@ -416,9 +382,7 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 		p := start(t, dir, nil, args...)
 		c, _ := dialControl(t, dir, "a")
 		f, err := frontend.Dial(filepath.Join(dir, "run", "a.sock"), frontend.Options{Refuse: frontend.FeatureFlush | frontend.FeatureConfigWCE})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		writeAt(t, f, 0, pattern(1, 4096))
 		var disks []daemon.DiskInfo
 		if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache != with {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // A lock file may name the control socket of a process that serves a disk of the same name from
@@ -21,22 +23,14 @@ func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 	p, f := startServing(t, served, "d")
 	defer f.Close()
 	lock, err := os.OpenFile(filepath.Join(meant, "disks", "d", "lock"), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 	text, err := json.Marshal(map[string]any{
 		"pid": os.Getpid(), "control": filepath.Join(served, "run", "d.ctl"), "socket": filepath.Join(served, "run", "d.sock"),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := lock.Truncate(0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, lock.Truncate(0))
 	if _, err := lock.WriteAt(text, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -50,9 +44,7 @@ func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 	}
 	// A store reached by another path is the same store.
 	other := filepath.Join(dir, "link")
-	if err := os.Symlink(served, other); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Symlink(served, other))
 	command(t, other, "promote", "d", "--tag", "t")
 	if m := manifestOf(t, served, "d"); len(m.Layers) != 2 || m.Layers[0].Tag != "t" {
 		t.Errorf("%+v", m.Layers)

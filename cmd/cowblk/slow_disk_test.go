@@ -14,6 +14,7 @@ import (
 	"cowblk/backend/daemon"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -45,19 +46,6 @@ func lockHolderMain(spec string) int {
 	return run(os.Args[1:], a)
 }
 
-// waitExists waits for a file.
-func waitExists(t *testing.T, path string) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(path); err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s does not come", path)
-		}
-	}
-}
-
 // A process that gets SIGTERM while a device does not answer stops its other disks, waits for the
 // device, and answers on its control socket meanwhile; all acknowledged writes are kept. At a
 // second signal it ends at once, and the next process finds all flushed data.
@@ -79,32 +67,22 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 			ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
 			for _, f := range []*frontend.Frontend{a, b} {
 				writeAt(t, f, 0, pattern(1, 4096))
-				if err := f.Driver(0).Flush(); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, f.Driver(0).Flush())
 			}
-			if err := os.WriteFile(gate, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.WriteFile(gate, nil, 0o600))
 			held := make(chan error, 1)
 			go func() { _, err := a.Driver(0).WriteAt(pattern(2, 4096), 4096); held <- err }()
-			waitExists(t, gate+".caught")
+			test.Exists(t, gate+".caught")
 			writeAt(t, b, 4096, pattern(3, 4096))
 			if err := b.Driver(0).Flush(); err != nil {
 				t.Error(err)
 			}
 
-			if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
-			}
-			for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-				if _, err := os.Lstat(filepath.Join(dir, "run", "b.sock")); err != nil {
-					break
-				}
-				if time.Now().After(end) {
-					t.Fatal("the other disk is still served")
-				}
-			}
+			test.Must(t, p.cmd.Process.Signal(syscall.SIGTERM))
+			test.Eventually(t, "the other disk is not served any more", func() bool {
+				_, err := os.Lstat(filepath.Join(dir, "run", "b.sock"))
+				return err != nil
+			})
 			for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
 				if err := ctl.run(query, nil); err != nil {
 					t.Errorf("%s while the process ends: %v", query, err)
@@ -134,9 +112,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 					t.Errorf("second signal: %v\n%s", err, p.log.String())
 				}
 			} else {
-				if err := os.Remove(gate); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, os.Remove(gate))
 				if err := <-held; err != nil {
 					t.Errorf("the write: %v", err)
 				}
@@ -168,13 +144,11 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
 	writeAt(t, f, 0, pattern(1, 4096))
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(gate, nil, 0o600))
 	asked := make(chan error, 1)
 	args := daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t"}
 	go func() { asked <- dialRaw(t, filepath.Join(dir, "run", "a.ctl")).run("cow-promote", args) }()
-	waitExists(t, gate+".caught")
+	test.Exists(t, gate+".caught")
 	impatient := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
 	if _, err := fmt.Fprintln(impatient, `{"execute": "cow-promote", "arguments": {"disks": ["a"], "tag": "given-up"}}`); err != nil {
 		t.Fatal(err)
@@ -182,9 +156,7 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 	impatient.Close()
 	for i := range 20 {
 		writeAt(t, f, 4096, pattern(byte(i), 4096))
-		if err := f.Driver(0).Flush(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, f.Driver(0).Flush())
 		wantAt(t, f, 4096, pattern(byte(i), 4096))
 	}
 	for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
@@ -192,9 +164,7 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 			t.Errorf("%s: %v", query, err)
 		}
 	}
-	if err := os.Remove(gate); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Remove(gate))
 	if err := <-asked; err != nil {
 		t.Errorf("the promotion: %v", err)
 	}

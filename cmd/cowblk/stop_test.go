@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -90,9 +91,7 @@ func TestStopTimeout(t *testing.T) {
 	if out := s.command("cowblk stop vm1 --timeout 50ms"); !strings.Contains(out, "exit 7") || !strings.Contains(out, "not stopped in time") {
 		t.Errorf("stop of a disk that stays open: %s", out)
 	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, o.Close())
 	if out := s.command("cowblk stop vm1 --timeout 50ms"); !strings.Contains(out, "vm1 is not open") {
 		t.Errorf("then: %s", out)
 	}
@@ -109,9 +108,7 @@ func TestAdviceNeverDestroys(t *testing.T) {
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		for _, line := range strings.Split(string(text), "\n") {
 			if !strings.HasPrefix(line, "2> ") {
 				continue

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // fdStoreManager acts as systemd for a service with a file descriptor store.
@@ -26,9 +28,7 @@ type fdStoreManager struct {
 func newFDStoreManager(t *testing.T, dir string) *fdStoreManager {
 	t.Helper()
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	m := &fdStoreManager{t: t, notify: c}
 	t.Cleanup(func() {
 		c.Close()
@@ -106,9 +106,7 @@ func TestRestartWithDescriptorStore(t *testing.T) {
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 4096)
 	l.waitRequests(100)
 	for _, end := range []unix.Signal{unix.SIGTERM, unix.SIGKILL, unix.SIGTERM} {
-		if err := p.cmd.Process.Signal(end); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, p.cmd.Process.Signal(end))
 		p.cmd.Wait()
 		asked := make(chan error, 1)
 		go func() {
@@ -153,9 +151,7 @@ func TestRestartInAnothersDirectory(t *testing.T) {
 		t.Skip("only root can make a directory of another user's")
 	}
 	dir, theirs := shortDir(t), shortDir(t)
-	if err := os.Chown(theirs, nobody, nobody); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Chown(theirs, nobody, nobody))
 	command(t, dir, "create", "a", "--size", "1M")
 	socket := filepath.Join(theirs, "s")
 	m := newFDStoreManager(t, dir)
@@ -166,9 +162,7 @@ func TestRestartInAnothersDirectory(t *testing.T) {
 			t.Errorf("info:\n%s", text)
 		}
 		wantAt(t, dial(t, socket), 0, pattern(0, 512))
-		if err := p.cmd.Process.Signal(unix.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, p.cmd.Process.Signal(unix.SIGTERM))
 		p.cmd.Wait()
 		m.names = nil
 		for _, f := range m.store {

@@ -16,15 +16,14 @@ import (
 	"cowblk/backend/control"
 	"cowblk/backend/takeover"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // request requests a takeover of disk a.
 func request(t *testing.T, dir string, disks ...string) *takeover.Offer {
 	t.Helper()
 	o, err := takeover.Request(context.Background(), filepath.Join(dir, "run", "a.ctl"), disks)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return o
 }
 
@@ -112,26 +111,18 @@ func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
 	o := request(t, dir, "a")
 	writeAt(t, f, 1<<29, pattern(2, 8192))
 	r, err := o.AwaitDetach(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	// Another front-end connects while no process accepts.
 	waits := make(chan error, 1)
 	go func() { waits <- f.Reconnect(socket) }()
 	r.Close()
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-waits; err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, o.Close())
+	test.Must(t, <-waits)
 	wantAt(t, f, 0, pattern(1, 4096))
 	wantAt(t, f, 1<<29, pattern(2, 8192))
 	q := start(t, dir, nil, "serve", "a", "--takeover")
 	p.waitExit(t)
-	if err := f.Reconnect(socket); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, f.Reconnect(socket))
 	wantAt(t, f, 1<<29, pattern(2, 8192))
 	q.end(t)
 	q = start(t, dir, nil, "serve", "a")
@@ -147,7 +138,7 @@ func TestTakeoverRefused(t *testing.T) {
 	p, other := start(t, dir, nil, "serve", "a", "b"), start(t, dir, nil, "serve", "c")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	dial(t, filepath.Join(dir, "run", "c.sock"))
-	for _, test := range []struct {
+	for _, tt := range []struct {
 		args []string
 		code int
 		text string
@@ -156,10 +147,10 @@ func TestTakeoverRefused(t *testing.T) {
 		{[]string{"a", "b", "c"}, exitInUse, "not served by one process"},
 		{[]string{"a", "nothing"}, exitNotFound, "nothing"},
 	} {
-		q := start(t, dir, nil, append(append([]string{"serve"}, test.args...), "--takeover")...)
+		q := start(t, dir, nil, append(append([]string{"serve"}, tt.args...), "--takeover")...)
 		var exit *exec.ExitError
-		if err := q.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != test.code || !strings.Contains(q.log.String(), test.text) {
-			t.Errorf("%v: %v\n%s", test.args, err, q.log.String())
+		if err := q.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != tt.code || !strings.Contains(q.log.String(), tt.text) {
+			t.Errorf("%v: %v\n%s", tt.args, err, q.log.String())
 		}
 	}
 	writeAt(t, f, 0, pattern(1, 512))

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -194,9 +195,7 @@ func (l *steadyLoad) waitRequests(n uint64) {
 func (l *steadyLoad) finish() {
 	l.t.Helper()
 	l.stop.Store(true)
-	if err := <-l.ended; err != nil {
-		l.t.Fatal(err)
-	}
+	test.Must(l.t, <-l.ended)
 	l.ended <- nil
 	p := make([]byte, 1<<20)
 	for b := uint64(0); b < l.blocks; b += uint64(len(p) / 4096) {
@@ -205,9 +204,7 @@ func (l *steadyLoad) finish() {
 			l.t.Fatal(err)
 		}
 		for i := range n {
-			if err := checkBlock(p[i*4096:(i+1)*4096], b+i, l.versions[b+i]); err != nil {
-				l.t.Fatal(err)
-			}
+			test.Must(l.t, checkBlock(p[i*4096:(i+1)*4096], b+i, l.versions[b+i]))
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -80,9 +81,7 @@ func deepDisk(t *testing.T, dir string) {
 				block := uint64(1)<<18 + (uint64(layer)*7919+uint64(i*len(ranges)+j)*499979)%(12<<20)
 				ranges[j] = frontend.Range{Off: int64(block) * 4096, Len: 4096, Unmap: true}
 			}
-			if err := f.Driver(0).WriteZeroes(ranges...); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, f.Driver(0).WriteZeroes(ranges...))
 		}
 		if layer < 7 {
 			command(t, dir, "promote", "a", "--tag", fmt.Sprint("t", layer))
@@ -121,18 +120,12 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 	command(t, dir, "promote", "a", "--tag", "one")
 	c, _ := dialControl(t, dir, "a")
 	for _, addr := range []string{"unix:" + filepath.Join(dir, "run", "nbd"), "tcp:0"} {
-		if err := c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": addr}, nil); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": addr}, nil))
 	}
-	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "a@one"}, nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, c.Run(t.Context(), "cow-export-add", map[string]string{"name": "a@one"}, nil))
 	query := func() (info daemon.NBDInfo) {
 		t.Helper()
-		if err := c.Run(t.Context(), "query-cow-exports", nil, &info); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, c.Run(t.Context(), "query-cow-exports", nil, &info))
 		slices.Sort(info.Addresses)
 		for i := range info.Exports {
 			slices.Sort(info.Exports[i].URIs)
@@ -142,17 +135,9 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 	before := query()
 	q := start(t, dir, nil, "serve", "a", "--takeover")
 	p.waitExit(t)
-	after := query()
-	for end := time.Now().Add(10 * time.Second); len(after.Addresses) < 2 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		after = query()
-	}
-	if !reflect.DeepEqual(before, after) {
-		t.Errorf("before: %+v, after: %+v", before, after)
-	}
+	test.Eventually(t, fmt.Sprintf("%+v", before), func() bool { return reflect.DeepEqual(before, query()) })
 	conn, err := net.Dial("unix", filepath.Join(dir, "run", "nbd"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
 	var magic [8]byte

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // Another user puts a link to a file of root's in the place of a layer's data, which root has moved
@@ -18,9 +20,7 @@ func TestLayerDataInAnotherUsersDirectory(t *testing.T) {
 	}
 	must := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 	}
 	for _, moved := range []string{"", "data"} {
 		dir := shortDir(t)

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // runOutcome runs a command line on the store dir, without a terminal, and returns its exit code
@@ -110,9 +112,7 @@ func TestTakeoverOfSeveralProcesses(t *testing.T) {
 func TestRemoveDamaged(t *testing.T) {
 	dir := shortDir(t)
 	expectOutput(t, dir, 0, "", "create", "vm1", "--size", "1M")
-	if err := os.Remove(filepath.Join(dir, "disks", "vm1", "disk.json")); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Remove(filepath.Join(dir, "disks", "vm1", "disk.json")))
 	code, text := runOutcome(dir, "list")
 	if code == 0 || !strings.Contains(text, "vm1") || !strings.Contains(text, "damaged") || strings.Contains(text, "nothing") {
 		t.Errorf("list: exit %d\n%s", code, text)
@@ -159,9 +159,7 @@ func TestOptionValuesInWords(t *testing.T) {
 		}
 	}
 	here, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	expectOutput(t, dir, 0, `path="`+here+`/rel.sock"`, "xml", "vm1", "--socket-path", "rel.sock")
 	expectOutput(t, dir, 0, here+"/rel.sock", "qemu-args", "vm1", "--socket-path", "rel.sock")
 }
@@ -178,9 +176,7 @@ func TestLimitsInWords(t *testing.T) {
 func TestNamesAreNoCommandsToTerminal(t *testing.T) {
 	dir := shortDir(t)
 	base := filepath.Join(t.TempDir(), "esc\x1b[31m.raw")
-	if err := os.WriteFile(base, make([]byte, 4096), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(base, make([]byte, 4096), 0o600))
 	expectOutput(t, dir, 0, "", "create", "vm1", "--base", base)
 	expectOutput(t, dir, 0, "", "create", "vm2", "--base", base)
 	for _, args := range [][]string{{"list"}, {"tree"}, {"info", "vm1"}, {"check"}, {"rm", "--yes", "vm1"}} {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // The benchmarks report, besides their own time, the ratio to plain preadv in the same run, taken
@@ -104,9 +106,7 @@ func benchFile(b *testing.B, flag int, size int64) int {
 	b.Helper()
 	name := filepath.Join(b.TempDir(), "file")
 	f, err := os.Create(name)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	defer f.Close()
 	chunk := make([]byte, 1<<20)
 	for i := range chunk {
@@ -117,13 +117,9 @@ func benchFile(b *testing.B, flag int, size int64) int {
 			b.Fatal(err)
 		}
 	}
-	if err := f.Sync(); err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, f.Sync())
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|flag, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	b.Cleanup(func() { unix.Close(fd) })
 	return fd
 }
@@ -135,9 +131,7 @@ func BenchmarkOverhead(b *testing.B) {
 			runtime.LockOSThread()
 			r := newRig(b, v, 32)
 			null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-			if err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, err)
 			defer unix.Close(null)
 			iov := vec(make([]byte, page))
 			var list []Completion

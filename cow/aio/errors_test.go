@@ -8,44 +8,34 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // An operation that fails completes with its error, without effect on others.
 func TestErrors(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "file")
-	if err := os.WriteFile(name, pattern(0, 4*page), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(name, pattern(0, 4*page), 0o600))
 	open := func(flag int) int {
 		fd, err := unix.Open(name, flag|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { unix.Close(fd) })
 		return fd
 	}
 	rw, ro, wo := open(unix.O_RDWR), open(unix.O_RDONLY), open(unix.O_WRONLY)
 	folder, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Close(folder)
 	full, err := unix.Open("/dev/full", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Close(full)
 	// A number too high to be reused at once.
 	closed, err := unix.FcntlInt(uintptr(rw), unix.F_DUPFD_CLOEXEC, 800)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	unix.Close(closed)
 	gone, err := unix.Mmap(-1, 0, page, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Munmap(gone)
 
 	good := make([]byte, page)
@@ -135,9 +125,7 @@ func TestOptions(t *testing.T) {
 			}
 		}
 		null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		if _, err := v.make(Options{EventFD: null}); !errors.Is(err, ErrOptions) || errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%s, /dev/null for an eventfd: %v", v.name, err)
 		}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func TestBeyondTheLastBlock(t *testing.T) {
@@ -93,9 +95,7 @@ func TestMemory(t *testing.T) {
 		every.set(b, 1)
 	}
 	x, err := Build(blocks, []Source{every})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer x.Close()
 	// 52 units a page, 8 bytes a page for the directory, the table of slabs.
 	if m, want := x.Memory(), int64(blocks)/pageBlocks*(52*unitBytes+8)+100; m > want {
@@ -197,9 +197,7 @@ func TestBuildPassesErrorsOn(t *testing.T) {
 func TestBuildIgnoresBitsBeyondTheEnd(t *testing.T) {
 	s := &bitmapSource{words: []uint64{^uint64(0), ^uint64(0)}}
 	x, err := Build(70, []Source{s})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer x.Close()
 	if o, run := x.Lookup(0, 1000); o != 1 || run != 70 {
 		t.Errorf("got owner %d run %d, want 1 and 70", o, run)

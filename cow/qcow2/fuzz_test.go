@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // tiny is an image of 4 KiB in clusters of 512 bytes: unallocated, zero, data, compressed.
@@ -34,9 +36,7 @@ func tiny() []byte {
 func TestTiny(t *testing.T) {
 	p := tiny()
 	img, err := Open(bytes.NewReader(p), int64(len(p)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for _, want := range []struct {
 		off, n int64
 		kind   Kind

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"cowblk/internal/test"
 )
 
 type inner struct {
@@ -34,12 +36,8 @@ const good = `{"version": 1, "size": 4096, "dev": 18446744073709551615, "id": "6
 
 func TestDecode(t *testing.T) {
 	var d, std document
-	if err := Decode([]byte(good), &d, Options{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal([]byte(good), &std); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, Decode([]byte(good), &d, Options{}))
+	test.Must(t, json.Unmarshal([]byte(good), &std))
 	if !reflect.DeepEqual(d, std) {
 		t.Errorf("expected what encoding/json reads, %+v, found %+v", std, d)
 	}
@@ -157,9 +155,7 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%q: expected %+v, found %+v", data, std, d)
 		}
 		text, err := json.Marshal(d)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		if err := Decode(text, &again, Options{}); err != nil {
 			t.Fatalf("%s: %v", text, err)
 		}

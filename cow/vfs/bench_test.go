@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 const (
@@ -16,9 +18,7 @@ const (
 func benchFile(b *testing.B) File {
 	b.Helper()
 	f, err := OS{}.OpenFile(filepath.Join(b.TempDir(), "f"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	b.Cleanup(func() { f.Close() })
 	chunk := make([]byte, 1<<20)
 	for i := range chunk {
@@ -29,9 +29,7 @@ func benchFile(b *testing.B) File {
 			b.Fatal(err)
 		}
 	}
-	if err := f.Datasync(); err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, f.Datasync())
 	return f
 }
 
@@ -45,9 +43,7 @@ func BenchmarkHotRead(b *testing.B) {
 		guest[i] = 1
 	}
 	m, err := f.Map(benchSize)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	defer m.Close()
 	m.MarkResident(0, benchSize)
 	iov := make([]Iovec, 1)
@@ -116,9 +112,7 @@ func BenchmarkClock(b *testing.B) {
 func BenchmarkCopyOverhead(b *testing.B) {
 	f := benchFile(b)
 	m, err := f.Map(benchSize)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	defer m.Close()
 	m.MarkResident(0, benchSize)
 	p := make([]byte, 1)

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // openDirectly opens a file on a file system with direct I/O. It must not be in memory; the working
@@ -18,16 +20,16 @@ func openDirectly(t *testing.T, size int) *directFile {
 	t.Helper()
 	for _, parent := range []string{"", "."} {
 		dir, err := os.MkdirTemp(parent, "direct-test-")
-		must(t, err)
+		test.Must(t, err)
 		t.Cleanup(func() { os.RemoveAll(dir) })
 		f, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct, 0o600)
 		if errors.Is(err, ErrNoDirect) {
 			continue
 		}
-		must(t, err)
+		test.Must(t, err)
 		t.Cleanup(func() { f.Close() })
 		if d, is := f.(*directFile); is {
-			must(t, d.Truncate(int64(size)))
+			test.Must(t, d.Truncate(int64(size)))
 			return d
 		}
 	}
@@ -39,7 +41,7 @@ func openDirectly(t *testing.T, size int) *directFile {
 func pages(t *testing.T, n int) []byte {
 	t.Helper()
 	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Munmap(mem) })
 	return mem
 }
@@ -124,9 +126,9 @@ func TestDirectIsCoherent(t *testing.T) {
 			}
 		case 3:
 			clear(want[off:][:n])
-			must(t, d.PunchHole(int64(off), int64(n)))
+			test.Must(t, d.PunchHole(int64(off), int64(n)))
 		case 4:
-			must(t, d.Datasync())
+			test.Must(t, d.Datasync())
 		}
 		clear(mem)
 		read := d.Preadv
@@ -161,7 +163,7 @@ func TestDirectBounce(t *testing.T) {
 	if n := cachedPages(d.osFile); n != 0 {
 		t.Errorf("%d pages of what was written and read are in the page cache", n)
 	}
-	must(t, unix.Mprotect(mem[1<<20:], unix.PROT_NONE))
+	test.Must(t, unix.Mprotect(mem[1<<20:], unix.PROT_NONE))
 	gone := vector(mem[1<<20-100:][:4096])
 	if _, err := d.Pwritev(gone, 0); !errors.Is(err, unix.EFAULT) {
 		t.Errorf("write from memory that is gone: got %v, want EFAULT", err)
@@ -218,14 +220,14 @@ func TestDirectOpens(t *testing.T) {
 	if m, err := d.Map(4096); !errors.Is(err, ErrNotMappable) {
 		t.Errorf("Map: got %v, %v, want ErrNotMappable", m, err)
 	}
-	must(t, d.Lock(true))
+	test.Must(t, d.Lock(true))
 	if _, err := (OS{}).OpenFile(d.Name(), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct, 0o600); !errors.Is(err, os.ErrExist) {
 		t.Errorf("O_EXCL on a file that exists: got %v", err)
 	}
 	r, err := OS{}.OpenFile(d.Name(), os.O_RDONLY|Direct, 0)
-	must(t, err)
+	test.Must(t, err)
 	if err := r.Lock(false); !errors.Is(err, ErrLocked) {
 		t.Errorf("lock of a locked file: got %v, want ErrLocked", err)
 	}
-	must(t, r.Close())
+	test.Must(t, r.Close())
 }

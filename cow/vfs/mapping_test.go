@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // mapped returns a mapping with which every copy counts as slow: only the fault count decides
@@ -20,7 +22,7 @@ import (
 func mapped(t *testing.T, f File, length int64) *Mapping {
 	t.Helper()
 	m, err := f.Map(length)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { m.Close() })
 	m.faultTicks, m.slowTime = math.MinInt64/2, -time.Hour
 	return m
@@ -83,12 +85,12 @@ func TestCopyOfATruncatedFile(t *testing.T) {
 		t.Fatal("not copied")
 	}
 	_, err := f.WriteAt(content(8192, 2), 4096)
-	must(t, err)
+	test.Must(t, err)
 	m.MarkResident(4096, 8192)
 	if !m.Copy(p, 8192) || !bytes.Equal(p, content(8192, 2)[4096:]) {
 		t.Fatal("what the file has grown by is not copied")
 	}
-	must(t, f.Truncate(4096))
+	test.Must(t, f.Truncate(4096))
 	before := debug.SetPanicOnFault(false)
 	if m.Copy(p, 4096) {
 		t.Fatal("bytes beyond the end of the file were copied")
@@ -111,11 +113,11 @@ func TestCopyToMemoryThatIsGone(t *testing.T) {
 	m.faults = func() int64 { return m.lastFaults }
 	m.MarkResident(0, 8192)
 	g := create(t, filepath.Join(t.TempDir(), "g")).(*osFile)
-	must(t, g.Truncate(4096))
+	test.Must(t, g.Truncate(4096))
 	guest, err := unix.Mmap(g.fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	must(t, err)
+	test.Must(t, err)
 	defer unix.Munmap(guest)
-	must(t, g.Truncate(0))
+	test.Must(t, g.Truncate(0))
 	func() {
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 		defer func() {
@@ -206,15 +208,15 @@ func TestMapRefuses(t *testing.T) {
 		}
 	}
 	w, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_WRONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer w.Close()
 	if m, err := w.Map(100); !errors.Is(err, ErrNotMappable) {
 		t.Errorf("of a file open for writing only: got %v, %v, want ErrNotMappable", m, err)
 	}
 	m, err := f.Map(100)
-	must(t, err)
-	must(t, m.Close())
-	must(t, m.Close())
+	test.Must(t, err)
+	test.Must(t, m.Close())
+	test.Must(t, m.Close())
 }
 
 func TestCopyDoesNotAllocate(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // content returns n bytes of which no two pages are equal.
@@ -26,7 +28,7 @@ func filled(t *testing.T, name string, p []byte) *osFile {
 	if _, err := f.WriteAt(p, 0); err != nil {
 		t.Fatal(err)
 	}
-	must(t, f.Datasync())
+	test.Must(t, f.Datasync())
 	return f
 }
 
@@ -35,7 +37,7 @@ func filled(t *testing.T, name string, p []byte) *osFile {
 func evict(t *testing.T, f *osFile) {
 	t.Helper()
 	for range 200 {
-		must(t, unix.Fadvise(f.fd, 0, 0, unix.FADV_DONTNEED))
+		test.Must(t, unix.Fadvise(f.fd, 0, 0, unix.FADV_DONTNEED))
 		if f.memory || cachedPages(f) == 0 {
 			return
 		}
@@ -87,7 +89,7 @@ func TestPreadvNowait(t *testing.T) {
 // RWF_NOWAIT is tried once on a file system that does not have it.
 func TestPreadvNowaitRefused(t *testing.T) {
 	f, err := open("/proc/version", os.O_RDONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 	p := make([]byte, 10)
 	for range 2 {
@@ -102,13 +104,13 @@ func TestPreadvNowaitRefused(t *testing.T) {
 
 func TestFileInMemory(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "vfs")
-	must(t, err)
+	test.Must(t, err)
 	defer os.RemoveAll(dir)
 	want := content(10_000, 2)
-	must(t, os.WriteFile(filepath.Join(dir, "f"), want, 0o600))
+	test.Must(t, os.WriteFile(filepath.Join(dir, "f"), want, 0o600))
 	for _, flag := range []int{0, Direct} {
 		f, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_RDWR|flag, 0)
-		must(t, err)
+		test.Must(t, err)
 		p := make([]byte, len(want))
 		if n, err := f.PreadvNowait(vector(p), 0); n != len(p) || err != nil || !bytes.Equal(p, want) {
 			t.Errorf("flag %#x: PreadvNowait: got %d, %v", flag, n, err)
@@ -117,14 +119,14 @@ func TestFileInMemory(t *testing.T) {
 			t.Errorf("flag %#x: AsyncFD: got %d, want -1", flag, fd)
 		}
 		m, err := f.Map(int64(len(want)))
-		must(t, err)
+		test.Must(t, err)
 		m.MarkResident(0, int64(len(want)))
 		clear(p)
 		if !m.Copy(p, 0) || !bytes.Equal(p, want) {
 			t.Errorf("flag %#x: Copy from a mapping does not work", flag)
 		}
-		must(t, m.Close())
-		must(t, f.Close())
+		test.Must(t, m.Close())
+		test.Must(t, f.Close())
 	}
 }
 
@@ -156,7 +158,7 @@ func TestNowaitDoesNotAllocate(t *testing.T) {
 		t.Errorf("got %v allocations, want none", n)
 	}
 	refusing, err := open("/proc/version", os.O_RDONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer refusing.Close()
 	if n := testing.AllocsPerRun(100, func() { refusing.PreadvNowait(iov, 0) }); n != 0 {
 		t.Errorf("refused: got %v allocations, want none", n)

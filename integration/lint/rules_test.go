@@ -71,7 +71,7 @@ var importRules = []struct {
 }{
 	{"cmd", []string{"backend", "cow", "vhost/load"}},
 	{"backend/daemon", []string{"backend", "vhost", "cow"}},
-	{"backend/backendtest", []string{"cow", "vhost/frontend"}},
+	{"backend/backendtest", []string{"cow", "vhost/frontend", "internal/test"}},
 	{"backend/qmp/link", nil},
 	{"backend/loglimit", nil},
 	{"backend/control", []string{"backend/qmp/link", "cow/way"}},
@@ -96,6 +96,7 @@ var importRules = []struct {
 	{"cow/vfs", []string{"cow/aio", "cow/invariants", "cow/way"}},
 	{"cow/shell", nil},
 	{"cow", nil},
+	{"internal/test", nil},
 	{"integration", []string{"backend", "vhost", "cow"}},
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // piece splits n bytes at a guest address into random segments.
@@ -28,9 +30,7 @@ func TestChains(t *testing.T) {
 	defer end()
 	d, m := f.Driver(0), f.Memory()
 	meta, err := m.Alloc(HeaderSize, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	// The buffer, data and status in one, crosses the last boundary.
 	boundary := m.Regions()[2].GuestAddr
 	for range 500 {
@@ -100,16 +100,10 @@ func TestMemoryReplaced(t *testing.T) {
 		if _, err := d.WriteAt(randomBytes(4096), int64(i)*4096); err != nil {
 			t.Fatal(err)
 		}
-		if err := f.ShareMemory(f.Memory().Regions()...); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, f.ShareMemory(f.Memory().Regions()...))
 		last := f.Memory().Regions()[1]
-		if err := f.RemoveRegion(last); err != nil {
-			t.Fatal(err)
-		}
-		if err := f.AddRegion(last); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, f.RemoveRegion(last))
+		test.Must(t, f.AddRegion(last))
 	}
 	// Without its ring's region the device cannot continue, and reports it.
 	if err := f.RemoveRegion(f.Memory().Regions()[0]); !errors.Is(err, ErrRefused) {

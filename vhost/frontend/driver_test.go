@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 )
 
@@ -46,18 +47,12 @@ func TestDriver(t *testing.T) {
 			}
 			allQueues(t, f, 20)
 			for range 2 {
-				if err := f.Stop(); err != nil {
-					t.Fatal(err)
-				}
-				if err := f.Cont(); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, f.Stop())
+				test.Must(t, f.Cont())
 				allQueues(t, f, 3)
 			}
 			for range 2 {
-				if err := f.Reset(); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, f.Reset())
 				allQueues(t, f, 3)
 			}
 		})
@@ -144,9 +139,7 @@ func TestDepth(t *testing.T) {
 		sectors := make([]int64, d.Slots())
 		submit := func(slot int) {
 			sectors[slot] = rand.Int64N(diskSize / sectorSize)
-			if err := d.Submit(slot, OpRead, sectors[slot]*sectorSize, sectorSize); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, d.Submit(slot, OpRead, sectors[slot]*sectorSize, sectorSize))
 		}
 		for slot := range sectors {
 			submit(slot)
@@ -156,12 +149,8 @@ func TestDepth(t *testing.T) {
 		}
 		var done []Completion
 		for n := 0; n < 70_000; {
-			if err := d.Kick(); err != nil {
-				t.Fatal(err)
-			}
-			if err := d.Wait(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, d.Kick())
+			test.Must(t, d.Wait())
 			done = d.Poll(done[:0])
 			for _, c := range done {
 				if b := d.Buffer(c.ID); c.Status != StatusOK || b[0] != byte(sectors[c.ID]) || b[511] != byte(sectors[c.ID]) {
@@ -184,20 +173,14 @@ func TestStash(t *testing.T) {
 	defer end()
 	d := f.Driver(0)
 	for slot := range 3 {
-		if err := d.Submit(slot, OpRead, 0, sectorSize); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.Submit(slot, OpRead, 0, sectorSize))
 	}
 	for range 3 {
-		if err := d.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.Flush())
 	}
 	seen := map[int]bool{}
 	for len(seen) < 3 {
-		if err := d.Wait(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.Wait())
 		for _, c := range d.Poll(nil) {
 			if seen[c.ID] {
 				t.Errorf("slot %d completed twice", c.ID)
@@ -220,17 +203,11 @@ func TestNoAllocation(t *testing.T) {
 		done := make([]Completion, 0, d.Slots())
 		n := testing.AllocsPerRun(200, func() {
 			for slot := range 8 {
-				if err := d.Submit(slot, OpWrite, int64(slot)*4096, 4096); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, d.Submit(slot, OpWrite, int64(slot)*4096, 4096))
 			}
-			if err := d.Kick(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, d.Kick())
 			for d.InFlight() > 0 {
-				if err := d.Wait(); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, d.Wait())
 				done = d.Poll(done[:0])
 			}
 		})
@@ -258,9 +235,7 @@ func TestWaitErrors(t *testing.T) {
 		defer end()
 		d := f.Driver(0)
 		d.Ring().SetAvailIdx(d.Ring().AvailIdx() + 1000)
-		if err := d.kickAlways(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.kickAlways())
 		if err := d.Wait(); !errors.Is(err, ErrQueueBroken) {
 			t.Errorf("%v, expected ErrQueueBroken", err)
 		}
@@ -273,9 +248,7 @@ func TestWaitErrors(t *testing.T) {
 		disk.ignoreRings = true
 		f, _ := connect(t, disk, Options{})
 		// A bad message makes the back-end close the connection.
-		if err := f.Send(99, vhost.FlagVersion, nil); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, f.Send(99, vhost.FlagVersion, nil))
 		if err := f.Driver(0).Flush(); !errors.Is(err, ErrDisconnected) {
 			t.Errorf("%v, expected ErrDisconnected", err)
 		}

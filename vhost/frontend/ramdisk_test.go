@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
@@ -263,17 +264,13 @@ func (w *ramWorker) serve() {
 func connectEnd(t testing.TB, d *ramDisk, o Options) (f *Frontend, wait func() error) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var conns [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "socket pair")
 		c, err := net.FileConn(f)
 		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		conns[i] = c.(*net.UnixConn)
 	}
 	end := make(chan error, 1)

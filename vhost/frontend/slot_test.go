@@ -7,6 +7,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // Slots bounds the requests in flight and the memory of buffers.
@@ -29,9 +31,7 @@ func TestSlotReused(t *testing.T) {
 		d := f.Driver(0)
 		m := f.Memory()
 		gpa, err := m.Alloc(HeaderSize+512+1, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		chain := []Segment{{Addr: gpa, Len: HeaderSize}, {Addr: gpa + HeaderSize, Len: 512, Write: true}, {Addr: gpa + HeaderSize + 512, Len: 1, Write: true}}
 		for range 300 {
 			n := (1 + rand.IntN(4)) * sectorSize
@@ -43,9 +43,7 @@ func TestSlotReused(t *testing.T) {
 			}
 			switch rand.IntN(4) {
 			case 0:
-				if err := d.Flush(); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, d.Flush())
 			case 1:
 				PutHeader(m.Bytes(gpa, HeaderSize), OpRead, uint64(sector))
 				if _, err := d.DoChain(chain, 0); err != nil {

@@ -7,15 +7,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // huge returns a memfd of 2^50 bytes, all of it a hole.
 func huge(t *testing.T) int {
 	t.Helper()
 	fd := memfd(t, "huge", 1)
-	if err := unix.Ftruncate(fd, 1<<50); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Ftruncate(fd, 1<<50))
 	return fd
 }
 
@@ -31,9 +31,7 @@ func TestAddressSpaceIsBounded(t *testing.T) {
 		t.Errorf("17 TiB in one region: %v", err)
 	}
 	all, err := s.NewTable([]RegionDesc{part(0), part(1), part(2), part(3)}, []int{fd, fd, fd, fd})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if _, err := all.With(part(4), fd); !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), "on top of") {
 		t.Errorf("a fifth part: %v", err)
 	}
@@ -42,9 +40,7 @@ func TestAddressSpaceIsBounded(t *testing.T) {
 		t.Errorf("another table: %v", err)
 	}
 	less, err := all.Without(part(3))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	all.Release()
 	again, err := less.With(part(5), fd)
 	if err != nil {
@@ -89,14 +85,10 @@ func TestForeignFileSystems(t *testing.T) {
 	if err != nil {
 		f, err = os.Open("/sys/kernel/mm/transparent_hugepage/enabled")
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer f.Close()
 	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	_, err = NewTable([]RegionDesc{{Size: uint64(st.Size())}}, []int{int(f.Fd())})
 	if !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), "file system type") {
 		t.Errorf("a file of sysfs (%d bytes): %v", st.Size(), err)

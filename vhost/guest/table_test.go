@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 const page = 4096
@@ -17,9 +19,7 @@ const page = 4096
 func memfd(t testing.TB, name string, n int) int {
 	t.Helper()
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
 	b := make([]byte, n)
 	for i := range b {
@@ -35,9 +35,7 @@ func memfd(t testing.TB, name string, n int) int {
 func mappings(t testing.TB, name string) int {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return strings.Count(string(maps), name)
 }
 
@@ -51,9 +49,7 @@ func twoPlusOne(t testing.TB) *Table {
 		{GuestAddr: 0x3000, Size: page, UserAddr: 0x90000, MmapOffset: 0},
 		{GuestAddr: 0x10000, Size: 2*page - 16, UserAddr: 0x40010, MmapOffset: 4*page + 16},
 	}, []int{fd, fd, fd})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(tab.Release)
 	return tab
 }
@@ -93,9 +89,7 @@ func TestNewTableChecks(t *testing.T) {
 				t.Errorf("%d mappings are left", n)
 			}
 			if tc.want == "" {
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				return
 			}
 			if !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), tc.want) {
@@ -113,9 +107,7 @@ func TestNewTableChecks(t *testing.T) {
 
 func pipe(t *testing.T) int {
 	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { r.Close(); w.Close() })
 	return int(r.Fd())
 }
@@ -129,9 +121,7 @@ func TestTooManyRegions(t *testing.T) {
 		fds = append(fds, fd)
 	}
 	tab, err := NewTable(rs, fds)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer tab.Release()
 	if b, err := tab.Append(nil, 0, MaxRegions*page); err != nil || len(b) != MaxRegions {
 		t.Errorf("all of the memory: %d slices, error %v", len(b), err)
@@ -147,29 +137,19 @@ func TestAddRemoveRegions(t *testing.T) {
 	a := RegionDesc{GuestAddr: 0x1000, Size: page, UserAddr: 0x1000}
 	b := RegionDesc{GuestAddr: 0x8000, Size: page, UserAddr: 0x8000, MmapOffset: page}
 	empty, err := NewTable(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	one, err := empty.With(a, fd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	two, err := one.With(b, fd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if n := mappings(t, "add-remove"); n != 2 {
 		t.Errorf("%d mappings with two regions in three tables, expected 2", n)
 	}
 	bytesOfA, err := two.Slice(0x1000, page)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	// The offset in REM_MEM_REG is ignored, as front-ends send any value.
 	onlyB, err := two.Without(RegionDesc{GuestAddr: 0x1000, Size: page, UserAddr: 0x1000, MmapOffset: 77})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for _, wrong := range []RegionDesc{a, {GuestAddr: 0x8000, Size: 2 * page, UserAddr: 0x8000}, {GuestAddr: 0x8000, Size: page}} {
 		if _, err := onlyB.Without(wrong); !errors.Is(err, ErrRegion) {
 			t.Errorf("removing [%v]: error %v, expected ErrRegion", wrong, err)
@@ -198,9 +178,7 @@ func TestAddRemoveRegions(t *testing.T) {
 
 func TestReleaseTwicePanics(t *testing.T) {
 	tab, err := NewTable(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	tab.Release()
 	defer func() {
 		if recover() == nil {
@@ -214,20 +192,14 @@ func TestReleaseTwicePanics(t *testing.T) {
 // The memory is not accessed, so no huge page need be free.
 func TestHugePages(t *testing.T) {
 	fd, err := unix.MemfdCreate("huge-pages", unix.MFD_CLOEXEC|unix.MFD_HUGETLB)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, 1<<31); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Ftruncate(fd, 1<<31))
 	tab, err := NewTable([]RegionDesc{
 		{GuestAddr: 0, Size: 1 << 20, UserAddr: 0, MmapOffset: 3 << 20},
 		{GuestAddr: 1 << 30, Size: 1<<30 + page, UserAddr: 1 << 30, MmapOffset: 4 << 20},
 	}, []int{fd, fd})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if b, err := tab.Slice(1<<30, 1<<30+page); err != nil || len(b) != 1<<30+page {
 		t.Errorf("%d bytes, error %v", len(b), err)
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/virtq"
 	"cowblk/vhost/virtq/virtqtest"
 )
@@ -14,19 +15,13 @@ import (
 func TestPiecesOfAChain(t *testing.T) {
 	const base, regions, page = 0x10000, 64, 4096
 	mem, err := virtqtest.NewMemory(virtqtest.Layout(base, slices.Repeat([]uint64{page}, regions)...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer mem.Close()
 	table, err := mem.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer table.Release()
 	ring, err := virtqtest.NewRing(mem, 128, base)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for _, tc := range []struct {
 		descs int
 		want  string
@@ -38,13 +33,9 @@ func TestPiecesOfAChain(t *testing.T) {
 			ring.SetDesc(uint16(i), ds[i])
 		}
 		desc, avail, used, err := virtq.MapSplit(table, 128, mem.User(ring.Desc), mem.User(ring.Avail), mem.User(ring.Used))
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		q, err := virtq.NewSplit(virtq.SplitConfig{Num: 128, Desc: desc, Avail: avail, Used: used})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		var c virtq.Chain
 		err = q.Load(table, &c)
 		if (err != nil) != (tc.want != "") || (err != nil && !strings.Contains(err.Error(), tc.want)) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/virtq"
 )
 
@@ -105,9 +106,7 @@ func TestLoad(t *testing.T) {
 				}
 				return
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			checkSegs(t, "readable", c.Readable, c.ReadLen, tc.readable)
 			checkSegs(t, "writable", c.Writable, c.WriteLen, tc.writable)
 		})

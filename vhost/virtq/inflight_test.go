@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/virtq"
 )
 
@@ -15,9 +16,7 @@ func (r *rig) takeAll(t *testing.T) (heads []uint16) {
 	t.Helper()
 	for {
 		head, ok, err := r.q.Next()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		if !ok {
 			return heads
 		}
@@ -47,9 +46,7 @@ func TestSuccessor(t *testing.T) {
 	got := []uint16{}
 	for range 4 {
 		head, _, err := r.q.Next()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		got = append(got, head)
 	}
 	r.q.Push(got[2], 1)

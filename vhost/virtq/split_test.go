@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/guest"
 	"cowblk/vhost/virtq"
 	"cowblk/vhost/virtq/virtqtest"
@@ -32,9 +33,7 @@ func roundTrips(t *testing.T, r *rig, n int) {
 	for serial := uint32(1); total < n; {
 		for r.drv.Free() > 0 && len(sent) < 100 {
 			head, err := r.drv.Add(writable(dataAddr, serial))
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			sent[head] = serial
 			serial++
 		}
@@ -154,20 +153,14 @@ func TestSetMemory(t *testing.T) {
 
 	// The same files mapped again, as by a new SET_MEM_TABLE.
 	next, err := r.mem.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer next.Release()
 	desc, avail, used, err := virtq.MapSplit(next, 16, r.mem.User(r.drv.Desc), r.mem.User(r.drv.Avail), r.mem.User(r.drv.Used))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if err := r.q.SetMemory(desc, avail, used[:8]); !errors.Is(err, virtq.ErrRing) {
 		t.Errorf("a short used ring: error %v", err)
 	}
-	if err := r.q.SetMemory(desc, avail, used); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, r.q.SetMemory(desc, avail, used))
 	r.q.Push(c.Head, 1)
 	r.q.Publish()
 	if got, n, ok := r.drv.Take(); !ok || got != head || n != 1 {
@@ -184,14 +177,10 @@ func TestMapSplitChecks(t *testing.T) {
 		// Here the address in this process is 4 away from the front-end's.
 		guest.RegionDesc{GuestAddr: 0x100000, Size: size, UserAddr: 0x100000, MmapOffset: 0x1004},
 	)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer mem.Close()
 	tab, err := mem.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer tab.Release()
 	const desc, avail, used = 0x10000, 0x11000, 0x12000
 	const last = 0x10000 + 2*size
@@ -231,9 +220,7 @@ func TestMapSplitChecks(t *testing.T) {
 				}
 				return
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			if _, err := virtq.NewSplit(virtq.SplitConfig{Num: tc.num, Desc: d, Avail: a, Used: u}); err != nil {
 				t.Fatal(err)
 			}
@@ -241,9 +228,7 @@ func TestMapSplitChecks(t *testing.T) {
 	}
 	t.Run("parts that are too short", func(t *testing.T) {
 		d, a, u, err := virtq.MapSplit(tab, 16, desc, avail, used)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		for i, cfg := range []virtq.SplitConfig{
 			{Num: 16, Desc: d[:255], Avail: a, Used: u},
 			{Num: 16, Desc: d, Avail: a[:38], Used: u},

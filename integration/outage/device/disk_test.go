@@ -6,14 +6,14 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func newDisk(t *testing.T) *Disk {
 	t.Helper()
 	d, err := NewDisk(1 << 20)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { d.Close() })
 	return d
 }
@@ -46,9 +46,7 @@ func TestCutLosesVolatileSectors(t *testing.T) {
 	for _, keep := range []float64{0, 0.5, 1} {
 		d := newDisk(t)
 		d.mustWrite(t, 0, 1, 64<<10)
-		if err := d.Sync(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.Sync())
 		d.mustWrite(t, 512, 2, 63<<10)
 		d.want(t, 512, 2, 63<<10)
 		if n := d.Counters().Volatile; n != 126 {
@@ -96,9 +94,7 @@ func TestCutAfterCountsWritesAndSyncs(t *testing.T) {
 	d := newDisk(t)
 	d.CutAfter(3, 1)
 	d.mustWrite(t, 0, 1, 512)
-	if err := d.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, d.Sync())
 	if _, err := d.WriteAt(bytes.Repeat([]byte{2}, 512), 512); !errors.Is(err, syscall.EIO) {
 		t.Errorf("the third request: %v, expected EIO", err)
 	}
