@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -244,7 +245,10 @@ func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 	defer f.Abort()
 	d := f.Driver(0)
 	stopped := make(chan struct{})
-	go func() { time.Sleep(20 * time.Millisecond); s.stop(); close(stopped) }()
+	stop := sync.OnceFunc(func() {
+		go func() { s.stop(); close(stopped) }()
+	})
+	completed := 0
 	var done []frontend.Completion
 	inFlight := make([]bool, d.Slots())
 	for running := true; running; {
@@ -265,6 +269,9 @@ func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 			if c.Status != frontend.StatusOK {
 				t.Fatalf("status %d", c.Status)
 			}
+		}
+		if completed += len(done); completed > 1000 {
+			stop()
 		}
 	}
 	test.Must(t, d.Err())

@@ -4,7 +4,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,12 +28,10 @@ func TestKicksWithoutRequests(t *testing.T) {
 	f := s.dial(frontend.Options{})
 	test.Must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
 	test.Must(t, f.Barrier())
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), "its rings stay empty"); time.Sleep(5 * time.Millisecond) {
+	test.Eventually(t, "the warning", func() bool {
 		signal(kick)
-		if time.Now().After(end) {
-			t.Fatalf("not told of: %s", log)
-		}
-	}
+		return strings.Contains(log.String(), "its rings stay empty")
+	}, log)
 	if !strings.Contains(log.String(), "share=on") {
 		t.Errorf("no advice: %s", log)
 	}
@@ -46,12 +43,10 @@ func TestKicksWithoutRequests(t *testing.T) {
 	}
 	test.Must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
 	test.Must(t, f.Barrier())
-	for end := time.Now().Add(20 * time.Second); s.dev.kicks.armed.Load(); time.Sleep(time.Millisecond) {
+	test.Eventually(t, "the kick is noticed", func() bool {
 		signal(kick)
-		if time.Now().After(end) {
-			t.Fatal("the kick was not noticed")
-		}
-	}
+		return !s.dev.kicks.armed.Load()
+	})
 	s.dev.kicks.mu.Lock()
 	check := s.dev.kicks.check
 	s.dev.kicks.mu.Unlock()

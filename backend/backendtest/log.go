@@ -5,7 +5,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
+
+	"cowblk/internal/test"
 )
 
 // Log is a log that can be read while it is written.
@@ -29,9 +30,5 @@ func (l *Log) String() string {
 // Await waits until the log contains text.
 func (l *Log) Await(t testing.TB, text string) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(l.String(), text); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("the log misses %q:\n%s", text, l)
-		}
-	}
+	test.Eventually(t, text, func() bool { return strings.Contains(l.String(), text) }, l)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cowblk/backend/loglimit"
@@ -23,53 +24,82 @@ func ends(c net.Conn) bool {
 	return !(errors.As(err, &timeout) && timeout.Timeout())
 }
 
+// inBubble runs f beside a server with the export x, in a bubble of testing/synctest, where time
+// passes at once. connect returns a new client.
+func inBubble(t *testing.T, o Options, d Disk, f func(t *testing.T, connect func() *script)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		o.Log = quiet
+		s := New(o)
+		test.Must(t, s.AddExport("x", d))
+		f(t, func() *script {
+			c, theirs := net.Pipe()
+			s.admit(theirs, Address{Network: "unix"})
+			test.Must(t, c.SetDeadline(time.Now().Add(time.Hour)))
+			return &script{c, t}
+		})
+		test.Must(t, s.Close())
+	})
+}
+
 func TestHandshakeTime(t *testing.T) {
-	d := randomDisk(1 << 20)
-	_, a := start(t, Options{HandshakeTime: time.Second}, map[string]Disk{"x": d})
-	silent := dial(t, a)
-	slow := greeted(t, a)
-	go func() {
-		for _, b := range option(optGo, choice("x")) {
-			slow.Write([]byte{b})
-			time.Sleep(100 * time.Millisecond)
+	inBubble(t, Options{HandshakeTime: time.Second}, randomDisk(1<<20), func(t *testing.T, connect func() *script) {
+		silent, slow, c := connect(), connect(), connect()
+		slow.greet()
+		go func() {
+			for _, b := range option(optGo, choice("x")) {
+				slow.Write([]byte{b})
+				time.Sleep(100 * time.Millisecond)
+			}
+		}()
+		c.greet()
+		c.choose("x")
+		if !ends(silent) || !ends(slow) {
+			t.Error("half-open connections stay")
 		}
-	}()
-	if !ends(silent) || !ends(slow) {
-		t.Error("half-open connections stay")
-	}
-	c := ready(t, a, "x")
-	time.Sleep(1500 * time.Millisecond) // longer than HandshakeTime, which does not limit the connection
-	c.give(command(cmdRead, 0, 1, 0, 512))
-	if e := c.reply(1); e != 0 {
-		t.Errorf("error %d", e)
-	}
+		time.Sleep(2 * time.Second) // longer than HandshakeTime, which does not limit the connection
+		c.give(command(cmdRead, 0, 1, 0, 512))
+		if e := c.reply(1); e != 0 {
+			t.Errorf("error %d", e)
+		}
+		c.take(512)
+	})
 }
 
 func TestIdleTime(t *testing.T) {
-	_, a := start(t, Options{IdleTime: 50 * time.Millisecond}, map[string]Disk{"x": randomDisk(512)})
-	if !ends(ready(t, a, "x")) {
-		t.Error("an idle connection stays")
-	}
+	inBubble(t, Options{IdleTime: time.Minute}, randomDisk(512), func(t *testing.T, connect func() *script) {
+		c, began := connect(), time.Now()
+		c.greet()
+		c.choose("x")
+		if !ends(c) || time.Since(began) != time.Minute {
+			t.Errorf("an idle connection stays for %s", time.Since(began))
+		}
+	})
 }
 
 func TestStallTime(t *testing.T) {
-	d := randomDisk(64 << 20)
-	_, a := start(t, Options{StallTime: time.Second}, map[string]Disk{"x": d})
-	half := ready(t, a, "x")
-	half.give(command(cmdRead, 0, 1, 0, 512)[:requestLen-1])
-	payload := ready(t, a, "x")
-	payload.give(command(cmdWrite, 0, 1, 0, 512))
-	if !ends(half) || !ends(payload) {
-		t.Error("half-sent requests stay")
-	}
-	// A client that does not read its reply gets only what is in the socket's buffers.
-	deaf := ready(t, a, "x")
-	deaf.give(command(cmdRead, 0, 1, 0, maxRequest))
-	time.Sleep(1500 * time.Millisecond)
-	if n, _ := io.Copy(io.Discard, deaf); n >= maxRequest {
-		t.Errorf("%d bytes came", n)
-	}
-	checkServes(t, a, "x", d)
+	inBubble(t, Options{StallTime: time.Second}, randomDisk(maxRequest), func(t *testing.T, connect func() *script) {
+		half, payload, deaf, c := connect(), connect(), connect(), connect()
+		for _, c := range []*script{half, payload, deaf, c} {
+			c.greet()
+			c.choose("x")
+		}
+		half.give(command(cmdRead, 0, 1, 0, 512)[:requestLen-1])
+		payload.give(command(cmdWrite, 0, 1, 0, 512))
+		if !ends(half) || !ends(payload) {
+			t.Error("half-sent requests stay")
+		}
+		deaf.give(command(cmdRead, 0, 1, 0, maxRequest)) // and does not read the reply
+		time.Sleep(2 * time.Second)
+		if n, _ := io.Copy(io.Discard, deaf); n >= maxRequest {
+			t.Errorf("%d bytes came", n)
+		}
+		c.give(command(cmdRead, 0, 1, 0, 512))
+		if e := c.reply(1); e != 0 {
+			t.Errorf("error %d", e)
+		}
+		c.take(512)
+	})
 }
 
 // While other clients are stuck in every state, a client is served.

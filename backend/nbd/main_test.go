@@ -94,27 +94,38 @@ type script struct {
 func greeted(t *testing.T, a Address) *script {
 	t.Helper()
 	c := &script{dial(t, a), t}
+	c.greet()
+	return c
+}
+
+func (c *script) greet() {
+	c.t.Helper()
 	g := c.take(greetingLen)
 	if binary.BigEndian.Uint64(g) != protocol.NEGOTIATION_MAGIC_OLDSTYLE || binary.BigEndian.Uint64(g[8:]) != protocol.NEGOTIATION_MAGIC_OPTION {
-		t.Fatalf("greeting % x", g)
+		c.t.Fatalf("greeting % x", g)
 	}
 	c.give([]byte{0, 0, 0, 1})
-	return c
 }
 
 // ready returns a client that has selected an export.
 func ready(t *testing.T, a Address, name string) *script {
 	t.Helper()
 	c := greeted(t, a)
+	c.choose(name)
+	return c
+}
+
+func (c *script) choose(name string) {
+	c.t.Helper()
 	c.give(option(optGo, choice(name)))
 	for {
 		kind, data := c.optionReply(optGo)
 		switch kind {
 		case repAck:
-			return c
+			return
 		case repInfo:
 		default:
-			t.Fatalf("GO %q: %#x %q", name, kind, data)
+			c.t.Fatalf("GO %q: %#x %q", name, kind, data)
 		}
 	}
 }

@@ -201,15 +201,13 @@ func (l *killLoad) reconnect(socket string) {
 		i := <-l.paused
 		test.Must(l.t, l.queues[i].err)
 	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	test.Eventually(l.t, "the next process serves", func() bool {
 		err := l.f.Reconnect(socket)
-		if err == nil {
-			break
+		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ENOENT) {
+			test.Must(l.t, err)
 		}
-		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ENOENT) || time.Now().After(end) {
-			l.t.Fatal(err)
-		}
-	}
+		return err == nil
+	})
 	for i := range l.resume {
 		l.resume[i] <- struct{}{}
 	}

@@ -94,13 +94,23 @@ func TestManyPromotions(t *testing.T) {
 		<-paused
 		defer func() { pause.Store(false); paused <- struct{}{} }()
 		waitSealed(t, c)
-		time.Sleep(50 * time.Millisecond) // connections and goroutines of the last commands end
 		for sub, n := range map[string]int{"layers": layers, "tmp": 0, "disks/a": 2} {
 			if e, err := os.ReadDir(filepath.Join(dir, sub)); err != nil || len(e) != n {
 				t.Errorf("%s: %d entries, expected %d: %v", sub, len(e), n, err)
 			}
 		}
-		return openResources(t)
+		// Connections and goroutines of the last commands end.
+		var r resources
+		same := 0
+		test.Eventually(t, "the resources stay the same", func() bool {
+			now := openResources(t)
+			if same++; now.fds != r.fds || now.goroutines != r.goroutines {
+				same = 0
+			}
+			r = now
+			return same == 20
+		})
+		return r
 	}
 	made := 0
 	promote := func(n int) {

@@ -227,17 +227,16 @@ func (m *killableDaemon) serves(t *testing.T, l *steadyLoad) bool {
 	t.Helper()
 	// Completions of the other process may still be in the rings.
 	from := l.done.Load() + loadDepth
-	for end := time.Now().Add(20 * time.Second); l.done.Load() < from+20; time.Sleep(time.Millisecond) {
+	gone := false
+	test.Eventually(t, "the process serves or ends", func() bool {
 		select {
 		case <-m.gone:
-			return false
+			gone = true
 		default:
 		}
-		if time.Now().After(end) {
-			t.Fatalf("the process neither serves nor ends\n%s", m.log.String())
-		}
-	}
-	return true
+		return gone || l.done.Load() >= from+20
+	}, &m.log)
+	return !gone
 }
 
 func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }

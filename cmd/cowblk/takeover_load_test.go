@@ -178,17 +178,16 @@ func (l *steadyLoad) reconnect() error {
 // waitRequests waits for n more requests to complete.
 func (l *steadyLoad) waitRequests(n uint64) {
 	l.t.Helper()
-	for from, end := l.done.Load(), time.Now().Add(30*time.Second); l.done.Load() < from+n; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			l.t.Fatalf("%d requests in half a minute", l.done.Load()-from)
-		}
+	from := l.done.Load()
+	test.Eventually(l.t, fmt.Sprint(n, " requests"), func() bool {
 		select {
 		case err := <-l.ended:
 			l.ended <- err
 			l.t.Fatalf("the load has ended: %v", err)
 		default:
 		}
-	}
+		return l.done.Load() >= from+n
+	})
 }
 
 // finish ends the load and checks every block.

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -36,14 +35,10 @@ func filled(t *testing.T, name string, p []byte) *osFile {
 // when another CPU has just used them. A file in memory stays.
 func evict(t *testing.T, f *osFile) {
 	t.Helper()
-	for range 200 {
+	test.Eventually(t, "the pages leave the page cache", func() bool {
 		test.Must(t, unix.Fadvise(f.fd, 0, 0, unix.FADV_DONTNEED))
-		if f.memory || cachedPages(f) == 0 {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatalf("%d pages stay in the page cache", cachedPages(f))
+		return f.memory || cachedPages(f) == 0
+	})
 }
 
 // cachedPages returns the number of the file's pages in the page cache; 0 before Linux 6.5.

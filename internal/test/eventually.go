@@ -9,7 +9,7 @@ import (
 
 const (
 	limit    = 30 * time.Second
-	interval = 2 * time.Millisecond
+	interval = time.Millisecond
 )
 
 // Eventually calls cond until it returns true. It ends the test if that takes 30 seconds; details
