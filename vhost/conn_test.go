@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +43,7 @@ func eventFDs(t testing.TB, n int) []int {
 }
 
 func TestReadMessage(t *testing.T) {
+	text := test.Texts(t, "message.texts")
 	msg := func(payload ...byte) []byte {
 		h := Header{Request: SetFeatures, Flags: FlagVersion, Size: uint32(len(payload))}
 		return append(h.Append(nil), payload...)
@@ -56,7 +56,6 @@ func TestReadMessage(t *testing.T) {
 		size   int      // of the payload expected
 		nfds   int
 		err    error // expected instead
-		text   string
 	}{
 		{name: "whole", writes: [][]byte{msg(1, 2, 3)}, size: 3},
 		{name: "no payload", writes: [][]byte{msg()}},
@@ -64,14 +63,14 @@ func TestReadMessage(t *testing.T) {
 		{name: "fds with header", writes: [][]byte{msg(1)}, fds: []int{8}, size: 1, nfds: 8},
 		{name: "fds with payload", writes: [][]byte{msg(1)[:12], msg(1)[12:]}, fds: []int{0, 2}, size: 1, nfds: 2},
 		{name: "fds with both", writes: [][]byte{msg(1)[:12], msg(1)[12:]}, fds: []int{3, 2}, size: 1, nfds: 5},
-		{name: "nine fds", writes: [][]byte{msg(1)}, fds: []int{9}, err: ErrProtocol, text: "more than 8 descriptors"},
-		{name: "200 fds", writes: [][]byte{msg(1)}, fds: []int{200}, err: ErrProtocol, text: "more than 8 descriptors"},
+		{name: "nine fds", writes: [][]byte{msg(1)}, fds: []int{9}, err: ErrProtocol},
+		{name: "200 fds", writes: [][]byte{msg(1)}, fds: []int{200}, err: ErrProtocol},
 		{name: "nine fds in two", writes: [][]byte{msg(1)[:3], msg(1)[3:]}, fds: []int{8, 1}, err: ErrProtocol},
-		{name: "too long", writes: [][]byte{Header{Request: SetMemTable, Flags: 1, Size: MaxPayload + 1}.Append(nil)}, fds: []int{2}, err: ErrProtocol, text: "SET_MEM_TABLE: payload of 269 bytes, expected at most 268"},
-		{name: "4 GiB", writes: [][]byte{Header{Request: 99, Flags: 1, Size: 1<<32 - 1}.Append(nil)}, err: ErrProtocol, text: "message 99"},
+		{name: "too long", writes: [][]byte{Header{Request: SetMemTable, Flags: 1, Size: MaxPayload + 1}.Append(nil)}, fds: []int{2}, err: ErrProtocol},
+		{name: "4 GiB", writes: [][]byte{Header{Request: 99, Flags: 1, Size: 1<<32 - 1}.Append(nil)}, err: ErrProtocol},
 		{name: "nothing", close: true, err: io.EOF},
 		{name: "half a header", writes: [][]byte{msg(1)[:7]}, fds: []int{1}, close: true, err: io.ErrUnexpectedEOF},
-		{name: "header only", writes: [][]byte{msg(1)[:12]}, fds: []int{1}, close: true, err: io.ErrUnexpectedEOF, text: "SET_FEATURES: payload"},
+		{name: "header only", writes: [][]byte{msg(1)[:12]}, fds: []int{1}, close: true, err: io.ErrUnexpectedEOF},
 		{name: "half a payload", writes: [][]byte{msg(1, 2, 3)[:14]}, fds: []int{1}, close: true, err: io.ErrUnexpectedEOF},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -92,8 +91,8 @@ func TestReadMessage(t *testing.T) {
 			}
 			m, err := NewConn(b).ReadMessage()
 			if c.err != nil {
-				if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.text) {
-					t.Errorf("%v, expected %v with %q", err, c.err, c.text)
+				if text(t, c.name, err); !errors.Is(err, c.err) {
+					t.Errorf("%v, expected %v", err, c.err)
 				}
 			} else if err != nil {
 				t.Fatal(err)

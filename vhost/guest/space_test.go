@@ -3,7 +3,6 @@ package guest
 import (
 	"errors"
 	"os"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +31,7 @@ func TestAddressSpaceIsBounded(t *testing.T) {
 	}
 	all, err := s.NewTable([]RegionDesc{part(0), part(1), part(2), part(3)}, []int{fd, fd, fd, fd})
 	test.Must(t, err)
-	if _, err := all.With(part(4), fd); !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), "on top of") {
+	if _, err := all.With(part(4), fd); !errors.Is(err, ErrRegion) {
 		t.Errorf("a fifth part: %v", err)
 	}
 	// The same front-end's next table, while the former one is still mapped.
@@ -90,7 +89,7 @@ func TestForeignFileSystems(t *testing.T) {
 	st, err := f.Stat()
 	test.Must(t, err)
 	_, err = NewTable([]RegionDesc{{Size: uint64(st.Size())}}, []int{int(f.Fd())})
-	if !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), "file system type") {
+	if !errors.Is(err, ErrRegion) {
 		t.Errorf("a file of sysfs (%d bytes): %v", st.Size(), err)
 	}
 }

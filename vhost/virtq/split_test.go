@@ -3,7 +3,6 @@ package virtq_test
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 
 	"cowblk/internal/test"
@@ -73,16 +72,16 @@ func roundTrips(t *testing.T, r *rig, n int) {
 }
 
 func TestNextBreaksOn(t *testing.T) {
+	text := test.Texts(t, "ring.texts")
 	for _, tc := range []struct {
 		name string
 		do   func(r *virtqtest.Ring)
-		want string
 	}{
-		{"index that jumped", func(r *virtqtest.Ring) { r.SetAvailIdx(10 + 9) }, "available index 19 is 9 past 10"},
-		{"index that went back", func(r *virtqtest.Ring) { r.SetAvailIdx(9) }, "65535 past"},
-		{"head beyond the ring", func(r *virtqtest.Ring) { r.Offer(8) }, "head 8, the ring has 8"},
-		{"head far beyond", func(r *virtqtest.Ring) { r.Offer(0xffff) }, "head 65535"},
-		{"head twice", func(r *virtqtest.Ring) { r.Offer(3); r.Offer(3) }, "head 3 is still in flight"},
+		{"index that jumped", func(r *virtqtest.Ring) { r.SetAvailIdx(10 + 9) }},
+		{"index that went back", func(r *virtqtest.Ring) { r.SetAvailIdx(9) }},
+		{"head beyond the ring", func(r *virtqtest.Ring) { r.Offer(8) }},
+		{"head far beyond", func(r *virtqtest.Ring) { r.Offer(0xffff) }},
+		{"head twice", func(r *virtqtest.Ring) { r.Offer(3); r.Offer(3) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRig(t, virtq.SplitConfig{Num: 8, Base: 10})
@@ -91,8 +90,8 @@ func TestNextBreaksOn(t *testing.T) {
 			for ok := true; ok && err == nil; {
 				_, ok, err = r.q.Next()
 			}
-			if !errors.Is(err, virtq.ErrBroken) || !strings.Contains(err.Error(), tc.want) {
-				t.Fatalf("error %v, expected ErrBroken with %q", err, tc.want)
+			if text(t, tc.name, err); !errors.Is(err, virtq.ErrBroken) {
+				t.Fatalf("error %v, expected ErrBroken", err)
 			}
 			// It stays broken, whatever the ring contains now.
 			r.drv.SetAvailIdx(r.q.Base())
@@ -170,6 +169,7 @@ func TestSetMemory(t *testing.T) {
 }
 
 func TestMapSplitChecks(t *testing.T) {
+	text := test.Texts(t, "map.texts")
 	const size = 0x4000
 	mem, err := virtqtest.NewMemory(
 		guest.RegionDesc{GuestAddr: 0, Size: size, UserAddr: 0x10000},
@@ -188,35 +188,35 @@ func TestMapSplitChecks(t *testing.T) {
 		name              string
 		num               uint16
 		desc, avail, used uint64
-		want              string // "": accepted
+		sound             bool
 	}{
-		{"sound", 16, desc, avail, used, ""},
-		{"one descriptor", 1, desc, desc + 16, desc + 24, ""},
-		{"at the very end", 4, last - 64, last - 80, last - 144, ""},
-		{"available ring on a multiple of 4", 4, desc, avail + 4, used + 4, ""},
-		{"second region", 16, desc + size, avail, used, ""},
-		{"size 0", 0, desc, avail, used, "power of two"},
-		{"size 3", 3, desc, avail, used, "power of two"},
-		{"size 65535", 65535, desc, avail, used, "power of two"},
-		{"descriptors outside", 16, 0x90000, avail, used, "descriptor table"},
-		{"descriptors cross the end", 16, last - 255, avail, used, "descriptor table"},
-		{"descriptors cross regions", 16, desc + size - 16, avail, used, "descriptor table"},
-		{"available ring at 0", 16, desc, 0, used, "available ring"},
-		{"available ring truncated", 16, desc, last - 38, used, "available ring"},
-		{"used ring truncated", 16, desc, avail, last - 132, "used ring"},
-		{"used ring at the last address", 16, desc, avail, 1<<64 - 4, "used ring"},
-		{"descriptors on a multiple of 8", 16, desc + 8, avail, used, "multiple of 16"},
-		{"available ring on a multiple of 2", 16, desc, avail + 2, used, "multiple of 4"},
-		{"used ring on a multiple of 2", 16, desc, avail, used + 2, "multiple of 4"},
-		{"odd", 16, desc, avail + 1, used, "multiple of 4"},
-		{"aligned there, not here", 16, 0x100000, avail, used, "multiple of 16"},
-		{"aligned here, not there", 16, 0x10000c, avail, used, ""},
+		{"sound", 16, desc, avail, used, true},
+		{"one descriptor", 1, desc, desc + 16, desc + 24, true},
+		{"at the very end", 4, last - 64, last - 80, last - 144, true},
+		{"available ring on a multiple of 4", 4, desc, avail + 4, used + 4, true},
+		{"second region", 16, desc + size, avail, used, true},
+		{"size 0", 0, desc, avail, used, false},
+		{"size 3", 3, desc, avail, used, false},
+		{"size 65535", 65535, desc, avail, used, false},
+		{"descriptors outside", 16, 0x90000, avail, used, false},
+		{"descriptors cross the end", 16, last - 255, avail, used, false},
+		{"descriptors cross regions", 16, desc + size - 16, avail, used, false},
+		{"available ring at 0", 16, desc, 0, used, false},
+		{"available ring truncated", 16, desc, last - 38, used, false},
+		{"used ring truncated", 16, desc, avail, last - 132, false},
+		{"used ring at the last address", 16, desc, avail, 1<<64 - 4, false},
+		{"descriptors on a multiple of 8", 16, desc + 8, avail, used, false},
+		{"available ring on a multiple of 2", 16, desc, avail + 2, used, false},
+		{"used ring on a multiple of 2", 16, desc, avail, used + 2, false},
+		{"odd", 16, desc, avail + 1, used, false},
+		{"aligned there, not here", 16, 0x100000, avail, used, false},
+		{"aligned here, not there", 16, 0x10000c, avail, used, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d, a, u, err := virtq.MapSplit(tab, tc.num, tc.desc, tc.avail, tc.used)
-			if tc.want != "" {
-				if !errors.Is(err, virtq.ErrRing) || !strings.Contains(err.Error(), tc.want) {
-					t.Fatalf("error %v, expected ErrRing with %q", err, tc.want)
+			if text(t, tc.name, err); !tc.sound {
+				if !errors.Is(err, virtq.ErrRing) {
+					t.Fatalf("error %v, expected ErrRing", err)
 				}
 				return
 			}
