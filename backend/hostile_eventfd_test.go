@@ -2,8 +2,8 @@ package backend
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -51,7 +51,7 @@ func TestForeignEventFDs(t *testing.T) {
 	}
 	a.write(0) // the ring goes on with the descriptors it had
 	a.send(vhost.SetVringCall, 0, u64(0), pipe[1])
-	if err := a.leave(); err == nil || !strings.Contains(err.Error(), "SET_VRING_CALL: ring 0: expected an eventfd, found pipe:") {
+	if err := a.leave(); !errors.Is(err, vhost.ErrProtocol) {
 		t.Errorf("session: %v", err)
 	}
 }

@@ -12,16 +12,17 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
 // Of requests that fail within ten seconds, the first is logged and reported, the others are not.
 func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
 	x := faultfs.Over(vfs.OS{}, nil)
-	var log strings.Builder
+	var log test.Log
 	var events atomic.Int32
 	s := serveOn(t, DeviceOptions{}, x, func(v *served) {
-		v.dev.log = slog.New(slog.NewTextHandler(&log, nil))
+		v.dev.log = log.Logger()
 		v.dev.Observe(Observer{IOError: func(IOErrorEvent) { events.Add(1) }})
 	})
 	x.OnCall(func(c faultfs.Call) error {
@@ -50,7 +51,7 @@ func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
 	}
 	f.Close()
 	s.stop()
-	if n := strings.Count(log.String(), "request failed"); n != 2 {
-		t.Errorf("%d lines:\n%s", n, log.String())
+	if n := log.Count(slog.LevelError); n != 2 {
+		t.Errorf("%d lines:\n%s", n, &log)
 	}
 }

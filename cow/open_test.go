@@ -3,8 +3,10 @@ package cow_test
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -38,7 +40,7 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 		name     string
 		spoil    func(t *testing.T, rig *cowtest.Rig)
 		sentinel error
-		says     string
+		about    string // file and property
 	}{
 		{"base changed in size", func(t *testing.T, rig *cowtest.Rig) {
 			appendTo(t, rig.Spec.Base.Path, "x")
@@ -82,7 +84,7 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 		{"map missing", func(t *testing.T, rig *cowtest.Rig) {
 			test.Must(t, os.Remove(rig.Spec.Layers[0].Map))
 		}, os.ErrNotExist, "0000.map"},
-		{"no layers", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Layers = nil }, cow.ErrSpec, "head"},
+		{"no layers", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Layers = nil }, cow.ErrSpec, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -94,8 +96,16 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 				d.Close()
 				t.Fatal("opened")
 			}
-			if !errors.Is(err, tt.sentinel) || !strings.Contains(err.Error(), tt.says) {
-				t.Errorf("expected %v that says %q, found %v", tt.sentinel, tt.says, err)
+			var fault *layer.Fault
+			var failed *fs.PathError
+			about := ""
+			if errors.As(err, &fault) {
+				about = filepath.Base(fault.Path) + ", " + fault.What
+			} else if errors.As(err, &failed) {
+				about = filepath.Base(failed.Path)
+			}
+			if !errors.Is(err, tt.sentinel) || !strings.Contains(about, tt.about) {
+				t.Errorf("expected %v about %q, found one about %q: %v", tt.sentinel, tt.about, about, err)
 			}
 			if !maps.Equal(before, files(t, rig.Dir)) {
 				t.Error("a refused open changed a file")

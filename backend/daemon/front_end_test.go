@@ -3,13 +3,13 @@ package daemon
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
-	"cowblk/backend/backendtest"
 	"cowblk/cow/vfs"
 	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
@@ -56,8 +56,8 @@ func TestSecondFrontEnd(t *testing.T) {
 	if _, err := exec.LookPath("socat"); err != nil {
 		t.Skip("socat is not installed; make deps installs it")
 	}
-	log := &backendtest.Log{}
-	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
+	var log test.Log
+	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = log.Logger() })
 	f := s.dial(frontend.Options{})
 	defer f.Close()
 	me := os.Getpid()
@@ -65,16 +65,17 @@ func TestSecondFrontEnd(t *testing.T) {
 		t.Errorf("%+v", i)
 	}
 	first := connectStranger(t, s.socket)
-	log.Await(t, fmt.Sprintf(`level=WARN msg="another front-end waits until the present one leaves" waiting="process %d (socat) of user %d" held_by="process %d (`, first.pid(), os.Getuid(), me))
-	if !strings.Contains(log.String(), "held_since=2") {
-		t.Errorf("since when: %s", log)
+	waiting := fmt.Sprintf("process %d (socat) of user %d", first.pid(), os.Getuid())
+	test.Eventually(t, "the second is logged", func() bool { return slices.Equal(log.Values("waiting"), []string{waiting}) }, &log)
+	if holder := log.Values("held_by")[0]; !strings.HasPrefix(holder, fmt.Sprintf("process %d (", me)) || log.Values("held_since")[0] == (time.Time{}).String() {
+		t.Errorf("held by whom, and since when: %s", &log)
 	}
 	if i := s.export.info(); i.Waiting == nil || i.Waiting.PID != first.pid() || int(i.FrontEnd.PID) != me {
 		t.Errorf("%+v", i)
 	}
 	first.leave(t)
 	awaitInfo(t, s.export, "nobody waits", func(i DiskInfo) bool { return i.Waiting == nil })
-	log.Await(t, "the waiting front-end has left")
+	test.Eventually(t, "its end is logged", func() bool { return slices.Contains(log.Values("front_end"), waiting) }, &log)
 	second := connectStranger(t, s.socket)
 	awaitInfo(t, s.export, "another waits", func(i DiskInfo) bool { return i.Waiting != nil && i.Waiting.PID == second.pid() })
 	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
@@ -82,10 +83,7 @@ func TestSecondFrontEnd(t *testing.T) {
 	}
 	test.Must(t, f.Close())
 	awaitInfo(t, s.export, "the other is served", func(i DiskInfo) bool { return i.FrontEnd != nil && i.FrontEnd.PID == second.pid() && i.Waiting == nil })
-	log.Await(t, "msg=\"front-end disconnected\"")
-	if !strings.Contains(log.String(), "virsh attach-device") || !strings.Contains(log.String(), "cowblk attach") {
-		t.Errorf("no advice: %s", log)
-	}
+	test.Eventually(t, "advice", func() bool { return slices.Equal(log.Values("advice"), []string{reconnectAdvice}) }, &log)
 	second.leave(t)
 	awaitInfo(t, s.export, "nobody is served", func(i DiskInfo) bool { return i.FrontEnd == nil && !i.Connected })
 	s.dial(frontend.Options{}).Close()
@@ -93,16 +91,16 @@ func TestSecondFrontEnd(t *testing.T) {
 
 // The front-end that connects anew before its former connection has ended is no stranger.
 func TestFrontEndComesAgain(t *testing.T) {
-	log := &backendtest.Log{}
-	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = slog.New(slog.NewTextHandler(log, nil)) })
+	var log test.Log
+	s := serveOn(t, vfs.OS{}, func(s *served) { s.export.log = log.Logger() })
 	f := s.dial(frontend.Options{})
 	done := make(chan *frontend.Frontend)
 	go func() { done <- s.dial(frontend.Options{}) }()
-	log.Await(t, "the front-end connects again")
+	test.Eventually(t, "the second connection is logged", func() bool { return len(log.Values("front_end")) > 0 }, &log)
 	test.Must(t, f.Close())
 	again := <-done
-	if strings.Contains(log.String(), "another front-end") {
-		t.Error(log)
+	if log.Values("waiting") != nil {
+		t.Error(&log)
 	}
 	test.Must(t, again.Close())
 }

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -33,9 +32,9 @@ func (n *fakeNames) Tags(disk string) []string      { return n.tags[disk] }
 func (n *fakeNames) Data(string) string             { return "" }
 
 // quietDaemon serves the disk "test", on a store that makes no promotion.
-func quietDaemon(t *testing.T, log io.Writer, o HookOptions) (*Daemon, *fakeNames) {
+func quietDaemon(t *testing.T, log *test.Log, o HookOptions) (*Daemon, *fakeNames) {
 	n := &fakeNames{tags: map[string][]string{}}
-	d := New(Options{Log: slog.New(slog.NewTextHandler(log, nil)), Names: n, Hooks: o})
+	d := New(Options{Log: log.Logger(), Names: n, Hooks: o})
 	d.Add(serve(t).export)
 	return d, n
 }
@@ -49,7 +48,7 @@ func event(name string, after time.Duration) (e goqmp.Event) {
 }
 
 func TestHooksCollapseBursts(t *testing.T) {
-	var log strings.Builder
+	var log test.Log
 	d, n := quietDaemon(t, &log, HookOptions{})
 	h := d.hooks
 	for _, e := range []goqmp.Event{
@@ -63,13 +62,13 @@ func TestHooksCollapseBursts(t *testing.T) {
 	if !slices.Equal(n.asked, want) {
 		t.Errorf("promotions %v, want %v", n.asked, want)
 	}
-	if !strings.Contains(log.String(), `events="RESET 1, SHUTDOWN 1, STOP 1"`) || !strings.Contains(log.String(), `events="RESET 1"`) {
-		t.Errorf("what was dropped is not in the log:\n%s", log.String())
+	if dropped := log.Values("events"); !slices.Contains(dropped, "RESET 1, SHUTDOWN 1, STOP 1") || !slices.Contains(dropped, "RESET 1") {
+		t.Errorf("dropped, as the log has it: %q", dropped)
 	}
 }
 
 func TestHooksInOneSecond(t *testing.T) {
-	d, n := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
+	d, n := quietDaemon(t, &test.Log{}, HookOptions{Interval: time.Nanosecond})
 	n.tags["test"] = []string{"reset-20261122T180432Z", "reset-20261122T180433Z"}
 	d.hooks.handle(event("RESET", 0))
 	if want := []string{"test@reset-20261122T180434Z"}; !slices.Equal(n.asked, want) {
@@ -78,14 +77,14 @@ func TestHooksInOneSecond(t *testing.T) {
 }
 
 func TestHooksKeep(t *testing.T) {
-	var log strings.Builder
+	var log test.Log
 	d, n := quietDaemon(t, &log, HookOptions{Keep: 2, Events: []string{"SOMETHING_NEW"}})
 	n.tags["test"] = []string{"reset-20261122T180432Z", "nightly-20261122T180432Z", "before-reset", "20261122T180432Z"}
 	d.hooks.handle(event("RESET", 0))
 	n.tags["test"] = append(n.tags["test"], "something-new-20261122T180432Z")
 	d.hooks.handle(event("RESET", time.Hour))
-	if len(n.asked) != 1 || !strings.Contains(log.String(), "has 2 tags made by hooks") {
-		t.Errorf("promotions %v\n%s", n.asked, log.String())
+	if len(n.asked) != 1 || log.Count(slog.LevelError) != 2 {
+		t.Errorf("promotions %v\n%s", n.asked, &log)
 	}
 	if _, err := d.set(SetArgs{Keep: new(int)}); err != nil {
 		t.Fatal(err)
@@ -97,7 +96,7 @@ func TestHooksKeep(t *testing.T) {
 }
 
 func TestHooksIgnoreOwnPauses(t *testing.T) {
-	d, n := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
+	d, n := quietDaemon(t, &test.Log{}, HookOptions{Interval: time.Nanosecond})
 	at := func(when time.Time) goqmp.Event {
 		e := goqmp.Event{Event: "STOP"}
 		e.Timestamp.Seconds, e.Timestamp.Microseconds = when.Unix(), int64(when.Nanosecond()/1000)
@@ -151,7 +150,7 @@ func TestHookEvent(t *testing.T) {
 }
 
 func TestSet(t *testing.T) {
-	d, _ := quietDaemon(t, io.Discard, HookOptions{})
+	d, _ := quietDaemon(t, &test.Log{}, HookOptions{})
 	off, list, none, five, minus, low, bad, zero := false, []string{"reset"}, []string{}, 5, -1, "10G", "much", 0.0
 	for _, a := range []SetArgs{
 		{Disk: "test"}, {Disk: "other", WriteCache: &off}, {PromoteOn: &list}, {Keep: &minus, WriteCache: &off},

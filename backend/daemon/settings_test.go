@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"io"
 	"testing"
 
 	"cowblk/internal/test"
@@ -9,7 +8,7 @@ import (
 
 // cow-set takes the option, for the next driver, and refuses it beside a write cache that is off.
 func TestSetWritebackWithoutFlush(t *testing.T) {
-	d, _ := quietDaemon(t, io.Discard, HookOptions{})
+	d, _ := quietDaemon(t, &test.Log{}, HookOptions{})
 	on, off := true, false
 	s, err := d.set(SetArgs{Disk: "test", NoFlush: &on})
 	if err != nil || !s.Disks[0].NoFlush || !s.Disks[0].WriteCache {

@@ -1,8 +1,8 @@
 package daemon
 
 import (
+	"log/slog"
 	"math"
-	"strings"
 	"testing"
 
 	"cowblk/internal/test"
@@ -35,7 +35,7 @@ func TestParseThreshold(t *testing.T) {
 }
 
 func TestSpaceLow(t *testing.T) {
-	var log strings.Builder
+	var log test.Log
 	d, _ := quietDaemon(t, &log, HookOptions{})
 	d.names = heads{d.names}
 	now := fsSpace{id: 1, total: 1000}
@@ -47,18 +47,15 @@ func TestSpaceLow(t *testing.T) {
 	}
 	look := func(free int64, want string) {
 		t.Helper()
-		log.Reset()
+		before := len(log.Records())
 		now.free = free
 		d.space.check()
 		told := ""
-		switch {
-		case strings.Contains(log.String(), "space is low"):
-			told = "low"
-		case strings.Contains(log.String(), "no longer"):
-			told = "over"
+		for _, r := range log.Records()[before:] {
+			told = map[slog.Level]string{slog.LevelWarn: "low", slog.LevelInfo: "over"}[r.Level]
 		}
 		if told != want {
-			t.Errorf("%d free: %q, want %q\n%s", free, told, want, log.String())
+			t.Errorf("%d free: %q, want %q\n%s", free, told, want, &log)
 		}
 	}
 	look(0, "") // off

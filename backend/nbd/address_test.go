@@ -51,7 +51,7 @@ func TestParseAddress(t *testing.T) {
 		"tcp:::1:80", "tcp:host:-1", "tcp:host:+1", "tcp:a b:1", "vsock", "vsock:", "vsock:1", "vsock::1", "vsock:host:1", "vsock:1:x",
 		"vsock:-1:1", "vsock:1:4294967295", "vsock:4294967296:1", "vsock:1:2:3",
 	} {
-		if a, err := ParseAddress(in); !errors.Is(err, ErrAddress) || !strings.Contains(err.Error(), "expected") {
+		if a, err := ParseAddress(in); !errors.Is(err, ErrAddress) {
 			t.Errorf("%q: %+v, %v", in, a, err)
 		}
 	}
@@ -112,7 +112,7 @@ func TestListenVsock(t *testing.T) {
 	s, _ := start(t, Options{}, map[string]Disk{"x": randomDisk(512)})
 	a, err := s.Listen(Address{Network: "vsock", CID: anyCID})
 	if err != nil {
-		if !strings.Contains(err.Error(), "listen on vsock:any:0") {
+		if !strings.Contains(err.Error(), a.String()) {
 			t.Errorf("without AF_VSOCK: %v", err)
 		}
 		return

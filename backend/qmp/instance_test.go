@@ -134,10 +134,10 @@ func TestLibvirtIdentify(t *testing.T) {
 	if _, err := h.freezer(t).Identify(within(t, waitTimeout)); !errors.Is(err, errNotRunning) {
 		t.Errorf("of a domain that is off: %v", err)
 	}
-	for _, message := range []string{"Guest agent is not responding: QEMU guest agent is not connected", "Guest agent is not responding: Guest agent not available for now"} {
-		h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrAgentUnresponsive, message)}}
-		if _, err := h.freezer(t).Identify(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), message) {
-			t.Errorf("%s: %v", message, err)
+	for _, cause := range []string{"Guest agent is not responding: QEMU guest agent is not connected", "Guest agent is not responding: Guest agent not available for now"} {
+		h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrAgentUnresponsive, cause)}}
+		if _, err := h.freezer(t).Identify(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), cause) {
+			t.Errorf("%s: %v", cause, err)
 		}
 	}
 	h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrInternalError, "Command guest-get-time has been disabled")}}

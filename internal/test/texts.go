@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -14,8 +15,8 @@ import (
 
 // Texts returns a function that compares the texts of errors with those in the file testdata/file,
 // by name: tests assert sentinels, and a change of a text shows in the file alone. With
-// COWBLK_UPDATE_SCRIPTS=1 the file is written anew. The function may be called concurrently. No
-// error has no text.
+// COWBLK_UPDATE_SCRIPTS=1 those of the names that occur are written. Directories of tests appear as
+// DIR, this process as PID. The function may be called concurrently. No error has no text.
 func Texts(t testing.TB, file string) func(t testing.TB, name string, err error) {
 	t.Helper()
 	path := filepath.Join("testdata", file)
@@ -31,6 +32,7 @@ func Texts(t testing.TB, file string) func(t testing.TB, name string, err error)
 		text := ""
 		if err != nil {
 			text = strings.ReplaceAll(err.Error(), "\n", `\n`)
+			text = thisProcess.ReplaceAllString(testDir.ReplaceAllString(text, "DIR"), "process PID")
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -42,6 +44,11 @@ func Texts(t testing.TB, file string) func(t testing.TB, name string, err error)
 		}
 	}
 }
+
+var (
+	testDir     = regexp.MustCompile(regexp.QuoteMeta(os.TempDir()) + `/Test[^/ ]*/\d+`)
+	thisProcess = regexp.MustCompile(fmt.Sprintf(`\bprocess %d\b`, os.Getpid()))
+)
 
 // readTexts reads lines of the form NAME => TEXT.
 func readTexts(t testing.TB, path string, mayMiss bool) map[string]string {
@@ -63,8 +70,10 @@ func readTexts(t testing.TB, path string, mayMiss bool) map[string]string {
 func writeTexts(t testing.TB, path string, texts map[string]string) {
 	t.Helper()
 	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(texts)) {
-		fmt.Fprintf(&b, "%s => %s\n", name, texts[name])
+	all := readTexts(t, path, true)
+	maps.Copy(all, texts)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		fmt.Fprintf(&b, "%s => %s\n", name, all[name])
 	}
 	Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	Must(t, os.WriteFile(path, []byte(b.String()), 0o644))
