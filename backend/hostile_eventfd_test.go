@@ -2,7 +2,6 @@ package backend
 
 import (
 	"encoding/binary"
-	"errors"
 	"os"
 	"testing"
 
@@ -51,9 +50,7 @@ func TestForeignEventFDs(t *testing.T) {
 	}
 	a.write(0) // the ring goes on with the descriptors it had
 	a.send(vhost.SetVringCall, 0, u64(0), pipe[1])
-	if err := a.leave(); !errors.Is(err, vhost.ErrProtocol) {
-		t.Errorf("session: %v", err)
-	}
+	test.ErrorIs(t, a.leave(), vhost.ErrProtocol, "session")
 }
 
 // A front-end makes its eventfds blocking again, and full or empty, so that a write or read of them
@@ -90,9 +87,7 @@ func TestEventFDsThatBlock(t *testing.T) {
 				test.Must(t, unix.SetNonblock(fd, true))
 				a.restart()
 			}
-			if err := a.leave(); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, a.leave())
 		})
 	}
 }

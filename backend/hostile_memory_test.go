@@ -224,9 +224,7 @@ func TestMemoryCutUnderTheRing(t *testing.T) {
 					}
 					signal(a.kick)
 					a.broke()
-					if err := a.leave(); err != nil {
-						t.Error(err)
-					}
+					test.Check(t, a.leave())
 					return
 				}
 				a.cut(1, 0)

@@ -2,7 +2,6 @@ package backend
 
 import (
 	"bytes"
-	"errors"
 	"path/filepath"
 	"testing"
 
@@ -43,9 +42,7 @@ func TestInflightBufferShrunk(t *testing.T) {
 	}
 	test.Must(t, unix.Ftruncate(fd, 0))
 	for q := range 2 {
-		if _, err := f.Driver(q).WriteAt(make([]byte, 4096), 0); !errors.Is(err, frontend.ErrQueueBroken) {
-			t.Errorf("queue %d: %v, expected ErrQueueBroken", q, err)
-		}
+		test.ErrorIs(t, test.Err(f.Driver(q).WriteAt(make([]byte, 4096), 0)), frontend.ErrQueueBroken, q)
 	}
 	_, err := healthy.Driver(0).ReadAt(make([]byte, 4096), 0)
 	test.Must(t, err)
@@ -66,9 +63,7 @@ func TestInflightBufferDamaged(t *testing.T) {
 	_, err := unix.Pwrite(fd, bytes.Repeat([]byte{0xff}, 4096), 0)
 	test.Must(t, err)
 	test.Must(t, f.Cont())
-	if err := f.Driver(0).Flush(); !errors.Is(err, frontend.ErrQueueBroken) {
-		t.Errorf("%v, expected ErrQueueBroken", err)
-	}
+	test.ErrorIs(t, f.Driver(0).Flush(), frontend.ErrQueueBroken)
 	test.Must(t, f.Reset())
 	test.Must(t, f.Driver(0).Flush())
 }

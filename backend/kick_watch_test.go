@@ -34,9 +34,7 @@ func TestKicksWithoutRequests(t *testing.T) {
 	test.Must(t, f.Close())
 
 	f = s.dial(frontend.Options{})
-	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.Driver(0).ReadAt(make([]byte, 512), 0)))
 	test.Must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
 	test.Must(t, f.Barrier())
 	test.Eventually(t, "the kick is noticed", func() bool {

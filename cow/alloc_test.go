@@ -60,10 +60,6 @@ func TestNoAllocations(t *testing.T) {
 			t.Errorf("%s: %v allocations per request", tt.name, n)
 		}
 	}
-	if err := ch.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := rig.Close(); err != nil {
-		t.Error(err)
-	}
+	test.Check(t, ch.Close())
+	test.Check(t, rig.Close())
 }

@@ -29,9 +29,7 @@ func asyncChannel(t testing.TB, d *cow.Disk) *cow.Channel {
 		for ch.InFlight() > 0 {
 			test.Must(t, waitCompletions(ch, 1))
 		}
-		if err := ch.Close(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, ch.Close())
 		runtime.UnlockOSThread()
 	})
 	return ch
@@ -130,18 +128,14 @@ func coldReads(t *testing.T, ioUring, direct bool) {
 	test.Must(t, err)
 	t.Cleanup(func() { rig.Close() })
 	content := make([]byte, size)
-	if _, err := rig.Disk.ReadAt(content, 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(rig.Disk.ReadAt(content, 0)))
 	rng := rand.New(rand.NewPCG(1, 2))
 	for layer := range 3 {
 		for range 200 {
 			off := rng.Int64N(size/512-16) * 512
 			p := fill(byte(layer+1), 512*(1+rng.IntN(16)))
 			copy(content[off:], p)
-			if _, err := rig.Disk.WriteAt(p, off); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(rig.Disk.WriteAt(p, off)))
 		}
 		sealed(t, promote(t, rig))
 	}

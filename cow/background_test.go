@@ -92,9 +92,7 @@ func TestBackgroundFlush(t *testing.T) {
 				if n := b.rounds(24 * time.Hour); n != 0 {
 					t.Errorf("%v: %d rounds while nobody wrote", op, n)
 				}
-				if err := ch.Close(); err != nil {
-					t.Error(err)
-				}
+				test.Check(t, ch.Close())
 			})
 		}
 	}
@@ -107,9 +105,7 @@ func TestBackgroundFlushOfACleanDisk(t *testing.T) {
 		if n := b.rounds(time.Hour); n != 0 {
 			t.Errorf("%d rounds after the opening", n)
 		}
-		if _, err := b.Disk.ReadAt(make([]byte, 4096), 0); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, test.Err(b.Disk.ReadAt(make([]byte, 4096), 0)))
 		if n := b.rounds(time.Hour); n != 0 {
 			t.Errorf("%d rounds after a read", n)
 		}
@@ -133,9 +129,7 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 			if c.Op == "sync" && strings.HasSuffix(c.Name, "0000.data") {
 				during.Do(func() { // bits are copied already, data is not synced yet
 					err := do(b.Disk, &cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 4096, Data: [][]byte{fill('b', 4096)}})
-					if err != nil {
-						t.Error(err)
-					}
+					test.Check(t, err)
 				})
 			}
 			return nil
@@ -204,12 +198,8 @@ func TestBackgroundFlushFailure(t *testing.T) {
 			t.Errorf("%d rounds, %d events, disk: %v", n, b.events.Load(), b.Disk.Stats().Failed)
 		}
 		b.x.OnCall(nil)
-		if _, err := b.Disk.WriteAt(fill('b', 512), 0); !errors.Is(err, cow.ErrFailed) {
-			t.Errorf("write: expected ErrFailed, found %v", err)
-		}
-		if err := b.Disk.Flush(); !errors.Is(err, cow.ErrFailed) {
-			t.Errorf("flush: expected ErrFailed, found %v", err)
-		}
+		test.ErrorIs(t, test.Err(b.Disk.WriteAt(fill('b', 512), 0)), cow.ErrFailed)
+		test.ErrorIs(t, b.Disk.Flush(), cow.ErrFailed)
 		if n := b.rounds(time.Hour); n != 0 || b.events.Load() != 1 {
 			t.Errorf("%d rounds and %d events after the failure", n, b.events.Load())
 		}
@@ -220,9 +210,7 @@ func TestBackgroundFlushFailure(t *testing.T) {
 func TestBackgroundFlushOfAnUncleanHead(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
-		if _, err := b.Disk.Detach(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, test.Err(b.Disk.Detach()))
 		b.open(t, time.Minute)
 		if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, 0) {
 			t.Errorf("not closed in order: %d rounds, bit %v, expected 1", n, bit(t, b.Rig, 0, 0))
@@ -279,9 +267,7 @@ func TestSealIsRetried(t *testing.T) {
 			p := promote(t, b.Rig)
 			<-p.Done()
 			if failed = changes.Load() >= n; !failed {
-				if err := p.Err(); err != nil {
-					t.Error(err)
-				}
+				test.Check(t, p.Err())
 				return
 			}
 			if !errors.Is(p.Err(), syscall.ENOSPC) {
@@ -294,9 +280,7 @@ func TestSealIsRetried(t *testing.T) {
 			if err != nil {
 				t.Fatalf("change %d of the map failed once: %v", n, err)
 			}
-			if err := l.Close(); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, l.Close())
 			want(t, b.Disk, 'a', 0, 4096)
 		})
 		if !failed {

@@ -27,9 +27,7 @@ func benchStack(b *testing.B, depth int) *cowtest.Rig {
 	b.Cleanup(func() { rig.Close() })
 	chunk := fill('b', 1<<20)
 	for off := int64(0); off < benchSize; off += int64(len(chunk)) {
-		if _, err := rig.Disk.WriteAt(chunk, off); err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, test.Err(rig.Disk.WriteAt(chunk, off)))
 	}
 	for range depth {
 		p, err := rig.Promote()
@@ -52,9 +50,7 @@ func BenchmarkOverwrite(b *testing.B) {
 	benchDepths(b, func(b *testing.B, rig *cowtest.Rig) {
 		chunk := fill('h', 1<<20)
 		for off := int64(0); off < benchSize; off += int64(len(chunk)) {
-			if _, err := rig.Disk.WriteAt(chunk, off); err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, test.Err(rig.Disk.WriteAt(chunk, off)))
 		}
 		test.Must(b, rig.Disk.Flush())
 		benchRequests(b, rig, cow.OpWrite)

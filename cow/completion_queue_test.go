@@ -69,12 +69,8 @@ func TestSignalAfterItsCompletion(t *testing.T) {
 		t.Fatalf("%d completions", len(got))
 	}
 	l.signalled.Store(true) // the second half
-	if _, err := unix.Write(fd, eventfdOne); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := unix.Read(fd, l.word[:]); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(unix.Write(fd, eventfdOne)))
+	test.Must(t, test.Err(unix.Read(fd, l.word[:])))
 	if got := c.Completed(room[:0]); len(got) != 0 {
 		t.Fatalf("%d completions", len(got))
 	}

@@ -76,9 +76,7 @@ func TestDetachAndReopen(t *testing.T) {
 	if detached, err := d.Detach(); !detached || err != nil {
 		t.Fatal(detached, err)
 	}
-	if _, err := d.Detach(); !errors.Is(err, cow.ErrClosed) {
-		t.Errorf("detached twice: %v", err)
-	}
+	test.ErrorIs(t, test.Err(d.Detach()), cow.ErrClosed, "detached twice")
 	check := func(d *cow.Disk) {
 		t.Helper()
 		want(t, d, 'b', 4096, 4096)
@@ -154,9 +152,7 @@ func TestDetachRefused(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	ch, err := rig.Disk.NewChannel()
 	test.Must(t, err)
-	if _, err := rig.Disk.Detach(); !errors.Is(err, cow.ErrInFlight) {
-		t.Errorf("with a channel: %v", err)
-	}
+	test.ErrorIs(t, test.Err(rig.Disk.Detach()), cow.ErrInFlight, "with a channel")
 	test.Must(t, ch.Close())
 	write(t, rig.Disk, 'a', 0, 4096)
 	write(t, rig.Disk, 'b', 0, 4096)
@@ -167,11 +163,7 @@ func TestDetachRefused(t *testing.T) {
 		}
 		return nil
 	})
-	if err := rig.Disk.Flush(); !errors.Is(err, bad) {
-		t.Errorf("flush: %v", err)
-	}
-	if _, err := rig.Disk.Detach(); !errors.Is(err, cow.ErrFailed) {
-		t.Errorf("after a failed flush: %v", err)
-	}
+	test.ErrorIs(t, rig.Disk.Flush(), bad, "flush")
+	test.ErrorIs(t, test.Err(rig.Disk.Detach()), cow.ErrFailed, "after a failed flush")
 	want(t, rig.Disk, 'b', 0, 4096) // the disk is unchanged
 }

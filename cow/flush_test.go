@@ -61,12 +61,8 @@ func TestFlushDoesNotBlockItsChannel(t *testing.T) {
 			t.Fatalf("%v while a flush runs: %v, %v", op, out, r.Err)
 		}
 	}
-	if err := ch.Close(); !errors.Is(err, cow.ErrInFlight) {
-		t.Errorf("close of a channel with a flush under way: %v", err)
-	}
-	if err := rig.Disk.Close(); !errors.Is(err, cow.ErrInFlight) {
-		t.Errorf("close of a disk with an open channel: %v", err)
-	}
+	test.ErrorIs(t, ch.Close(), cow.ErrInFlight, "close of a channel with a flush under way")
+	test.ErrorIs(t, rig.Disk.Close(), cow.ErrInFlight, "close of a disk with an open channel")
 	hold.open()
 	test.Must(t, errors.Join(waitCompletions(ch, 1), flush.Err, ch.Close()))
 }
@@ -145,25 +141,17 @@ func TestFailedSyncIsSticky(t *testing.T) {
 				t.Fatalf("flush: expected ErrFailed and EIO, found %v", err)
 			}
 			x.OnCall(nil)
-			if err := d.Flush(); !errors.Is(err, cow.ErrFailed) {
-				t.Errorf("second flush: expected ErrFailed, found %v", err)
-			}
+			test.ErrorIs(t, d.Flush(), cow.ErrFailed)
 			for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
 				r := &cow.Request{Op: op, Length: 512, Data: [][]byte{fill('b', 512)}}
-				if err := do(d, r); !errors.Is(err, cow.ErrFailed) {
-					t.Errorf("%v: expected ErrFailed, found %v", op, err)
-				}
+				test.ErrorIs(t, do(d, r), cow.ErrFailed, op)
 			}
-			if _, err := rig.Promote(); !errors.Is(err, cow.ErrFailed) {
-				t.Errorf("promote: expected ErrFailed, found %v", err)
-			}
+			test.ErrorIs(t, test.Err(rig.Promote()), cow.ErrFailed)
 			want(t, d, 'a', 0, 4096)
 			if d.Stats().Failed == nil || events.Load() != 1 {
 				t.Errorf("Stats().Failed is %v, %d events", d.Stats().Failed, events.Load())
 			}
-			if err := d.Close(); !errors.Is(err, cow.ErrFailed) {
-				t.Errorf("close: expected ErrFailed, found %v", err)
-			}
+			test.ErrorIs(t, d.Close(), cow.ErrFailed)
 			rig.Disk = nil
 		})
 	}
@@ -213,8 +201,6 @@ func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	if err == nil {
 		err = m.CheckIdle(p, 0)
 	}
-	if err != nil {
-		t.Error(err)
-	}
+	test.Check(t, err)
 	write(t, rig.Disk, 'w', 512, 512) // the guard is free
 }

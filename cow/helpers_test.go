@@ -36,18 +36,14 @@ func fill(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
 
 func write(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
 	t.Helper()
-	if _, err := d.WriteAt(fill(b, n), off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.WriteAt(fill(b, n), off)))
 }
 
 // want checks that n bytes at off are b.
 func want(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
 	t.Helper()
 	p := make([]byte, n)
-	if _, err := d.ReadAt(p, off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.ReadAt(p, off)))
 	for i := range p {
 		if p[i] != b {
 			t.Fatalf("byte %d: expected %#x, found %#x", off+int64(i), b, p[i])

@@ -118,9 +118,7 @@ func TestDiskInUseIsRefused(t *testing.T) {
 	rig, _ := threeLayers(t)
 	test.Must(t, rig.Open())
 	before := files(t, rig.Dir)
-	if _, err := cow.Open(rig.Spec, cow.Options{}); !errors.Is(err, layer.ErrInUse) {
-		t.Errorf("expected ErrInUse, found %v", err)
-	}
+	test.ErrorIs(t, test.Err(cow.Open(rig.Spec, cow.Options{})), layer.ErrInUse)
 	if !maps.Equal(before, files(t, rig.Dir)) {
 		t.Error("a refused open changed a file")
 	}
@@ -143,13 +141,9 @@ func scribble(t *testing.T, name string, off int64) {
 	test.Must(t, err)
 	defer f.Close()
 	var b [1]byte
-	if _, err := f.ReadAt(b[:], off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.ReadAt(b[:], off)))
 	b[0] ^= 0x55
-	if _, err := f.WriteAt(b[:], off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.WriteAt(b[:], off)))
 }
 
 // files returns the content of every file of a directory, by name.
@@ -260,19 +254,13 @@ func TestBaseAlone(t *testing.T) {
 	if err != nil || !bytes.Equal(got, content[:10*512]) {
 		t.Errorf("content differs: %v", err)
 	}
-	if _, err := d.WriteAt(fill('w', 512), 0); !errors.Is(err, cow.ErrReadOnly) {
-		t.Errorf("write: expected ErrReadOnly, found %v", err)
-	}
+	test.ErrorIs(t, test.Err(d.WriteAt(fill('w', 512), 0)), cow.ErrReadOnly)
 	if err := d.Flush(); err != nil {
 		t.Errorf("flush: %v", err)
 	}
 	// The image is truncated meanwhile: an error, not zeros.
 	test.Must(t, os.Truncate(name, 512))
-	if _, err := d.ReadAt(make([]byte, 1024), 0); !errors.Is(err, cow.ErrTruncated) {
-		t.Errorf("read beyond the cut: expected ErrTruncated, found %v", err)
-	}
+	test.ErrorIs(t, test.Err(d.ReadAt(make([]byte, 1024), 0)), cow.ErrTruncated)
 	test.Must(t, d.Close())
-	if err := d.Close(); !errors.Is(err, cow.ErrClosed) {
-		t.Errorf("second close: %v", err)
-	}
+	test.ErrorIs(t, d.Close(), cow.ErrClosed, "second close")
 }

@@ -131,8 +131,6 @@ func counter(t *testing.T, r *cowtest.Rig, layers int) uint32 {
 	test.Must(t, err)
 	defer d.Close()
 	var p [4]byte
-	if _, err := d.ReadAt(p[:], 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.ReadAt(p[:], 0)))
 	return uint32(p[0])<<24 | uint32(p[1])<<16 | uint32(p[2])<<8 | uint32(p[3])
 }

@@ -215,9 +215,7 @@ func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	done := startWrite(rig.Disk, 'w', 8192, 4096)
 	<-hold.caught
 	p := make([]byte, 4096)
-	if _, err := rig.Disk.ReadAt(p, 8192); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(rig.Disk.ReadAt(p, 8192)))
 	if c, err := cowtest.Identify(p, 16, nil); err != nil || len(c) != 1 || c[0] != cowtest.BaseContent {
 		t.Errorf("read during a first write: expected the base, found %v, %v", c, err)
 	}

@@ -2,7 +2,6 @@ package cow
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -23,9 +22,7 @@ func TestRawDiskIsItsFile(t *testing.T) {
 		t.Errorf("size %d, depth %d, read-only %t", d.Size(), d.Depth(), d.ReadOnly())
 	}
 	part := bytes.Repeat([]byte{9}, 1536)
-	if _, err := d.WriteAt(part, 512); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.WriteAt(part, 512)))
 	copy(want[512:], part)
 	ch, err := d.NewChannel()
 	test.Must(t, err)
@@ -42,9 +39,7 @@ func TestRawDiskIsItsFile(t *testing.T) {
 	clear(want[65536+512 : 65536+512+1024])
 	test.Must(t, ch.Close())
 	test.Must(t, d.Flush())
-	if _, err := d.Prepare(nil); !errors.Is(err, ErrSpec) {
-		t.Errorf("promotion of a raw disk: %v", err)
-	}
+	test.ErrorIs(t, test.Err(d.Prepare(nil)), ErrSpec, "promotion of a raw disk")
 	if _, err := Open(Spec{Base: &BaseSpec{Path: path}, Raw: true}, Options{}); err == nil {
 		t.Error("the file of a raw disk was opened twice")
 	}
@@ -60,9 +55,7 @@ func TestRawDiskRefusesOddSizes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raw")
 	for _, size := range []int64{0, 511, 1025} {
 		test.Must(t, os.WriteFile(path, make([]byte, size), 0o600))
-		if _, err := Open(Spec{Base: &BaseSpec{Path: path}, Raw: true}, Options{}); !errors.Is(err, ErrSpec) {
-			t.Errorf("size %d: %v", size, err)
-		}
+		test.ErrorIs(t, test.Err(Open(Spec{Base: &BaseSpec{Path: path}, Raw: true}, Options{})), ErrSpec, size)
 	}
 }
 
@@ -77,9 +70,7 @@ func TestRawDiskAndBaseExclude(t *testing.T) {
 	for _, raw := range []bool{false, true} {
 		first, err := open(raw)
 		test.Must(t, err)
-		if _, err := open(!raw); !errors.Is(err, vfs.ErrImageLocked) {
-			t.Errorf("raw %t, beside a disk on the same file: %v", !raw, err)
-		}
+		test.ErrorIs(t, test.Err(open(!raw)), vfs.ErrImageLocked, !raw)
 		if second, err := open(false); !raw && err != nil {
 			t.Errorf("a second disk on the same base: %v", err)
 		} else if err == nil {

@@ -20,19 +20,13 @@ func TestRequestsOutsideTheDiskAreRefused(t *testing.T) {
 	for _, r := range []cow.Range{{-512, 512}, {size, 512}, {size - 512, 1024}, {0, -512}, {huge, 512}, {512, huge}, {huge, huge}} {
 		for _, op := range []cow.Op{cow.OpRead, cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
 			req := &cow.Request{Op: op, Offset: r.Offset, Length: r.Length, Data: buf, Ranges: []cow.Range{{0, 512}, r}}
-			if err := do(rig.Disk, req); !errors.Is(err, cow.ErrRange) {
-				t.Errorf("%v of %+v: expected ErrRange, found %v", op, r, err)
-			}
+			test.ErrorIs(t, do(rig.Disk, req), cow.ErrRange, op, r)
 		}
 	}
 	for _, op := range []cow.Op{cow.OpRead, cow.OpWrite} {
-		if err := do(rig.Disk, &cow.Request{Op: op, Length: 1536, Data: buf}); !errors.Is(err, cow.ErrRange) {
-			t.Errorf("%v with short buffers: expected ErrRange, found %v", op, err)
-		}
+		test.ErrorIs(t, do(rig.Disk, &cow.Request{Op: op, Length: 1536, Data: buf}), cow.ErrRange, op)
 	}
-	if err := do(rig.Disk, &cow.Request{Op: 77}); !errors.Is(err, cow.ErrOp) {
-		t.Errorf("unknown operation: found %v", err)
-	}
+	test.ErrorIs(t, do(rig.Disk, &cow.Request{Op: 77}), cow.ErrOp, "unknown operation")
 	if n := rig.Disk.Stats().HeadBlocks; n != 0 {
 		t.Errorf("refused requests made the head own %d blocks", n)
 	}
@@ -116,13 +110,9 @@ func TestBufferWithoutBacking(t *testing.T) {
 	if err := do(rig.Disk, req(cow.OpRead)); !errors.Is(err, cow.ErrFault) { // zeros: no file is read
 		t.Errorf("read of zeros: expected ErrFault, found %v", err)
 	}
-	if err := do(rig.Disk, req(cow.OpWrite)); !errors.Is(err, unix.EFAULT) {
-		t.Errorf("write: expected EFAULT, found %v", err)
-	}
+	test.ErrorIs(t, do(rig.Disk, req(cow.OpWrite)), unix.EFAULT)
 	write(t, rig.Disk, 'a', 0, 4096)
-	if err := do(rig.Disk, req(cow.OpRead)); !errors.Is(err, unix.EFAULT) {
-		t.Errorf("read: expected EFAULT, found %v", err)
-	}
+	test.ErrorIs(t, do(rig.Disk, req(cow.OpRead)), unix.EFAULT)
 	want(t, rig.Disk, 'a', 0, 4096)
 	sealed(t, promote(t, rig)) // no pin is left
 }
@@ -142,29 +132,21 @@ func TestPromotionRefused(t *testing.T) {
 		"blocks": {Size: 1 << 20, BlockSize: 512, Parent: head.UUID},
 		"base":   {Size: 1 << 20, BlockSize: 4096, Parent: head.UUID, Base: layer.Fingerprint{1}},
 	} {
-		if _, err := rig.Disk.Promote(create(name, c)); !errors.Is(err, cow.ErrMismatch) {
-			t.Errorf("%s: expected ErrMismatch, found %v", name, err)
-		}
+		test.ErrorIs(t, test.Err(rig.Disk.Promote(create(name, c))), cow.ErrMismatch, name)
 	}
 	used := create("used", layer.CreateParams{Size: 1 << 20, BlockSize: 4096, Parent: head.UUID})
 	used.Bitmap().Set(3, 1)
-	if _, err := rig.Disk.Promote(used); !errors.Is(err, cow.ErrMismatch) {
-		t.Errorf("head with content: expected ErrMismatch, found %v", err)
-	}
+	test.ErrorIs(t, test.Err(rig.Disk.Promote(used)), cow.ErrMismatch)
 
 	good := create("good", layer.CreateParams{Size: 1 << 20, BlockSize: 4096, Parent: head.UUID})
 	p, err := rig.Disk.Prepare(good)
 	test.Must(t, err)
-	if _, err := rig.Disk.Prepare(good); !errors.Is(err, cow.ErrPromoting) {
-		t.Errorf("second Prepare: expected ErrPromoting, found %v", err)
-	}
+	test.ErrorIs(t, test.Err(rig.Disk.Prepare(good)), cow.ErrPromoting)
 	p.Cancel()
 	if <-p.Done(); !errors.Is(p.Err(), cow.ErrCancelled) {
 		t.Errorf("cancelled: %v", p.Err())
 	}
-	if err := cow.Swap(p); !errors.Is(err, cow.ErrCancelled) {
-		t.Errorf("swap of a cancelled promotion: %v", err)
-	}
+	test.ErrorIs(t, cow.Swap(p), cow.ErrCancelled, "swap of a cancelled promotion")
 	if rig.Disk.Depth() != 1 {
 		t.Errorf("depth %d after refused promotions", rig.Disk.Depth())
 	}

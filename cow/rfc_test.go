@@ -19,9 +19,7 @@ func bit(t testing.TB, rig *cowtest.Rig, layerIndex int, block int64) bool {
 	test.Must(t, err)
 	defer f.Close()
 	var b [1]byte
-	if _, err := f.ReadAt(b[:], layer.MapOffset+block/8); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.ReadAt(b[:], layer.MapOffset+block/8)))
 	return b[0]>>(block%8)&1 != 0
 }
 

@@ -1,7 +1,6 @@
 package cow_test
 
 import (
-	"errors"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -48,19 +47,13 @@ func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 		if p.Err() == nil {
 			t.Errorf("sync %d failed and the promotion did not", n)
 		}
-		if err := d.Flush(); !errors.Is(err, cow.ErrFailed) {
-			t.Errorf("sync %d failed, then a flush: %v", n, err)
-		}
-		if _, err := d.WriteAt(fill('c', 512), 0); !errors.Is(err, cow.ErrFailed) {
-			t.Errorf("sync %d failed, then a write: %v", n, err)
-		}
+		test.ErrorIs(t, d.Flush(), cow.ErrFailed, n)
+		test.ErrorIs(t, test.Err(d.WriteAt(fill('c', 512), 0)), cow.ErrFailed, n)
 		want(t, d, 'b', 4096, 4096) // reads go on
 		if events.Load() != 1 {
 			t.Errorf("sync %d failed: %d events", n, events.Load())
 		}
-		if err := d.Close(); !errors.Is(err, cow.ErrFailed) {
-			t.Errorf("sync %d failed, then close: %v", n, err)
-		}
+		test.ErrorIs(t, d.Close(), cow.ErrFailed, n)
 		rig.Disk = nil
 		test.Must(t, rig.Open())
 		want(t, rig.Disk, 'a', 0, 4096)

@@ -33,9 +33,7 @@ func verified(t *testing.T, fsys vfs.FS, blockSize uint32, direct, apart bool) *
 	rig, err := cowtest.NewRig(t.TempDir(), fsys, cowtest.Shape{Size: verifiedSize, BlockSize: blockSize, ChecksumFiles: apart})
 	test.Must(t, err)
 	t.Cleanup(func() {
-		if err := rig.Close(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, rig.Close())
 	})
 	rig.Direct = direct
 	write(t, rig.Disk, 7, 0, verifiedSize)
@@ -169,9 +167,7 @@ func TestDataDamagedUnderMapping(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	for i := int64(1); i < 100; i++ {
-		if err := read(page + i*8192); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, read(page+i*8192))
 	}
 }
 
@@ -192,13 +188,9 @@ func damagePage(t *testing.T, name string, page int64) {
 	test.Must(t, err)
 	defer f.Close()
 	p := pages(t, 4096)
-	if _, err := f.ReadAt(p, page); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.ReadAt(p, page)))
 	p[1000] ^= 1
-	if _, err := f.WriteAt(p, page); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.WriteAt(p, page)))
 }
 
 func channel(t *testing.T, d *cow.Disk, async bool) *cow.Channel {
@@ -225,9 +217,7 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 			test.Must(t, waitCompletions(ch, 1))
 			return r.Err
 		}
-		if err := put(block+512, 512); !errors.Is(err, layer.ErrDamaged) {
-			t.Errorf("part of the block: %v", err)
-		}
+		test.ErrorIs(t, put(block+512, 512), layer.ErrDamaged, "part of the block")
 		if n := rig.Disk.Stats().FirstWrites; n != 0 {
 			t.Errorf("%d blocks are the head's", n)
 		}
@@ -332,9 +322,7 @@ func addChecksumsToOpenDisk(t *testing.T, apart bool) {
 		}
 		want(t, rig.Disk, byte(i+1), off, 4096)
 		scribble(t, rig.Spec.Layers[i].Data, off+8192)
-		if _, err := rig.Disk.ReadAt(make([]byte, 512), off+8192+1024); !errors.Is(err, layer.ErrDamaged) {
-			t.Errorf("layer %d: %v", i, err)
-		}
+		test.ErrorIs(t, test.Err(rig.Disk.ReadAt(make([]byte, 512), off+8192+1024)), layer.ErrDamaged, i)
 		want(t, rig.Disk, byte(i+1), off+12288, 4096)
 	}
 }
@@ -345,9 +333,7 @@ func TestAddChecksumsVerifiesResidentPages(t *testing.T) {
 	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096}) // which maps files
 	test.Must(t, err)
 	t.Cleanup(func() {
-		if err := rig.Close(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, rig.Close())
 	})
 	write(t, rig.Disk, 7, 0, 65536)
 	sealed(t, promote(t, rig))
@@ -358,12 +344,8 @@ func TestAddChecksumsVerifiesResidentPages(t *testing.T) {
 	}
 	test.Must(t, rig.Disk.AddChecksums(context.Background(), nil))
 	scribble(t, rig.Spec.Layers[0].Data, 8192+1000)
-	if err := read(8192); !errors.Is(err, layer.ErrDamaged) {
-		t.Errorf("a damaged block that had been read before: %v", err)
-	}
-	if err := read(12288); err != nil {
-		t.Error(err)
-	}
+	test.ErrorIs(t, read(8192), layer.ErrDamaged, "a damaged block that had been read before")
+	test.Check(t, read(12288))
 }
 
 // Close does not wait for throttle.

@@ -108,9 +108,7 @@ func newEnv(t *testing.T) *env {
 	t.Cleanup(func() {
 		stop(nil)
 		cancel()
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, os.RemoveAll(dir))
 	})
 	return &env{T: t, ctx: ctx, stop: stop, dir: dir}
 }

@@ -48,9 +48,7 @@ func TestInflightRingsLargerThanAsked(t *testing.T) {
 			t.Errorf("rings of %d: the buffer is %+v", num, desc)
 		}
 		must(t, "disconnect", f.Disconnect())
-		if err := <-s.end; err != nil {
-			t.Error(err)
-		}
+		test.Check(t, <-s.end)
 		must(t, "fake", s.be.done())
 
 		next := serve(t, newFake(8))
@@ -63,9 +61,7 @@ func TestInflightRingsLargerThanAsked(t *testing.T) {
 			}
 		}
 		must(t, "disconnect", f.Disconnect())
-		if err := <-next.end; err != nil {
-			t.Error(err)
-		}
+		test.Check(t, <-next.end)
 		must(t, "fake", next.be.done())
 		must(t, "abort", f.Abort())
 		if n := len(log.Values("buffer_descriptors")); n != 0 {

@@ -72,9 +72,7 @@ func TestInflightAcrossSessions(t *testing.T) {
 			}
 		}
 		must(t, "disconnect", f.Disconnect())
-		if err := <-next.end; err != nil {
-			t.Error(err)
-		}
+		test.Check(t, <-next.end)
 		must(t, "fake", next.be.done())
 	}
 	must(t, "abort", f.Abort())

@@ -208,9 +208,7 @@ func FuzzPayload(f *testing.F) {
 			again = v.Append(nil)
 		}
 		if err != nil {
-			if !errors.Is(err, ErrProtocol) {
-				t.Errorf("%v, expected ErrProtocol", err)
-			}
+			test.ErrorIs(t, err, ErrProtocol)
 			return
 		}
 		if len(again) > len(b) || !bytes.Equal(again[skip:], b[skip:len(again)]) {

@@ -243,9 +243,7 @@ func TestConfigRefused(t *testing.T) {
 	s.be.mu.Lock()
 	s.be.refuse["Config"] = errBackend
 	s.be.mu.Unlock()
-	if _, err := f.Config(0, 8); !errors.Is(err, frontend.ErrRefused) {
-		t.Errorf("config the device refuses: %v", err)
-	}
+	test.ErrorIs(t, test.Err(f.Config(0, 8)), frontend.ErrRefused, "config the device refuses")
 	must(t, "close", f.Close())
 	must(t, "Serve", s.wait())
 }
@@ -258,9 +256,7 @@ func TestStartRefused(t *testing.T) {
 	s.be.mu.Lock()
 	s.be.refuse["StartQueue"] = errBackend
 	s.be.mu.Unlock()
-	if err := f.Start(); !errors.Is(err, frontend.ErrRefused) {
-		t.Errorf("start: %v, expected ErrRefused", err)
-	}
+	test.ErrorIs(t, f.Start(), frontend.ErrRefused, "start")
 	s.be.mu.Lock()
 	clear(s.be.refuse)
 	s.be.mu.Unlock()
@@ -289,8 +285,6 @@ func TestForeignDescriptors(t *testing.T) {
 		f := connect(t, s, frontend.Options{NoStart: true})
 		must(t, "send", f.Send(vhost.SetMemTable, vhost.FlagVersion, table(reg(0, mib, 0, 0)), fd))
 		f.Abort()
-		if err := s.wait(); !errors.Is(err, guest.ErrRegion) {
-			t.Errorf("a pipe as memory: %v", err)
-		}
+		test.ErrorIs(t, s.wait(), guest.ErrRegion, "a pipe as memory")
 	}
 }

@@ -55,9 +55,7 @@ func TestClient(t *testing.T) {
 		t.Errorf("arguments that JSON does not know: %v", err)
 	}
 	s.Close()
-	if err := c.Run(ctx, "echo", nil, nil); !errors.Is(err, ErrNoDaemon) {
-		t.Errorf("without a daemon: %v", err)
-	}
+	test.ErrorIs(t, c.Run(ctx, "echo", nil, nil), ErrNoDaemon, "without a daemon")
 }
 
 func TestClientEvents(t *testing.T) {
@@ -81,9 +79,7 @@ func TestClientEvents(t *testing.T) {
 	for range 100 {
 		s.Emit("COW_TEST", nil)
 	}
-	if err := c.Run(ctx, "query-version", nil, nil); err != nil {
-		t.Error(err)
-	}
+	test.Check(t, c.Run(ctx, "query-version", nil, nil))
 	cancel()
 	for range events {
 	}
@@ -98,9 +94,7 @@ func TestClientEventsEndWithServer(t *testing.T) {
 	s.Close()
 	for range events {
 	}
-	if err := c.Run(context.Background(), "query-version", nil, nil); !errors.Is(err, ErrNoDaemon) {
-		t.Errorf("Run without a daemon: %v", err)
-	}
+	test.ErrorIs(t, c.Run(context.Background(), "query-version", nil, nil), ErrNoDaemon, "Run without a daemon")
 }
 
 func TestClientCancel(t *testing.T) {
@@ -116,9 +110,7 @@ func TestClientCancel(t *testing.T) {
 	test.Must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if err := c.Run(ctx, "wait", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Run: %v", err)
-	}
+	test.ErrorIs(t, c.Run(ctx, "wait", nil, nil), context.DeadlineExceeded, "Run")
 	<-cancelled
 	if err := c.Run(context.Background(), "query-version", nil, nil); err != nil {
 		t.Errorf("the next Run: %v", err)
@@ -128,13 +120,9 @@ func TestClientCancel(t *testing.T) {
 func TestDialNobody(t *testing.T) {
 	test.NoLeaks(t)
 	path := filepath.Join(t.TempDir(), "ctl")
-	if _, err := Dial(path, 0); !errors.Is(err, ErrNoDaemon) {
-		t.Errorf("no socket: %v", err)
-	}
+	test.ErrorIs(t, test.Err(Dial(path, 0)), ErrNoDaemon, "no socket")
 	stale(t, path)
-	if _, err := Dial(path, 0); !errors.Is(err, ErrNoDaemon) {
-		t.Errorf("stale socket: %v", err)
-	}
+	test.ErrorIs(t, test.Err(Dial(path, 0)), ErrNoDaemon, "stale socket")
 }
 
 // TestDialOdd dials peers that are not a control server.
@@ -228,9 +216,7 @@ func TestForeignServer(t *testing.T) {
 	}()
 	c, err := Dial(path, waitTimeout)
 	test.Must(t, err)
-	if err := c.Run(context.Background(), "known", nil, nil); err != nil {
-		t.Error(err)
-	}
+	test.Check(t, c.Run(context.Background(), "known", nil, nil))
 	var e *Error
 	if err := c.Run(context.Background(), "other", nil, nil); !errors.As(err, &e) || *e != (Error{Class: CommandNotFound, Desc: "no other"}) {
 		t.Errorf("%#v", err)
@@ -259,7 +245,5 @@ func TestSocketMonitor(t *testing.T) {
 	if e := <-events; e.Event != "COW_PROMOTED" || e.Data["disk"] != "vm1" || e.Timestamp.Seconds == 0 {
 		t.Errorf("event %+v", e)
 	}
-	if err := mon.Disconnect(); err != nil {
-		t.Error(err)
-	}
+	test.Check(t, mon.Disconnect())
 }

@@ -100,15 +100,11 @@ func TestSuspendCommands(t *testing.T) {
 	<-entered
 	short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := s.SuspendCommands(short); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("while a command runs: %v", err)
-	}
+	test.ErrorIs(t, test.Err(s.SuspendCommands(short)), context.DeadlineExceeded, "while a command runs")
 	held := make(chan func(), 1)
 	go func() {
 		release, err := s.SuspendCommands(context.Background())
-		if err != nil {
-			t.Error(err)
-		}
+		test.Check(t, err)
 		held <- release
 	}()
 	select {
@@ -158,9 +154,7 @@ func TestAdoptUnix(t *testing.T) {
 	test.Must(t, err)
 	got.Close()
 	test.Must(t, second.Close())
-	if _, err := net.Dial("unix", path); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("the socket's file is left: %v", err)
-	}
+	test.ErrorIs(t, test.Err(net.Dial("unix", path)), unix.ENOENT, "the socket's file is left")
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	test.Must(t, err)
 	defer unix.Close(pair[1])

@@ -43,9 +43,7 @@ func TestListenInAnothersDirectory(t *testing.T) {
 		if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
 			t.Errorf("the directory holds %v, %v", list, err)
 		}
-		if _, err := ListenUnix(path, ""); !errors.Is(err, ErrInUse) {
-			t.Errorf("a second listener: %v", err)
-		}
+		test.ErrorIs(t, test.Err(ListenUnix(path, "")), ErrInUse, "a second listener")
 		c, err := net.Dial("unix", path)
 		test.Must(t, err)
 		c.Close()
@@ -89,9 +87,7 @@ func TestListenThroughLinks(t *testing.T) {
 		}
 	}
 	test.Must(t, os.Symlink("loop", filepath.Join(own, "loop")))
-	if _, err := ListenUnix(filepath.Join(own, "loop", "s"), ""); !errors.Is(err, unix.ELOOP) {
-		t.Errorf("a loop: %v", err)
-	}
+	test.ErrorIs(t, test.Err(ListenUnix(filepath.Join(own, "loop", "s"), "")), unix.ELOOP, "a loop")
 	if left, _ := filepath.Glob(own + "/*/s"); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}

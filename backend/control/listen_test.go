@@ -34,9 +34,7 @@ func TestSocketMode(t *testing.T) {
 		if fi.Mode() != os.ModeSocket|tc.want {
 			t.Errorf("umask %o, group %q: mode %v, want %v", tc.umask, tc.group, fi.Mode(), tc.want)
 		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, l.Close())
 		if _, err := os.Lstat(path); !os.IsNotExist(err) {
 			t.Errorf("after Close: %v", err)
 		}
@@ -138,9 +136,7 @@ func TestCloseLeavesAnothersFile(t *testing.T) {
 	// Keeps the inode in use, so that the new file does not get its number.
 	test.Must(t, os.Rename(path, path+".moved"))
 	stale(t, path)
-	if err := l.Close(); err != nil {
-		t.Error(err)
-	}
+	test.Check(t, l.Close())
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("the other's file: %v", err)
 	}

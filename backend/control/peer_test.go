@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -185,7 +184,5 @@ func TestNoGroup(t *testing.T) {
 	l, err := ListenUnix(path, "")
 	test.Must(t, err)
 	defer l.Close()
-	if _, err := controltest.DialAs(t, path, nobody, 0); !errors.Is(err, unix.EACCES) {
-		t.Errorf("another user: %v", err)
-	}
+	test.ErrorIs(t, test.Err(controltest.DialAs(t, path, nobody, 0)), unix.EACCES, "another user")
 }

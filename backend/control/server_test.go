@@ -144,9 +144,7 @@ func TestHalfCloseKeepsCommand(t *testing.T) {
 	time.Sleep(3 * hangupPoll) // long enough for the server to notice a hang-up
 	close(release)
 	c.want(`{"return":"done"}`)
-	if _, err := c.in.ReadByte(); !errors.Is(err, io.EOF) {
-		t.Errorf("after the last reply: %v, want EOF", err)
-	}
+	test.ErrorIs(t, test.Err(c.in.ReadByte()), io.EOF, "after the last reply")
 }
 
 // The connection is closed during a command, also when queued commands have stopped the reader.
@@ -191,12 +189,8 @@ func TestQuit(t *testing.T) {
 			c := dialScript(t, path).ready()
 			c.send(`{"execute":"quit","id":1}`)
 			c.want(`{"return":{},"id":1}`)
-			if _, err := c.in.ReadByte(); !errors.Is(err, io.EOF) {
-				t.Errorf("after quit: %v, want EOF", err)
-			}
-			if err := <-closed; err != nil {
-				t.Error(err)
-			}
+			test.ErrorIs(t, test.Err(c.in.ReadByte()), io.EOF, "after quit")
+			test.Check(t, <-closed)
 		})
 	}
 }
@@ -216,9 +210,7 @@ func TestCloseCancelsAndFlushes(t *testing.T) {
 	<-entered
 	s.Emit("SHUTDOWN", nil)
 	test.Must(t, s.Close())
-	if err := s.Listen(path); !errors.Is(err, ErrClosed) {
-		t.Errorf("Listen after Close: %v", err)
-	}
+	test.ErrorIs(t, s.Listen(path), ErrClosed, "Listen after Close")
 	s.Emit("LATE", nil)
 	c.line()
 	c.want(`{"error":{"class":"DeviceNotActive","desc":"stopped"},"id":1}`)

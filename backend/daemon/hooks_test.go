@@ -86,9 +86,7 @@ func TestHooksKeep(t *testing.T) {
 	if len(n.asked) != 1 || log.Count(slog.LevelError) != 2 {
 		t.Errorf("promotions %v\n%s", n.asked, &log)
 	}
-	if _, err := d.set(SetArgs{Keep: new(int)}); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.set(SetArgs{Keep: new(int)})))
 	d.hooks.handle(event("RESET", 2*time.Hour))
 	if len(n.asked) != 2 {
 		t.Errorf("promotions %v after the limit was lifted", n.asked)

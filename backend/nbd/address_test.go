@@ -84,9 +84,7 @@ func TestListenUnixMode(t *testing.T) {
 		t.Errorf("a second listener: %v", err)
 	}
 	test.Must(t, s.Close())
-	if _, err := os.Stat(a.Path); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("socket after Close: %v", err)
-	}
+	test.ErrorIs(t, test.Err(os.Stat(a.Path)), fs.ErrNotExist, "socket after Close")
 }
 
 func TestListenErrors(t *testing.T) {

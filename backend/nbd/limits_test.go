@@ -191,9 +191,7 @@ func TestRemoveExport(t *testing.T) {
 	if e := other.reply(1); e != 0 {
 		t.Errorf("the other export: error %d", e)
 	}
-	if err := s.RemoveExport("x"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("again: %v", err)
-	}
+	test.ErrorIs(t, s.RemoveExport("x"), ErrNotFound, "again")
 	test.Must(t, s.AddExport("x", randomDisk(512)))
 	ready(t, a, "x")
 }
@@ -212,17 +210,11 @@ func TestAddExportErrors(t *testing.T) {
 		{"odd", randomDisk(513), ErrSize},
 		{"empty", &memDisk{}, ErrSize},
 	} {
-		if err := s.AddExport(tt.name, tt.disk); !errors.Is(err, tt.want) {
-			t.Errorf("AddExport(%.10q): %v, expected %v", tt.name, err, tt.want)
-		}
+		test.ErrorIs(t, s.AddExport(tt.name, tt.disk), tt.want, tt.name)
 	}
 	test.Must(t, s.Close())
-	if err := s.AddExport("z", randomDisk(512)); !errors.Is(err, ErrClosed) {
-		t.Errorf("after Close: %v", err)
-	}
-	if _, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"}); !errors.Is(err, ErrClosed) {
-		t.Errorf("Listen after Close: %v", err)
-	}
+	test.ErrorIs(t, s.AddExport("z", randomDisk(512)), ErrClosed, "after Close")
+	test.ErrorIs(t, test.Err(s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})), ErrClosed, "Listen after Close")
 }
 
 // Close ends clients in every state; start checks that nothing is left.

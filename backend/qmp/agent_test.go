@@ -163,15 +163,11 @@ func TestAgentAlreadyFrozen(t *testing.T) {
 	g.frozen = true
 	a := NewAgent(AgentOptions{Address: p.addr})
 	err := WhileQuiesced(within(t, waitTimeout), a, 0, 0, func(context.Context) error { t.Error("f was called"); return nil })
-	if !errors.Is(err, ErrAlreadyFrozen) {
-		t.Errorf("got %v, want ErrAlreadyFrozen", err)
-	}
+	test.ErrorIs(t, err, ErrAlreadyFrozen)
 	if frozen, _ := g.state(); !frozen {
 		t.Error("another's freeze was undone")
 	}
-	if err := a.ForceThaw(within(t, waitTimeout)); err != nil {
-		t.Error(err)
-	}
+	test.Check(t, a.ForceThaw(within(t, waitTimeout)))
 	if frozen, _ := g.state(); frozen {
 		t.Error("still frozen after Release")
 	}

@@ -259,9 +259,7 @@ func TestUnplugGuestsWay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			q, m := newPlugQEMU(t)
-			if _, err := Attach(within(t, waitTimeout), m, plugA); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(Attach(within(t, waitTimeout), m, plugA)))
 			q.locked(func() { q.deleting = func(id string) { c.deleting(q, id) } })
 			err := Detach(within(t, c.limit), m, "a", "")
 			left := "1 devices, 1 chardevs"

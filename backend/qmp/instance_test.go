@@ -131,9 +131,7 @@ func TestLibvirtIdentify(t *testing.T) {
 		t.Errorf("%q, %v", instance, err)
 	}
 	h = &libvirtPeer{id: -1}
-	if _, err := h.freezer(t).Identify(within(t, waitTimeout)); !errors.Is(err, errNotRunning) {
-		t.Errorf("of a domain that is off: %v", err)
-	}
+	test.ErrorIs(t, test.Err(h.freezer(t).Identify(within(t, waitTimeout))), errNotRunning, "of a domain that is off")
 	for _, cause := range []string{"Guest agent is not responding: QEMU guest agent is not connected", "Guest agent is not responding: Guest agent not available for now"} {
 		h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrAgentUnresponsive, cause)}}
 		if _, err := h.freezer(t).Identify(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), cause) {
@@ -187,9 +185,7 @@ func TestLibvirtPauseGone(t *testing.T) {
 		spec := Spec{Mode: QuiescePause, Libvirt: "qemu:///system?socket=" + p.addr.Path, Domain: "test", Instance: "domain 7"}
 		h, err := spec.Open(nil, nil)
 		test.Must(t, err)
-		if err := h.ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
-			t.Errorf("%s: %v", name, err)
-		}
+		test.ErrorIs(t, h.ForceThaw(within(t, waitTimeout)), ErrGone, name)
 		if _, err := h.Identify(within(t, waitTimeout)); err == nil && peer.id < 0 {
 			t.Errorf("%s was identified", name)
 		}
@@ -220,9 +216,7 @@ func TestAgentGone(t *testing.T) {
 	dead := exec.Command("true")
 	test.Must(t, dead.Run())
 	spec.Instance = fmt.Sprintf("pid %d", dead.Process.Pid)
-	if err := open().ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
-		t.Errorf("of a process that has ended: %v", err)
-	}
+	test.ErrorIs(t, open().ForceThaw(within(t, waitTimeout)), ErrGone, "of a process that has ended")
 	// No listener and no instance, as in records of earlier versions.
 	path := filepath.Join(t.TempDir(), "agent")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -230,18 +224,14 @@ func TestAgentGone(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	spec = Spec{Mode: QuiesceGuest, Agent: "unix:" + path}
-	if err := open().ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
-		t.Errorf("refused: %v", err)
-	}
+	test.ErrorIs(t, open().ForceThaw(within(t, waitTimeout)), ErrGone, "refused")
 	if _, err := open().Identify(within(t, waitTimeout)); err == nil {
 		t.Error("an agent that refuses was identified")
 	}
 	spec = Spec{Mode: QuiescePause, QMP: "unix:" + path}
 	h = open()
 	defer h.Close()
-	if err := h.ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
-		t.Errorf("a monitor that refuses: %v", err)
-	}
+	test.ErrorIs(t, h.ForceThaw(within(t, waitTimeout)), ErrGone, "a monitor that refuses")
 	// A socket that does not exist may appear later.
 	spec = Spec{Mode: QuiesceGuest, Agent: "unix:" + path + ".none"}
 	if err := open().ForceThaw(within(t, freezeTime(false))); err == nil || errors.Is(err, ErrGone) {

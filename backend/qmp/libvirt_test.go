@@ -140,20 +140,14 @@ func TestLibvirtAbsent(t *testing.T) {
 	at, err := ParseLibvirt("qemu:///system?socket="+t.TempDir()+"/none", "test")
 	test.Must(t, err)
 	freeze := NewLibvirtFreeze(at)
-	if err := freeze.Freeze(within(t, waitTimeout)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Freeze: %v", err)
-	}
+	test.ErrorIs(t, freeze.Freeze(within(t, waitTimeout)), fs.ErrNotExist, "Freeze")
 	if err := freeze.Thaw(within(t, waitTimeout)); err != nil {
 		t.Errorf("Thaw of what was not frozen: %v", err)
 	}
-	if err := freeze.ForceThaw(within(t, 100*time.Millisecond)); !errors.Is(err, ErrNotThawed) {
-		t.Errorf("Release: %v", err)
-	}
+	test.ErrorIs(t, freeze.ForceThaw(within(t, 100*time.Millisecond)), ErrNotThawed, "Release")
 	pause, err := NewLibvirtPause(at)
 	test.Must(t, err)
-	if err := pause.Freeze(within(t, waitTimeout)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Freeze: %v", err)
-	}
+	test.ErrorIs(t, pause.Freeze(within(t, waitTimeout)), fs.ErrNotExist, "Freeze")
 	other, err := ParseLibvirt("qemu:///session?socket=/none", "test")
 	test.Must(t, err)
 	_, err = NewLibvirtPause(other)

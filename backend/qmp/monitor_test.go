@@ -173,16 +173,12 @@ func TestMonitorRun(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if err := m.Run(context.Background(), "noop", nil, nil); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, m.Run(context.Background(), "noop", nil, nil))
 		})
 	}
 	wg.Wait()
 	m.Close()
-	if err := m.Run(context.Background(), "noop", nil, nil); !errors.Is(err, ErrClosed) {
-		t.Errorf("after Close: %v", err)
-	}
+	test.ErrorIs(t, m.Run(context.Background(), "noop", nil, nil), ErrClosed, "after Close")
 }
 
 // A late reply is not taken for that of the next command.
@@ -196,9 +192,7 @@ func TestMonitorLateReply(t *testing.T) {
 	}
 	m := monitor(t, p.addr)
 	test.Must(t, m.Run(within(t, waitTimeout), "query-status", nil, nil))
-	if err := m.Run(within(t, 5*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
-	}
+	test.ErrorIs(t, m.Run(within(t, 5*time.Millisecond), "noop", nil, nil), context.DeadlineExceeded)
 	var s struct{ Status string }
 	if err := m.Run(within(t, waitTimeout), "query-status", nil, &s); err != nil || s.Status != "running" {
 		t.Errorf("%+v, %v", s, err)
@@ -267,9 +261,7 @@ func TestMonitorOddPeers(t *testing.T) {
 			f.bad = bad
 			f.mu.Unlock()
 			m := monitor(t, p.addr)
-			if err := m.Run(within(t, 300*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("got %v", err)
-			}
+			test.ErrorIs(t, m.Run(within(t, 300*time.Millisecond), "noop", nil, nil), context.DeadlineExceeded)
 			f.mu.Lock()
 			f.bad = ""
 			f.mu.Unlock()
@@ -328,15 +320,11 @@ func TestPauseLeavesOthersAlone(t *testing.T) {
 			f.state = state
 			m := monitor(t, p.addr)
 			q := NewPause(m)
-			if err := WhileQuiesced(context.Background(), q, waitTimeout, waitTimeout, func(context.Context) error { return nil }); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, WhileQuiesced(context.Background(), q, waitTimeout, waitTimeout, func(context.Context) error { return nil }))
 			if s := f.status(); s != state {
 				t.Errorf("the guest is %s now", s)
 			}
-			if err := q.ForceThaw(within(t, waitTimeout)); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, q.ForceThaw(within(t, waitTimeout)))
 			want := state
 			if state == "paused" {
 				want = "running"
@@ -371,9 +359,7 @@ func TestRealQEMU(t *testing.T) {
 			}
 			return nil
 		})
-		if err != nil {
-			t.Error(err)
-		}
+		test.Check(t, err)
 		if running, state, err := q.status(ctx); !running || err != nil {
 			t.Errorf("afterwards: %s, %v", state, err)
 		}
@@ -425,9 +411,7 @@ func TestGoQEMU(t *testing.T) {
 	f.mu.Lock()
 	f.fault = func(string, int) string { return "hang" }
 	f.mu.Unlock()
-	if err := GoQEMU(mon).Run(within(t, 50*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a peer that hangs: %v", err)
-	}
+	test.ErrorIs(t, GoQEMU(mon).Run(within(t, 50*time.Millisecond), "noop", nil, nil), context.DeadlineExceeded, "a peer that hangs")
 }
 
 // shortReply is a monitor that fails as go-libvirt does when the connection is lost.
@@ -436,7 +420,5 @@ type shortReply struct{ qmp.Monitor }
 func (shortReply) Run([]byte) ([]byte, error) { var none []byte; return none[4:], nil }
 
 func TestGoQEMUShortReply(t *testing.T) {
-	if err := GoQEMU(shortReply{}).Run(within(t, waitTimeout), "stop", nil, nil); !errors.Is(err, ErrDisconnected) {
-		t.Errorf("got %v", err)
-	}
+	test.ErrorIs(t, GoQEMU(shortReply{}).Run(within(t, waitTimeout), "stop", nil, nil), ErrDisconnected)
 }

@@ -40,9 +40,7 @@ func TestMessages(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
 	test.Must(t, err)
 	defer file.Close()
-	if _, err := file.WriteString("what is in it"); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(file.WriteString("what is in it")))
 	fd := int(file.Fd())
 	sent := []Message{
 		{Kind: Export, Name: "vm1@one"},
@@ -167,9 +165,7 @@ func TestRequestToOthers(t *testing.T) {
 		}
 		l.Close()
 	}
-	if _, err := Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil); !errors.Is(err, control.ErrNoDaemon) {
-		t.Errorf("nobody there: %v", err)
-	}
+	test.ErrorIs(t, test.Err(Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil)), control.ErrNoDaemon, "nobody there")
 }
 
 // A stopped process sends no greeting: the error names the process.

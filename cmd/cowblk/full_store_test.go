@@ -192,9 +192,7 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 		i := infoOf(t, st, "killed")
 		other = dial(t, i.Socket)
 		wantAt(t, other, 0, pattern(2, 64<<10))
-		if _, err := control.Dial(i.Serving.Control, 5*time.Second); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, test.Err(control.Dial(i.Serving.Control, 5*time.Second)))
 	}
 	reads()
 	k.exhaust(t, m)
@@ -214,9 +212,7 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 	if k.name != "btrfs" { // btrfs writes to a new place, for which there is no space
 		content = 3
 		writeAt(t, guest, 0, pattern(content, 64<<10))
-		if err := guest.Driver(0).Flush(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, guest.Driver(0).Flush())
 	}
 	wantAt(t, guest, 0, pattern(content, 64<<10))
 	guest.Close()

@@ -65,9 +65,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			<-hanging
 			writeAt(t, f, 0, pattern(1, 4096))
 			wantAt(t, f, 0, pattern(1, 4096))
-			if err := f.Driver(0).Flush(); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, f.Driver(0).Flush())
 			err = <-answer
 			if err == nil || !strings.Contains(err.Error(), "could not be thawed") || strings.Contains(err.Error(), "are promoted") != c.promoted {
 				t.Errorf("the promotion: %v", err)
@@ -186,9 +184,7 @@ func TestGarbageFromMonitors(t *testing.T) {
 			if err := ctl.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "p", Spec: spec, Timeout: 0.2}, nil); err == nil {
 				t.Error("a promotion that pauses the guest has succeeded")
 			}
-			if err := ctl.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "q"}, nil); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, ctl.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "q"}, nil))
 			for i := range 50 {
 				wantAt(t, f, int64(i)*4096, pattern(byte(i+1), 4096))
 			}

@@ -67,9 +67,7 @@ func TestBlkFileFormats(t *testing.T) {
 			s := newScript(t)
 			test.Must(t, os.WriteFile(filepath.Join(s.dir, "a b"), tt.data, 0o600))
 			if tt.found == "" {
-				if err := store.CheckRaw(nil, filepath.Join(s.dir, "a b"), "word"); err != nil {
-					t.Error(err)
-				}
+				test.Check(t, store.CheckRaw(nil, filepath.Join(s.dir, "a b"), "word"))
 				return
 			}
 			out := strings.ReplaceAll(s.command("cowblk serve --blk-file 'a b' --socket-path s"), "2> ", "")

@@ -406,9 +406,7 @@ func TestPromoteWaitsForThaw(t *testing.T) {
 	g := newFakeGuest(t, dir)
 	var commands []string
 	g.setHook(func(when, command string) { commands = append(commands, when+" "+command) })
-	if err := ask("t3", spec, 20); err != nil {
-		t.Error(err)
-	}
+	test.Check(t, ask("t3", spec, 20))
 	p.end(t)
 	if n := len(commands); n < 4 || commands[n-4] != "before guest-fsfreeze-freeze" || commands[n-1] != "after guest-fsfreeze-thaw" {
 		t.Errorf("the guest saw %v", commands)

@@ -219,9 +219,7 @@ func (l *killLoad) verify(f *frontend.Frontend) {
 	p := make([]byte, killBlock)
 	for i, q := range l.queues {
 		for block, version := range q.versions {
-			if _, err := f.Driver(i).ReadAt(p, q.offset(block)); err != nil {
-				l.t.Fatal(err)
-			}
+			test.Must(l.t, test.Err(f.Driver(i).ReadAt(p, q.offset(block))))
 			test.Must(l.t, q.check(p, block, version))
 		}
 	}

@@ -29,9 +29,7 @@ func TestOwnedOfServedDisks(t *testing.T) {
 		WriteAt([]byte, int64) (int, error)
 	}{f.Driver(0), f2.Driver(0)} {
 		for block := range 3 + i {
-			if _, err := f.WriteAt(pattern(byte(block), 4096), int64(block)*8192); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(f.WriteAt(pattern(byte(block), 4096), int64(block)*8192)))
 		}
 	}
 	owned := func() (owns map[string]int64, from map[string]string) {

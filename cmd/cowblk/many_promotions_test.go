@@ -125,9 +125,7 @@ func TestManyPromotions(t *testing.T) {
 	promote(count)
 	after := quiet(11 + count)
 	stopped.Store(true)
-	if err := <-writer; err != nil {
-		t.Error(err)
-	}
+	test.Check(t, <-writer)
 	t.Logf("%d promotions: %+v, then %+v: %.2f descriptors and %d bytes of heap a layer", count, before, after,
 		float64(after.fds-before.fds)/float64(count), (int64(after.heap)-int64(before.heap))/int64(count))
 	if got := after.fds - before.fds; got != 2*count {

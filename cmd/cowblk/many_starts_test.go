@@ -70,9 +70,7 @@ func TestManyStartsOfOneDisk(t *testing.T) {
 				wantAt(t, f, 0, pattern(byte(round), 4096))
 			}
 			writeAt(t, f, 0, pattern(byte(round+1), 4096))
-			if err := f.Driver(0).Flush(); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, f.Driver(0).Flush())
 			test.Must(t, p.cmd.Process.Signal(syscall.SIGKILL))
 			<-ended
 			f.Abort()

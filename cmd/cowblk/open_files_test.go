@@ -64,9 +64,7 @@ func TestOutOfDescriptors(t *testing.T) {
 		t.Helper()
 		content++
 		writeAt(t, f, 0, pattern(content, 8192))
-		if err := f.Driver(0).Flush(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, f.Driver(0).Flush())
 		wantAt(t, f, 0, pattern(content, 8192))
 	}
 	healthy()
@@ -113,9 +111,7 @@ func TestOutOfDescriptors(t *testing.T) {
 			} else if !strings.Contains(err.Error(), "too many open files") {
 				t.Error(err)
 			}
-			if err := ctl.run("nbd-server-stop", nil); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, ctl.run("nbd-server-stop", nil))
 		} else if !strings.Contains(err.Error(), "too many open files") {
 			t.Error(err)
 		}

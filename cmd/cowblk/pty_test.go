@@ -105,9 +105,7 @@ func (p *terminal) await(t *testing.T, text string) {
 
 func (p *terminal) typed(t *testing.T, text string) {
 	t.Helper()
-	if _, err := p.master.WriteString(text); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(p.master.WriteString(text)))
 }
 
 // exit waits for the process's end.

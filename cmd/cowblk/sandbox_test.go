@@ -323,9 +323,7 @@ func TestServeWithoutLandlock(t *testing.T) {
 	writeAt(t, f, 0, pattern(1, 512))
 	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
 	test.Must(t, err)
-	if err := c.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}}, nil); err != nil {
-		t.Error(err)
-	}
+	test.Check(t, c.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}}, nil))
 	noNewPrivileges(t, p.cmd.Process.Pid)
 	f.Close()
 	p.end(t)

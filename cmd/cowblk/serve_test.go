@@ -136,9 +136,7 @@ func pattern(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
 func wantAt(t testing.TB, f *frontend.Frontend, off int64, want []byte) {
 	t.Helper()
 	got := make([]byte, len(want))
-	if _, err := f.Driver(0).ReadAt(got, off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.Driver(0).ReadAt(got, off)))
 	if !bytes.Equal(got, want) {
 		t.Errorf("%d bytes at %d are not what was written", len(want), off)
 	}
@@ -146,9 +144,7 @@ func wantAt(t testing.TB, f *frontend.Frontend, off int64, want []byte) {
 
 func writeAt(t testing.TB, f *frontend.Frontend, off int64, p []byte) {
 	t.Helper()
-	if _, err := f.Driver(0).WriteAt(p, off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.Driver(0).WriteAt(p, off)))
 }
 
 func TestServeSeveralDisksAndPromoteThem(t *testing.T) {
@@ -217,9 +213,7 @@ func TestServeStopsOnQuit(t *testing.T) {
 		t.Fatalf("%v\n%s", err, p.log.String())
 	}
 	for _, left := range []string{"a.sock", "a.ctl"} {
-		if _, err := os.Lstat(filepath.Join(dir, "run", left)); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s is left: %v", left, err)
-		}
+		test.ErrorIs(t, test.Err(os.Lstat(filepath.Join(dir, "run", left))), os.ErrNotExist, left)
 	}
 	q := start(t, dir, nil, "serve", "a")
 	wantAt(t, dial(t, filepath.Join(dir, "run", "a.sock")), 0, pattern(5, 4096))

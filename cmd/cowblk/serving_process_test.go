@@ -31,9 +31,7 @@ func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 	})
 	test.Must(t, err)
 	test.Must(t, lock.Truncate(0))
-	if _, err := lock.WriteAt(text, 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(lock.WriteAt(text, 0)))
 	s := &untrustedStore{store: meant}
 	for _, line := range []string{
 		"stop d --timeout 10s", "promote d --tag u", "attach d --qmp unix:/nonexistent/qmp", "detach d --qmp unix:/nonexistent/qmp", "resume d", "serve d --takeover",

@@ -74,9 +74,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 			go func() { _, err := a.Driver(0).WriteAt(pattern(2, 4096), 4096); held <- err }()
 			test.Exists(t, gate+".caught")
 			writeAt(t, b, 4096, pattern(3, 4096))
-			if err := b.Driver(0).Flush(); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, b.Driver(0).Flush())
 
 			test.Must(t, p.cmd.Process.Signal(syscall.SIGTERM))
 			test.Eventually(t, "the other disk is not served any more", func() bool {
@@ -150,9 +148,7 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 	go func() { asked <- dialRaw(t, filepath.Join(dir, "run", "a.ctl")).run("cow-promote", args) }()
 	test.Exists(t, gate+".caught")
 	impatient := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
-	if _, err := fmt.Fprintln(impatient, `{"execute": "cow-promote", "arguments": {"disks": ["a"], "tag": "given-up"}}`); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(fmt.Fprintln(impatient, `{"execute": "cow-promote", "arguments": {"disks": ["a"], "tag": "given-up"}}`)))
 	impatient.Close()
 	for i := range 20 {
 		writeAt(t, f, 4096, pattern(byte(i), 4096))

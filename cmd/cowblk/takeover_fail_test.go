@@ -38,20 +38,14 @@ func TestTakeoverThatFails(t *testing.T) {
 		"gone before go": func(o *takeover.Offer) {},
 		"gone after go": func(o *takeover.Offer) {
 			r, err := o.AwaitDetach(t.Context())
-			if err != nil {
-				t.Error(err)
-			}
+			test.Check(t, err)
 			r.Close()
 		},
 		"failed": func(o *takeover.Offer) {
 			r, err := o.AwaitDetach(t.Context())
-			if err != nil {
-				t.Error(err)
-			}
+			test.Check(t, err)
 			r.Close()
-			if err := o.Abort(errors.New("of no use")); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, o.Abort(errors.New("of no use")))
 		},
 		"opened and closed": func(o *takeover.Offer) {
 			r, err := o.AwaitDetach(t.Context())
@@ -70,9 +64,7 @@ func TestTakeoverThatFails(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if err := opened.close(); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, opened.close())
 		},
 	} {
 		l.waitRequests(1000)

@@ -199,9 +199,7 @@ func (l *steadyLoad) finish() {
 	p := make([]byte, 1<<20)
 	for b := uint64(0); b < l.blocks; b += uint64(len(p) / 4096) {
 		n := min(uint64(len(p)/4096), l.blocks-b)
-		if _, err := l.f.Driver(0).ReadAt(p[:n*4096], int64(b)*4096); err != nil {
-			l.t.Fatal(err)
-		}
+		test.Must(l.t, test.Err(l.f.Driver(0).ReadAt(p[:n*4096], int64(b)*4096)))
 		for i := range n {
 			test.Must(l.t, checkBlock(p[i*4096:(i+1)*4096], b+i, l.versions[b+i]))
 		}

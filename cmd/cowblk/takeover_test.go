@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -145,7 +144,5 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 		t.Errorf("%q, %v", magic[:], err)
 	}
 	q.end(t)
-	if _, err := os.Lstat(filepath.Join(dir, "run", "nbd")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket is left: %v", err)
-	}
+	test.ErrorIs(t, test.Err(os.Lstat(filepath.Join(dir, "run", "nbd"))), os.ErrNotExist, "the socket is left")
 }

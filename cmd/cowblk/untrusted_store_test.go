@@ -54,9 +54,7 @@ func newUntrustedStore(t *testing.T, change func(s *untrustedStore)) *untrustedS
 	text, err := json.Marshal(map[string]any{"pid": os.Getpid(), "control": sockets[0], "socket": sockets[1]})
 	test.Must(t, err)
 	test.Must(t, lock.Truncate(0))
-	if _, err := lock.WriteAt(append(text, '\n'), 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(lock.WriteAt(append(text, '\n'), 0)))
 	change(s)
 	return s
 }

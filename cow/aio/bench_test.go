@@ -113,9 +113,7 @@ func benchFile(b *testing.B, flag int, size int64) int {
 		chunk[i] = byte(i)
 	}
 	for off := int64(0); off < size; off += int64(len(chunk)) {
-		if _, err := f.Write(chunk); err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, test.Err(f.Write(chunk)))
 	}
 	test.Must(b, f.Sync())
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|flag, 0)

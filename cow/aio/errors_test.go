@@ -100,9 +100,7 @@ func TestUnalignedDirect(t *testing.T) {
 func TestOptions(t *testing.T) {
 	for _, v := range variants(t) {
 		for _, depth := range []int{-1, MaxDepth + 1} {
-			if _, err := v.make(Options{Depth: depth}); !errors.Is(err, ErrOptions) {
-				t.Errorf("%s, depth %d: %v", v.name, depth, err)
-			}
+			test.ErrorIs(t, test.Err(v.make(Options{Depth: depth})), ErrOptions, v.name, depth)
 		}
 		for _, depth := range []int{0, 1, 3, 100, MaxDepth} {
 			e, err := v.make(Options{Depth: depth})

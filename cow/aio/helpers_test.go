@@ -202,9 +202,7 @@ func (p place) file(t testing.TB, n int) int {
 	f, err := os.CreateTemp(p.dir, "file-")
 	test.Must(t, err)
 	defer f.Close()
-	if _, err := f.Write(pattern(0, n)); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.Write(pattern(0, n))))
 	fd, err := unix.Open(f.Name(), unix.O_RDWR|unix.O_CLOEXEC|p.flag, 0)
 	test.Must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })

@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // No call of a warm engine allocates: with few and many iovecs, cached and direct.
@@ -29,9 +31,7 @@ func TestNoAllocation(t *testing.T) {
 						}
 					}
 					r.e.Start(16, false, fd, many, 0)
-					if err := r.e.Submit(); err != nil {
-						t.Error(err)
-					}
+					test.Check(t, r.e.Submit())
 					for n := 0; n < 17; n += len(list) {
 						list = r.e.Reap(list[:0])
 						for _, c := range list {

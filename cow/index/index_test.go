@@ -185,9 +185,7 @@ func (s *failingSource) Words([]uint64, uint64) error { return s.err }
 
 func TestBuildPassesErrorsOn(t *testing.T) {
 	want := errors.New("cannot read")
-	if _, err := Build(1000, []Source{&failingSource{*newBitmapSource(1000, false), want}}); !errors.Is(err, want) {
-		t.Errorf("got %v, want %v", err, want)
-	}
+	test.ErrorIs(t, test.Err(Build(1000, []Source{&failingSource{*newBitmapSource(1000, false), want}})), want)
 	if _, err := Build(1000, make([]Source, 1<<16)); err == nil {
 		t.Error("65,536 layers were accepted")
 	}

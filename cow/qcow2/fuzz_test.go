@@ -103,8 +103,6 @@ func TestHeaderFieldsOfNoUse(t *testing.T) {
 	} {
 		p := tiny()
 		spoil(p)
-		if _, err := Open(bytes.NewReader(p), int64(len(p))); !errors.Is(err, ErrDamaged) {
-			t.Errorf("%s: %v", name, err)
-		}
+		test.ErrorIs(t, test.Err(Open(bytes.NewReader(p), int64(len(p)))), ErrDamaged, name)
 	}
 }

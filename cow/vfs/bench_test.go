@@ -25,9 +25,7 @@ func benchFile(b *testing.B) File {
 		chunk[i] = byte(i)
 	}
 	for off := int64(0); off < benchSize; off += int64(len(chunk)) {
-		if _, err := f.WriteAt(chunk, off); err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, test.Err(f.WriteAt(chunk, off)))
 	}
 	test.Must(b, f.Datasync())
 	return f
@@ -62,16 +60,12 @@ func BenchmarkHotRead(b *testing.B) {
 		{"PreadvNowait", func(p []byte, off int64) {
 			iov[0].Base = &p[0]
 			iov[0].SetLen(len(p))
-			if _, err := f.PreadvNowait(iov, off); err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, test.Err(f.PreadvNowait(iov, off)))
 		}},
 		{"Preadv", func(p []byte, off int64) {
 			iov[0].Base = &p[0]
 			iov[0].SetLen(len(p))
-			if _, err := f.Preadv(iov, off); err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, test.Err(f.Preadv(iov, off)))
 		}},
 	}
 	for _, size := range []int{4 << 10, 128 << 10} {

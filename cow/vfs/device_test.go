@@ -83,9 +83,7 @@ func TestBlockDevice(t *testing.T) {
 		test.Must(t, f.Datasync())
 		m, err := f.Map(size)
 		if flag == Direct {
-			if !errors.Is(err, ErrNotMappable) {
-				t.Errorf("Map of direct I/O: got %v, want ErrNotMappable", err)
-			}
+			test.ErrorIs(t, err, ErrNotMappable, "Map of direct I/O")
 		} else {
 			test.Must(t, err)
 			m.MarkResident(0, size)

@@ -120,9 +120,7 @@ func TestDirectIsCoherent(t *testing.T) {
 		case 2:
 			copy(p, content(n, byte(i)))
 			copy(want[off:], p)
-			if _, err := d.WriteAt(p, int64(off)); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(d.WriteAt(p, int64(off))))
 		case 3:
 			clear(want[off:][:n])
 			test.Must(t, d.PunchHole(int64(off), int64(n)))
@@ -164,12 +162,8 @@ func TestDirectBounce(t *testing.T) {
 	}
 	test.Must(t, unix.Mprotect(mem[1<<20:], unix.PROT_NONE))
 	gone := vector(mem[1<<20-100:][:4096])
-	if _, err := d.Pwritev(gone, 0); !errors.Is(err, unix.EFAULT) {
-		t.Errorf("write from memory that is gone: got %v, want EFAULT", err)
-	}
-	if _, err := d.Preadv(gone, 0); !errors.Is(err, unix.EFAULT) {
-		t.Errorf("read to memory that is gone: got %v, want EFAULT", err)
-	}
+	test.ErrorIs(t, test.Err(d.Pwritev(gone, 0)), unix.EFAULT, "write from memory that is gone")
+	test.ErrorIs(t, test.Err(d.Preadv(gone, 0)), unix.EFAULT, "read to memory that is gone")
 }
 
 func TestDirectDoesNotAllocate(t *testing.T) {
@@ -178,18 +172,10 @@ func TestDirectDoesNotAllocate(t *testing.T) {
 	iov, shifted := vector(mem[:4096]), vector(mem[1:][:4096])
 	d.memory = 512
 	if n := testing.AllocsPerRun(20, func() {
-		if _, err := d.Pwritev(iov, 4096); err != nil {
-			t.Error(err)
-		}
-		if _, err := d.Preadv(iov, 4096); err != nil {
-			t.Error(err)
-		}
-		if _, err := d.Pwritev(shifted, 4096); err != nil {
-			t.Error(err)
-		}
-		if _, err := d.Preadv(shifted, 4096); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, test.Err(d.Pwritev(iov, 4096)))
+		test.Check(t, test.Err(d.Preadv(iov, 4096)))
+		test.Check(t, test.Err(d.Pwritev(shifted, 4096)))
+		test.Check(t, test.Err(d.Preadv(shifted, 4096)))
 		d.PreadvNowait(iov, 4096)
 		d.AsyncFD(iov, 4096)
 	}); n != 0 {
@@ -216,13 +202,9 @@ func TestDirectOpens(t *testing.T) {
 		t.Errorf("Map: got %v, %v, want ErrNotMappable", m, err)
 	}
 	test.Must(t, d.Lock(true))
-	if _, err := (OS{}).OpenFile(d.Name(), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct, 0o600); !errors.Is(err, os.ErrExist) {
-		t.Errorf("O_EXCL on a file that exists: got %v", err)
-	}
+	test.ErrorIs(t, test.Err((OS{}).OpenFile(d.Name(), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct, 0o600)), os.ErrExist, "O_EXCL on a file that exists")
 	r, err := OS{}.OpenFile(d.Name(), os.O_RDONLY|Direct, 0)
 	test.Must(t, err)
-	if err := r.Lock(false); !errors.Is(err, ErrLocked) {
-		t.Errorf("lock of a locked file: got %v, want ErrLocked", err)
-	}
+	test.ErrorIs(t, r.Lock(false), ErrLocked, "lock of a locked file")
 	test.Must(t, r.Close())
 }

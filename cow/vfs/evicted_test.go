@@ -42,9 +42,7 @@ func TestEvicted(t *testing.T) {
 			}
 			test.Must(t, f.Truncate(size))
 			if c.data >= 0 {
-				if _, err := f.WriteAt(make([]byte, 4096), c.data); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, test.Err(f.WriteAt(make([]byte, 4096), c.data)))
 			}
 			test.Must(t, unix.Fsync(o.fd))
 			// Random: no other page is read with it.
@@ -52,9 +50,7 @@ func TestEvicted(t *testing.T) {
 				test.Must(t, unix.Fadvise(o.fd, 0, 0, advice))
 			}
 			if c.page >= 0 {
-				if _, err := f.ReadAt(make([]byte, 4096), c.page); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, test.Err(f.ReadAt(make([]byte, 4096), c.page)))
 			}
 			evicted, err := (OS{}).Evicted(f)
 			test.Must(t, err)

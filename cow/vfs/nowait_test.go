@@ -24,9 +24,7 @@ func content(n int, seed byte) []byte {
 func filled(t *testing.T, name string, p []byte) *osFile {
 	t.Helper()
 	f := create(t, name).(*osFile)
-	if _, err := f.WriteAt(p, 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.WriteAt(p, 0)))
 	test.Must(t, f.Datasync())
 	return f
 }

@@ -47,9 +47,7 @@ func TestVectoredIO(t *testing.T) {
 	if n, err := f.Preadv(nil, 0); n != 0 || err != nil {
 		t.Errorf("Preadv of nothing: got %d, %v", n, err)
 	}
-	if _, err := f.Preadv(vector(a), -1); !errors.Is(err, syscall.EINVAL) {
-		t.Errorf("Preadv at a negative offset: got %v, want EINVAL", err)
-	}
+	test.ErrorIs(t, test.Err(f.Preadv(vector(a), -1)), syscall.EINVAL, "Preadv at a negative offset")
 }
 
 // The kernel refuses more than 1,024 pieces; this package passes the first ones.
@@ -70,12 +68,8 @@ func TestVectoredIODoesNotAllocate(t *testing.T) {
 	f := create(t, filepath.Join(t.TempDir(), "f"))
 	iov := vector(make([]byte, 4096))
 	if n := testing.AllocsPerRun(100, func() {
-		if _, err := f.Pwritev(iov, 4096); err != nil {
-			t.Error(err)
-		}
-		if _, err := f.Preadv(iov, 4096); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, test.Err(f.Pwritev(iov, 4096)))
+		test.Check(t, test.Err(f.Preadv(iov, 4096)))
 	}); n != 0 {
 		t.Errorf("got %v allocations, want none", n)
 	}
@@ -152,15 +146,11 @@ func TestLock(t *testing.T) {
 	a, b := create(t, name), create(t, name)
 	test.Must(t, a.Lock(true))
 	for _, exclusive := range []bool{false, true} {
-		if err := b.Lock(exclusive); !errors.Is(err, ErrLocked) {
-			t.Errorf("lock (exclusive %v) of a file that is locked: got %v, want ErrLocked", exclusive, err)
-		}
+		test.ErrorIs(t, b.Lock(exclusive), ErrLocked, exclusive)
 	}
 	test.Must(t, a.Lock(false))
 	test.Must(t, b.Lock(false))
-	if err := a.Lock(true); !errors.Is(err, ErrLocked) {
-		t.Errorf("exclusive lock of a shared file: got %v, want ErrLocked", err)
-	}
+	test.ErrorIs(t, a.Lock(true), ErrLocked, "exclusive lock of a shared file")
 }
 
 func TestIdentity(t *testing.T) {
@@ -189,9 +179,7 @@ func TestOpenFileRefusesOtherKinds(t *testing.T) {
 			t.Errorf("%s was opened", name)
 		}
 	}
-	if _, err := (OS{}).OpenFile(filepath.Join(dir, "none"), os.O_RDWR, 0); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("open of a missing file: got %v, want fs.ErrNotExist", err)
-	}
+	test.ErrorIs(t, test.Err((OS{}).OpenFile(filepath.Join(dir, "none"), os.O_RDWR, 0)), fs.ErrNotExist, "open of a missing file")
 }
 
 func TestDirectories(t *testing.T) {
@@ -208,14 +196,10 @@ func TestDirectories(t *testing.T) {
 	if list, err := o.ReadDir(deep); len(list) != 1 || err != nil {
 		t.Errorf("ReadDir: got %v, %v, want one file", list, err)
 	}
-	if err := o.MkdirAll(filepath.Join(name, "x"), 0o700); !errors.Is(err, syscall.ENOTDIR) {
-		t.Errorf("MkdirAll below a file: got %v, want ENOTDIR", err)
-	}
+	test.ErrorIs(t, o.MkdirAll(filepath.Join(name, "x"), 0o700), syscall.ENOTDIR, "MkdirAll below a file")
 	test.Must(t, o.Rename(name, name+"2"))
 	test.Must(t, o.SyncDir(deep))
-	if _, err := o.Stat(name); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Stat of a renamed file: got %v", err)
-	}
+	test.ErrorIs(t, test.Err(o.Stat(name)), fs.ErrNotExist, "Stat of a renamed file")
 	test.Must(t, o.Remove(name+"2"))
 	test.Must(t, o.RemoveAll(filepath.Join(dir, "a")))
 }

@@ -251,9 +251,7 @@ func TestReaderOfOpenAndKilledDisks(t *testing.T) {
 		_ = c.Wait()
 	}()
 	line := make([]byte, len("written\n"))
-	if _, err := stdout.Read(line); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(stdout.Read(line)))
 	flushed := make([]byte, 1<<20)
 	copy(flushed[4096:], bytes.Repeat([]byte{0xf1}, 8192))
 	written := bytes.Clone(flushed)

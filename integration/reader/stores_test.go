@@ -65,9 +65,7 @@ func (w *world) blank(name string, n int64) string {
 
 func (w *world) create(name string, o store.CreateOptions) {
 	w.t.Helper()
-	if _, err := w.store.Create(context.Background(), name, o); err != nil {
-		w.t.Fatal(err)
-	}
+	test.Must(w.t, test.Err(w.store.Create(context.Background(), name, o)))
 }
 
 // scribble writes, discards and zeroes random ranges of an open disk.
@@ -90,9 +88,7 @@ func (w *world) scribble(d *cow.Disk, n int) {
 			for i := range p {
 				p[i] = byte(w.rng.Uint32())
 			}
-			if _, err := d.WriteAt(p, off*512); err != nil {
-				w.t.Fatal(err)
-			}
+			test.Must(w.t, test.Err(d.WriteAt(p, off*512)))
 		}
 	}
 }

@@ -3,10 +3,10 @@ package blk
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/virtq"
 )
 
@@ -190,9 +190,7 @@ func TestMalformed(t *testing.T) {
 		for _, size := range []int{1024, 3} {
 			var r Request
 			_, err := NewParser(testConfig(), 1<<64-1).Parse(chain(tc.readable, tc.writable, size), &r)
-			if !errors.Is(err, ErrMalformed) {
-				t.Errorf("%s: error %v, expected ErrMalformed", tc.name, err)
-			}
+			test.ErrorIs(t, err, ErrMalformed, tc.name)
 		}
 	}
 }

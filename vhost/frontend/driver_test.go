@@ -144,9 +144,7 @@ func TestDepth(t *testing.T) {
 		for slot := range sectors {
 			submit(slot)
 		}
-		if err := d.Submit(0, OpRead, 0, sectorSize); !errors.Is(err, ErrBusy) {
-			t.Errorf("slot in flight: %v, expected ErrBusy", err)
-		}
+		test.ErrorIs(t, d.Submit(0, OpRead, 0, sectorSize), ErrBusy, "slot in flight")
 		var done []Completion
 		for n := 0; n < 70_000; {
 			test.Must(t, d.Kick())
@@ -224,9 +222,7 @@ func TestWaitErrors(t *testing.T) {
 		disk.ignoreRings = true
 		for _, poll := range []bool{false, true} {
 			f, end := connect(t, disk, Options{Timeout: 50 * time.Millisecond, Poll: poll})
-			if err := f.Driver(0).Flush(); !errors.Is(err, ErrTimeout) {
-				t.Errorf("poll %t: %v, expected ErrTimeout", poll, err)
-			}
+			test.ErrorIs(t, f.Driver(0).Flush(), ErrTimeout, poll)
 			end()
 		}
 	})
@@ -236,9 +232,7 @@ func TestWaitErrors(t *testing.T) {
 		d := f.Driver(0)
 		d.Ring().SetAvailIdx(d.Ring().AvailIdx() + 1000)
 		test.Must(t, d.kickAlways())
-		if err := d.Wait(); !errors.Is(err, ErrQueueBroken) {
-			t.Errorf("%v, expected ErrQueueBroken", err)
-		}
+		test.ErrorIs(t, d.Wait(), ErrQueueBroken)
 		if err := f.Driver(1).Flush(); err != nil {
 			t.Errorf("the other ring: %v", err)
 		}
@@ -249,12 +243,8 @@ func TestWaitErrors(t *testing.T) {
 		f, _ := connect(t, disk, Options{})
 		// A bad message makes the back-end close the connection.
 		test.Must(t, f.Send(99, vhost.FlagVersion, nil))
-		if err := f.Driver(0).Flush(); !errors.Is(err, ErrDisconnected) {
-			t.Errorf("%v, expected ErrDisconnected", err)
-		}
-		if err := f.Abort(); err != nil {
-			t.Error(err)
-		}
+		test.ErrorIs(t, f.Driver(0).Flush(), ErrDisconnected)
+		test.Check(t, f.Abort())
 	})
 }
 
@@ -285,20 +275,14 @@ func TestNothingLeaks(t *testing.T) {
 		_, end := connect(t, newRAMDisk(diskSize), Options{Queues: 3, Regions: 2})
 		end()
 		f, wait := connectEnd(t, newRAMDisk(diskSize), Options{Queues: 3})
-		if err := f.Abort(); err != nil {
-			t.Error(err)
-		}
-		if err := wait(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, f.Abort())
+		test.Check(t, wait())
 		for _, o := range []Options{{Queues: 5}, {Regions: 1000, Memory: 1}, {Memory: 2 << 20, MaxTransfer: 1 << 20}, {QueueSize: 3}} {
 			f, wait := connectEnd(t, newRAMDisk(diskSize), o)
 			if f != nil {
 				t.Errorf("%+v: connected, expected an error", o)
 			}
-			if err := wait(); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, wait())
 		}
 	}
 	if n := count(); n != before {

@@ -2,7 +2,6 @@ package frontend
 
 import (
 	"bytes"
-	"errors"
 	"math/rand/v2"
 	"os"
 	"testing"
@@ -38,17 +37,13 @@ func TestSlotReused(t *testing.T) {
 			sector := rand.Int64N(64)
 			want := randomBytes(n)
 			copy(d.Buffer(0), want)
-			if _, err := d.do(0, OpWrite, sector*sectorSize, n); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(d.do(0, OpWrite, sector*sectorSize, n)))
 			switch rand.IntN(4) {
 			case 0:
 				test.Must(t, d.Flush())
 			case 1:
 				PutHeader(m.Bytes(gpa, HeaderSize), OpRead, uint64(sector))
-				if _, err := d.DoChain(chain, 0); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, test.Err(d.DoChain(chain, 0)))
 				if !bytes.Equal(m.Bytes(gpa+HeaderSize, 512), want[:512]) {
 					t.Fatal("a chain read other data")
 				}
@@ -76,15 +71,9 @@ func TestDisconnect(t *testing.T) {
 			t.Errorf("back-end is process %d: %v", pid, err)
 		}
 		time.AfterFunc(10*time.Millisecond, func() { _ = f.Disconnect() })
-		if err := f.Driver(0).Flush(); !errors.Is(err, ErrDisconnected) {
-			t.Errorf("%v, expected ErrDisconnected", err)
-		}
-		if err := f.Abort(); err != nil {
-			t.Error(err)
-		}
-		if err := wait(); err != nil {
-			t.Error(err)
-		}
+		test.ErrorIs(t, f.Driver(0).Flush(), ErrDisconnected)
+		test.Check(t, f.Abort())
+		test.Check(t, wait())
 	}
 }
 

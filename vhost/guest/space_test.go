@@ -26,18 +26,12 @@ func TestAddressSpaceIsBounded(t *testing.T) {
 		return RegionDesc{GuestAddr: i * 4 * tib, Size: 4 * tib, UserAddr: i * 4 * tib}
 	}
 	var s Space
-	if _, err := s.NewTable([]RegionDesc{{Size: 17 * tib}}, []int{fd}); !errors.Is(err, ErrRegion) {
-		t.Errorf("17 TiB in one region: %v", err)
-	}
+	test.ErrorIs(t, test.Err(s.NewTable([]RegionDesc{{Size: 17 * tib}}, []int{fd})), ErrRegion, "17 TiB in one region")
 	all, err := s.NewTable([]RegionDesc{part(0), part(1), part(2), part(3)}, []int{fd, fd, fd, fd})
 	test.Must(t, err)
-	if _, err := all.With(part(4), fd); !errors.Is(err, ErrRegion) {
-		t.Errorf("a fifth part: %v", err)
-	}
+	test.ErrorIs(t, test.Err(all.With(part(4), fd)), ErrRegion, "a fifth part")
 	// The same front-end's next table, while the former one is still mapped.
-	if _, err := s.NewTable([]RegionDesc{part(0)}, []int{fd}); !errors.Is(err, ErrRegion) {
-		t.Errorf("another table: %v", err)
-	}
+	test.ErrorIs(t, test.Err(s.NewTable([]RegionDesc{part(0)}, []int{fd})), ErrRegion, "another table")
 	less, err := all.Without(part(3))
 	test.Must(t, err)
 	all.Release()
@@ -89,7 +83,5 @@ func TestForeignFileSystems(t *testing.T) {
 	st, err := f.Stat()
 	test.Must(t, err)
 	_, err = NewTable([]RegionDesc{{Size: uint64(st.Size())}}, []int{int(f.Fd())})
-	if !errors.Is(err, ErrRegion) {
-		t.Errorf("a file of sysfs (%d bytes): %v", st.Size(), err)
-	}
+	test.ErrorIs(t, err, ErrRegion, st.Size())
 }

@@ -25,9 +25,7 @@ func memfd(t testing.TB, name string, n int) int {
 	for i := range b {
 		b[i] = byte(i >> 8)
 	}
-	if _, err := unix.Pwrite(fd, b, 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(unix.Pwrite(fd, b, 0)))
 	return fd
 }
 
@@ -94,12 +92,8 @@ func TestNewTableChecks(t *testing.T) {
 			}
 		})
 	}
-	if _, err := NewTable([]RegionDesc{ok}, nil); !errors.Is(err, ErrRegion) {
-		t.Errorf("a region without a file: error %v", err)
-	}
-	if _, err := NewTable([]RegionDesc{ok}, []int{-1}); !errors.Is(err, unix.EBADF) {
-		t.Errorf("a bad descriptor: error %v", err)
-	}
+	test.ErrorIs(t, test.Err(NewTable([]RegionDesc{ok}, nil)), ErrRegion, "a region without a file")
+	test.ErrorIs(t, test.Err(NewTable([]RegionDesc{ok}, []int{-1})), unix.EBADF, "a bad descriptor")
 }
 
 func pipe(t *testing.T) int {
@@ -124,9 +118,7 @@ func TestTooManyRegions(t *testing.T) {
 		t.Errorf("all of the memory: %d slices, error %v", len(b), err)
 	}
 	next := RegionDesc{GuestAddr: MaxRegions * page, Size: page, UserAddr: MaxRegions * page}
-	if _, err := tab.With(next, fd); !errors.Is(err, ErrRegion) {
-		t.Errorf("region %d: error %v, expected ErrRegion", MaxRegions+1, err)
-	}
+	test.ErrorIs(t, test.Err(tab.With(next, fd)), ErrRegion, MaxRegions+1)
 }
 
 func TestAddRemoveRegions(t *testing.T) {
@@ -148,9 +140,7 @@ func TestAddRemoveRegions(t *testing.T) {
 	onlyB, err := two.Without(RegionDesc{GuestAddr: 0x1000, Size: page, UserAddr: 0x1000, MmapOffset: 77})
 	test.Must(t, err)
 	for _, wrong := range []RegionDesc{a, {GuestAddr: 0x8000, Size: 2 * page, UserAddr: 0x8000}, {GuestAddr: 0x8000, Size: page}} {
-		if _, err := onlyB.Without(wrong); !errors.Is(err, ErrRegion) {
-			t.Errorf("removing [%v]: error %v, expected ErrRegion", wrong, err)
-		}
+		test.ErrorIs(t, test.Err(onlyB.Without(wrong)), ErrRegion, wrong)
 	}
 	if got := fmt.Sprint(two.Regions(), onlyB.Regions()); got != fmt.Sprint([]RegionDesc{a, b}, []RegionDesc{b}) {
 		t.Errorf("regions are %s", got)

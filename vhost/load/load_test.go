@@ -199,16 +199,10 @@ func TestBackendFails(t *testing.T) {
 			gone <- err
 		}()
 		_, err := Run(t.Context(), Options{Socket: l.Addr().String(), Poll: poll, Timeout: 10 * time.Second})
-		if !errors.Is(err, frontend.ErrDisconnected) {
-			t.Errorf("closed connection: %v", err)
-		}
-		if err := <-gone; err != nil {
-			t.Error(err)
-		}
+		test.ErrorIs(t, err, frontend.ErrDisconnected, "closed connection")
+		test.Check(t, <-gone)
 	}
-	if _, err := Run(t.Context(), Options{Socket: "/nonexistent/socket"}); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("no socket: %v", err)
-	}
+	test.ErrorIs(t, test.Err(Run(t.Context(), Options{Socket: "/nonexistent/socket"})), os.ErrNotExist, "no socket")
 }
 
 func TestInterrupted(t *testing.T) {
@@ -255,13 +249,9 @@ func TestTargets(t *testing.T) {
 		"many queues":    {RW: Read, Size: 4096, Queues: 2},
 	} {
 		o.Null = true
-		if _, err := Run(t.Context(), o); !errors.Is(err, ErrOptions) {
-			t.Errorf("%s: %v", name, err)
-		}
+		test.ErrorIs(t, test.Err(Run(t.Context(), o)), ErrOptions, name)
 	}
-	if _, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FsyncEvery: 1, Style: frontend.SPDK}); !errors.Is(err, ErrTarget) {
-		t.Errorf("no FLUSH: %v", err)
-	}
+	test.ErrorIs(t, test.Err(Run(t.Context(), Options{Null: true, RW: RandWrite, FsyncEvery: 1, Style: frontend.SPDK})), ErrTarget, "no FLUSH")
 }
 
 // A request allocates nothing: twenty times the requests allocate the same amount.

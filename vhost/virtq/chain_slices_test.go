@@ -1,7 +1,6 @@
 package virtq_test
 
 import (
-	"errors"
 	"slices"
 	"testing"
 
@@ -38,9 +37,7 @@ func TestPiecesOfAChain(t *testing.T) {
 		test.Must(t, err)
 		var c virtq.Chain
 		err = q.Load(table, &c)
-		if !errors.Is(err, tc.want) {
-			t.Errorf("%d descriptors: %v, expected %v", tc.descs, err, tc.want)
-		}
+		test.ErrorIs(t, err, tc.want, tc.descs)
 		if err == nil && len(c.Writable) != tc.descs*regions {
 			t.Errorf("%d descriptors: %d slices, expected %d", tc.descs, len(c.Writable), tc.descs*regions)
 		}

@@ -130,15 +130,11 @@ func TestLoadLimits(t *testing.T) {
 	t.Run("indirect not negotiated", func(t *testing.T) {
 		r := newRig(t, virtq.SplitConfig{Num: 8})
 		r.drv.SetDesc(0, virtq.Desc{Addr: tableAddr, Len: 16, Flags: indirect})
-		if err := r.q.Load(r.table, &virtq.Chain{}); !errors.Is(err, virtq.ErrBroken) {
-			t.Errorf("error %v", err)
-		}
+		test.ErrorIs(t, r.q.Load(r.table, &virtq.Chain{}), virtq.ErrBroken)
 	})
 	t.Run("head beyond the ring", func(t *testing.T) {
 		r := newRig(t, virtq.SplitConfig{Num: 8})
-		if err := r.q.Load(r.table, &virtq.Chain{Head: 8}); !errors.Is(err, virtq.ErrBroken) {
-			t.Errorf("error %v", err)
-		}
+		test.ErrorIs(t, r.q.Load(r.table, &virtq.Chain{Head: 8}), virtq.ErrBroken)
 	})
 	t.Run("1024 descriptors of a large ring", func(t *testing.T) {
 		r := newRig(t, virtq.SplitConfig{Num: 4096})
@@ -147,9 +143,7 @@ func TestLoadLimits(t *testing.T) {
 				r.drv.SetDesc(uint16(i), d)
 			}
 			r.restart(t)
-			if err := r.q.Load(r.table, &virtq.Chain{}); !errors.Is(err, want) {
-				t.Errorf("%d descriptors: error %v, expected %v", n, err, want)
-			}
+			test.ErrorIs(t, r.q.Load(r.table, &virtq.Chain{}), want, n)
 		}
 	})
 	t.Run("4 GiB", func(t *testing.T) {

@@ -175,9 +175,7 @@ func TestRegionTooSmall(t *testing.T) {
 	}{{4, virtq.InflightSize(4)}, {8, virtq.InflightSize(8) - 1}, {16, virtq.InflightSize(8)}} {
 		cfg := r.cfg
 		cfg.Inflight, cfg.InflightNum = cfg.Inflight[:tc.size], tc.num
-		if _, err := virtq.NewSplit(cfg); !errors.Is(err, virtq.ErrRing) {
-			t.Errorf("%d bytes for %d descriptors: %v, expected ErrRing", tc.size, tc.num, err)
-		}
+		test.ErrorIs(t, test.Err(virtq.NewSplit(cfg)), virtq.ErrRing, tc.size, tc.num)
 	}
 }
 

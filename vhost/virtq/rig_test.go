@@ -40,9 +40,7 @@ func newRig(t testing.TB, cfg virtq.SplitConfig) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := r.mem.Close(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, r.mem.Close())
 	})
 	if r.table, err = r.mem.Table(); err != nil {
 		t.Fatal(err)
@@ -67,9 +65,7 @@ func region(t testing.TB, num uint16) []byte {
 	b, err := unix.Mmap(-1, 0, virtq.InflightSize(num), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	test.Must(t, err)
 	t.Cleanup(func() {
-		if err := unix.Munmap(b); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, unix.Munmap(b))
 	})
 	return b
 }

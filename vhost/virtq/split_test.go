@@ -156,9 +156,7 @@ func TestSetMemory(t *testing.T) {
 	defer next.Release()
 	desc, avail, used, err := virtq.MapSplit(next, 16, r.mem.User(r.drv.Desc), r.mem.User(r.drv.Avail), r.mem.User(r.drv.Used))
 	test.Must(t, err)
-	if err := r.q.SetMemory(desc, avail, used[:8]); !errors.Is(err, virtq.ErrRing) {
-		t.Errorf("a short used ring: error %v", err)
-	}
+	test.ErrorIs(t, r.q.SetMemory(desc, avail, used[:8]), virtq.ErrRing, "a short used ring")
 	test.Must(t, r.q.SetMemory(desc, avail, used))
 	r.q.Push(c.Head, 1)
 	r.q.Publish()
@@ -221,9 +219,7 @@ func TestMapSplitChecks(t *testing.T) {
 				return
 			}
 			test.Must(t, err)
-			if _, err := virtq.NewSplit(virtq.SplitConfig{Num: tc.num, Desc: d, Avail: a, Used: u}); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(virtq.NewSplit(virtq.SplitConfig{Num: tc.num, Desc: d, Avail: a, Used: u})))
 		})
 	}
 	t.Run("parts that are too short", func(t *testing.T) {
@@ -237,9 +233,7 @@ func TestMapSplitChecks(t *testing.T) {
 			{Num: 32, Desc: d, Avail: a, Used: u},
 			{Num: 12, Desc: d, Avail: a, Used: u},
 		} {
-			if _, err := virtq.NewSplit(cfg); !errors.Is(err, virtq.ErrRing) {
-				t.Errorf("case %d: error %v, expected ErrRing", i, err)
-			}
+			test.ErrorIs(t, test.Err(virtq.NewSplit(cfg)), virtq.ErrRing, i)
 		}
 	})
 }

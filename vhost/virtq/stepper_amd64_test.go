@@ -73,9 +73,7 @@ func (s *stepper) pin() (undo func()) {
 	}
 	test.Must(s.t, unix.SchedSetaffinity(0, &s.cpu))
 	return func() {
-		if err := unix.SchedSetaffinity(0, &before); err != nil {
-			s.t.Error(err)
-		}
+		test.Check(s.t, unix.SchedSetaffinity(0, &before))
 	}
 }
 

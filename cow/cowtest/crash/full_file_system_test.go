@@ -49,7 +49,5 @@ func TestRemovalOfDamagedNeedsNoSpace(t *testing.T) {
 	m.SetFreePages(0)
 	s, err := openStore(p)
 	test.Must(t, err)
-	if _, err := s.RemoveDamaged(context.Background(), "vm"); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(s.RemoveDamaged(context.Background(), "vm")))
 }

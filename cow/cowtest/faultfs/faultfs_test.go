@@ -21,9 +21,7 @@ func create(t *testing.T, p *Process, name string) vfs.File {
 
 func put(t *testing.T, f vfs.File, b byte, off int64, n int) {
 	t.Helper()
-	if _, err := f.WriteAt(bytes.Repeat([]byte{b}, n), off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.WriteAt(bytes.Repeat([]byte{b}, n), off)))
 }
 
 // cut cuts the power and keeps none or all of the uncertain changes.
@@ -59,9 +57,7 @@ func TestWhatACutKeeps(t *testing.T) {
 	g := create(t, p, "/d/new")
 	put(t, g, 'n', 0, 512)
 	test.Must(t, g.Datasync())
-	if _, err := cut(m, false).Content("/d/new"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a name was certain without a sync of its directory: %v", err)
-	}
+	test.ErrorIs(t, test.Err(cut(m, false).Content("/d/new")), os.ErrNotExist, "a name was certain without a sync of its directory")
 	test.Must(t, p.SyncDir("/d"))
 	if got, err := cut(m, false).Content("/d/new"); err != nil || len(got) != 512 || got[0] != 'n' {
 		t.Errorf("file and name are synced and not there: %v", err)
@@ -158,13 +154,9 @@ func TestKilledProcess(t *testing.T) {
 	test.Must(t, f.Lock(true))
 	put(t, f, 'x', 0, 512)
 	other := create(t, m.Process(nil), "/f")
-	if err := other.Lock(false); !errors.Is(err, vfs.ErrLocked) {
-		t.Errorf("expected ErrLocked, found %v", err)
-	}
+	test.ErrorIs(t, other.Lock(false), vfs.ErrLocked)
 	p.Kill()
-	if _, err := f.WriteAt([]byte{'y'}, 0); !errors.Is(err, ErrDead) {
-		t.Errorf("expected ErrDead, found %v", err)
-	}
+	test.ErrorIs(t, test.Err(f.WriteAt([]byte{'y'}, 0)), ErrDead)
 	test.Must(t, other.Lock(true))
 	if got, _ := m.Content("/f"); got[0] != 'x' {
 		t.Error("what a dead process has written is gone")
@@ -366,9 +358,7 @@ func TestFreePages(t *testing.T) {
 		t.Errorf("after a reservation: %d pages, %v", m.FreePages(), err)
 	}
 	test.Must(t, p.Mkdir("/d", 0o700))
-	if err := p.Mkdir("/e", 0o700); !errors.Is(err, ErrFull) {
-		t.Errorf("a name without space: %v", err)
-	}
+	test.ErrorIs(t, p.Mkdir("/e", 0o700), ErrFull, "a name without space")
 	if err := p.Remove("/a"); err != nil || m.FreePages() != 3 {
 		t.Errorf("after the removal: %d pages, %v", m.FreePages(), err)
 	}
