@@ -126,9 +126,7 @@ func TestDiscardWriteZeroesAndID(t *testing.T) {
 	d := f.Driver(0)
 	id, err := d.GetID()
 	test.Must(t, err)
-	if id != "serial-1" {
-		t.Errorf("GET_ID: %q", id)
-	}
+	test.Equal(t, id, "serial-1", "GET_ID")
 	want := bytes.Clone(s.base)
 	test.Must(t, d.WriteZeroes(frontend.Range{Off: 512, Len: 9000 - 9000%512}, frontend.Range{Off: 1 << 20, Len: 2 << 20}))
 	clear(want[512 : 512+9000-9000%512])

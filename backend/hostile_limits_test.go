@@ -188,9 +188,7 @@ func TestBreakingInALoop(t *testing.T) {
 		a.restart()
 	}
 	g.check(rounds-100, "broken queues", 1)
-	if n := to.dev.Stats().Broken; n != rounds {
-		t.Errorf("%d broken queues counted", n)
-	}
+	test.Equal(t, to.dev.Stats().Broken, rounds, "broken queues counted")
 }
 
 // A million requests that are refused, each for a reason of its guest's.
@@ -222,9 +220,7 @@ func TestMillionBadRequests(t *testing.T) {
 		}
 	}
 	g.check(rounds*atkNum, "bad requests", 0)
-	if n := to.dev.Stats().Refused; n != rounds*atkNum {
-		t.Errorf("%d refused requests counted", n)
-	}
+	test.Equal(t, to.dev.Stats().Refused, rounds*atkNum, "refused requests counted")
 }
 
 // Messages that are refused with an answer, and settings that go to and fro.

@@ -122,9 +122,7 @@ func TestMemoryCutUnderARequest(t *testing.T) {
 			if tc.broken {
 				want = 1
 			}
-			if got := a.to.dev.Stats().Broken; got != want {
-				t.Errorf("%d broken queues counted, expected %d", got, want)
-			}
+			test.Equal(t, a.to.dev.Stats().Broken, want, "broken queues counted")
 			// The queue starts again, and serves what lies in what is left.
 			a.restart()
 			a.write(24)

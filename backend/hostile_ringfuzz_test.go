@@ -75,9 +75,7 @@ func (r *ringRig) execute(t testing.TB, raw []byte) {
 	}
 	signal(r.kick)
 	if r.settled() {
-		if got := r.to.dev.Stats().Broken; got != broken+1 {
-			t.Errorf("%d broken queues counted, expected %d", got, broken+1)
-		}
+		test.Equal(t, r.to.dev.Stats().Broken, broken+1, "broken queues counted")
 		if !drain(r.err) {
 			t.Error("the queue broke and did not signal its error eventfd")
 		}

@@ -175,9 +175,7 @@ func (l *leftovers) look(t testing.TB) {
 		return
 	}
 	sameFiles(t, l.files)
-	if shared != l.maps {
-		t.Errorf("%d mappings of memory files, expected %d", shared, l.maps)
-	}
+	test.Equal(t, shared, l.maps, "mappings of memory files")
 	if n := goroutines("(*worker).run("); n != 1 {
 		t.Errorf("%d queues run, expected the healthy one", n)
 	}

@@ -41,14 +41,10 @@ func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
 		}
 	}
 	failing()
-	if n := events.Load(); n != 1 {
-		t.Errorf("%d events for errors of one moment", n)
-	}
+	test.Equal(t, events.Load(), 1, "events for errors of one moment")
 	s.dev.ioErrors.AllowN(time.Now().Add(errorLogInterval), 0) // that time passes
 	failing()
-	if n := events.Load(); n != 2 {
-		t.Errorf("%d events after %s", n, errorLogInterval)
-	}
+	test.Equal(t, events.Load(), 2, "events after", errorLogInterval)
 	f.Close()
 	s.stop()
 	if n := log.Count(slog.LevelError); n != 2 {

@@ -73,9 +73,7 @@ func collect(t *testing.T, d *frontend.Driver, n int, status byte) {
 			seen[c.ID] = true
 		}
 	}
-	if d.InFlight() != 0 {
-		t.Errorf("%d requests are left", d.InFlight())
-	}
+	test.Equal(t, d.InFlight(), 0, "requests are left")
 }
 
 // written checks what fillUp wrote.
@@ -118,9 +116,7 @@ func TestParkedUntilThereIsSpace(t *testing.T) {
 		s.dev.ResumeParked()
 		collect(t, d, 20, frontend.StatusOK)
 		written(t, d, 20)
-		if n := s.dev.Parked() + s.dev.ResumeParked(); n != 0 {
-			t.Errorf("%d requests are parked still", n)
-		}
+		test.Equal(t, s.dev.Parked()+s.dev.ResumeParked(), 0, "requests are parked still")
 		test.Must(t, f.Close())
 	}
 }
@@ -174,9 +170,7 @@ func TestParkedOverStop(t *testing.T) {
 		s.fillUp(f.Driver(0), n)
 		for range 3 {
 			test.Must(t, f.Stop())
-			if got := s.dev.Parked(); got != 0 {
-				t.Errorf("%d requests are parked by a worker that is gone", got)
-			}
+			test.Equal(t, s.dev.Parked(), 0, "requests are parked by a worker that is gone")
 			test.Must(t, f.Cont())
 			s.parks(n)
 		}

@@ -142,9 +142,7 @@ func TestCacheNames(t *testing.T) {
 	for _, name := range []string{"writeback", "writethrough", "none", "directsync"} {
 		var c Cache
 		test.Must(t, c.UnmarshalText([]byte(name)))
-		if got := c.String(); got != name {
-			t.Errorf("%s became %s", name, got)
-		}
+		test.Equal(t, c.String(), name, "became")
 	}
 	if (Cache{}).String() != "writeback" {
 		t.Error("the zero value is not writeback")

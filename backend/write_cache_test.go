@@ -94,9 +94,7 @@ func TestWriteCacheAfterStopAndReset(t *testing.T) {
 				func() error { test.Must(t, f.Disconnect()); return f.Reconnect(s.socket) },
 			} {
 				test.Must(t, again())
-				if got := s.stable(f.Driver(0)); got != want {
-					t.Errorf("stable: %v, expected %v", got, want)
-				}
+				test.Equal(t, s.stable(f.Driver(0)), want, "stable")
 			}
 		})
 	}
@@ -127,13 +125,9 @@ func TestWriteCacheAfterAnotherProcess(t *testing.T) {
 			for range 2 {
 				s.export(DeviceOptions{})
 				test.Must(t, f.Reconnect(s.socket))
-				if got := s.stable(f.Driver(0)); got != c.want {
-					t.Errorf("stable: %v, expected %v", got, c.want)
-				}
+				test.Equal(t, s.stable(f.Driver(0)), c.want, "stable")
 				test.Must(t, f.Reset()) // QEMU shows the next driver the same
-				if got := s.stable(f.Driver(0)); got != c.want {
-					t.Errorf("after a reset: stable: %v, expected %v", got, c.want)
-				}
+				test.Equal(t, s.stable(f.Driver(0)), c.want, "after a reset: stable")
 			}
 			test.Must(t, f.Close())
 			if s.stable(dialWith(t, s.socket, "FW", false).Driver(0)) {

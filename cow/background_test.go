@@ -102,21 +102,15 @@ func TestBackgroundFlush(t *testing.T) {
 // guest, which stops the timer that the write before it had started.
 func TestBackgroundFlushOfACleanDisk(t *testing.T) {
 	inBubble(t, time.Second, func(t *testing.T, b *background) {
-		if n := b.rounds(time.Hour); n != 0 {
-			t.Errorf("%d rounds after the opening", n)
-		}
+		test.Equal(t, b.rounds(time.Hour), 0, "rounds after the opening")
 		test.Must(t, test.Err(b.Disk.ReadAt(make([]byte, 4096), 0)))
-		if n := b.rounds(time.Hour); n != 0 {
-			t.Errorf("%d rounds after a read", n)
-		}
+		test.Equal(t, b.rounds(time.Hour), 0, "rounds after a read")
 		for range 3 {
 			write(t, b.Disk, 'a', 0, 4096)
 			test.Must(t, b.Disk.Flush())
 		}
 		test.Must(t, do(b.Disk, &cow.Request{Op: cow.OpWrite, FUA: true, Length: 4096, Data: [][]byte{fill('b', 4096)}}))
-		if n := b.rounds(time.Hour); n != 0 {
-			t.Errorf("%d rounds after the guest's own flush", n)
-		}
+		test.Equal(t, b.rounds(time.Hour), 0, "rounds after the guest's own flush")
 	})
 }
 
@@ -167,9 +161,7 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 			if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, block) {
 				t.Errorf("with space again: %d rounds, bit %v", n, bit(t, b.Rig, 0, block))
 			}
-			if n := b.rounds(time.Hour); n != 0 {
-				t.Errorf("%d rounds afterwards", n)
-			}
+			test.Equal(t, b.rounds(time.Hour), 0, "rounds afterwards")
 		}
 		// A failed flush of the guest leaves dirty bits too.
 		b.x.OnCall(full)
@@ -215,9 +207,7 @@ func TestBackgroundFlushOfAnUncleanHead(t *testing.T) {
 		if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, 0) {
 			t.Errorf("not closed in order: %d rounds, bit %v, expected 1", n, bit(t, b.Rig, 0, 0))
 		}
-		if n := b.rounds(time.Hour); n != 0 {
-			t.Errorf("%d rounds afterwards", n)
-		}
+		test.Equal(t, b.rounds(time.Hour), 0, "rounds afterwards")
 	})
 }
 
@@ -239,9 +229,7 @@ func TestBackgroundFlushEndsWithTheDisk(t *testing.T) {
 func TestNoBackgroundFlush(t *testing.T) {
 	inBubble(t, -1, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
-		if n := b.rounds(24 * time.Hour); n != 0 {
-			t.Errorf("%d rounds", n)
-		}
+		test.Equal(t, b.rounds(24*time.Hour), 0, "rounds")
 	})
 	for _, d := range []time.Duration{1, cow.MinFlushInterval - 1, cow.MaxFlushInterval + 1} {
 		if _, err := cow.Open(cow.Spec{}, cow.Options{FlushInterval: d}); err == nil || errors.Is(err, cow.ErrSpec) {

@@ -218,9 +218,7 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 			return r.Err
 		}
 		test.ErrorIs(t, put(block+512, 512), layer.ErrDamaged, "part of the block")
-		if n := rig.Disk.Stats().FirstWrites; n != 0 {
-			t.Errorf("%d blocks are the head's", n)
-		}
+		test.Equal(t, rig.Disk.Stats().FirstWrites, 0, "blocks are the head's")
 		if err := put(block+65536+512, 512); err != nil {
 			t.Errorf("part of the next block: %v", err)
 		}

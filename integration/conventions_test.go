@@ -91,9 +91,7 @@ func TestReadOnly(t *testing.T) {
 	if out := e.run(m, "echo x | dd of=/dev/vda conv=fsync 2>&1 && echo WRITTEN; true"); strings.Contains(out, "WRITTEN") {
 		t.Errorf("a write to a read-only disk succeeded: %s", out)
 	}
-	if got := e.readFirstLine(m, "vda"); got != "untouched" {
-		t.Errorf("the guest reads %q", got)
-	}
+	test.Equal(t, e.readFirstLine(m, "vda"), "untouched", "the guest reads")
 	e.must(m.PowerOff(e.ctx))
 	e.stopServer(s)
 }

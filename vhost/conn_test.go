@@ -107,9 +107,7 @@ func TestReadMessage(t *testing.T) {
 				}
 				m.CloseFDs()
 			}
-			if n := test.CountFDs(t); n != before {
-				t.Errorf("%d descriptors are open, expected %d", n, before)
-			}
+			test.Equal(t, test.CountFDs(t), before, "descriptors are open")
 		})
 	}
 }
@@ -148,8 +146,6 @@ func FuzzReadMessage(f *testing.F) {
 		}
 		// Unread descriptors belong to the socket and are closed with it.
 		b.Close()
-		if n := test.CountFDs(t); n != before-2 {
-			t.Errorf("%d descriptors are open, expected %d", n, before-2)
-		}
+		test.Equal(t, test.CountFDs(t), before-2, "descriptors are open")
 	})
 }

@@ -136,9 +136,7 @@ func TestInflightSizes(t *testing.T) {
 			if len(tc.at) < 2 {
 				want = 1
 			}
-			if n := len(log.Values("buffer_descriptors")); n != want {
-				t.Errorf("%d warnings about tracking, expected %d", n, want)
-			}
+			test.Equal(t, len(log.Values("buffer_descriptors")), want, "warnings about tracking")
 			must(t, "abort", f.Abort())
 			must(t, "Serve", s.wait())
 		})

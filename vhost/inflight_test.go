@@ -76,12 +76,8 @@ func TestInflightAcrossSessions(t *testing.T) {
 		must(t, "fake", next.be.done())
 	}
 	must(t, "abort", f.Abort())
-	if n := mappings(t); n != s.maps {
-		t.Errorf("%d mappings are left, expected %d", n, s.maps)
-	}
-	if n := test.CountFDs(t); n != s.fds {
-		t.Errorf("%d descriptors are left, expected %d", n, s.fds)
-	}
+	test.Equal(t, mappings(t), s.maps, "mappings are left")
+	test.Equal(t, test.CountFDs(t), s.fds, "descriptors are left")
 }
 
 // A front-end that keeps the buffer over RESET_DEVICE finds it empty.

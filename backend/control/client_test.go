@@ -28,9 +28,7 @@ func TestClient(t *testing.T) {
 	})
 	c, err := Dial(path, waitTimeout)
 	test.Must(t, err)
-	if v := c.Version(); v != "1.2.3" {
-		t.Errorf("version %q", v)
-	}
+	test.Equal(t, c.Version(), "1.2.3", "version")
 	ctx := context.Background()
 	for i := range 50 {
 		s.Emit("NOISE", strings.Repeat("n", i*100)) // turned off on this connection

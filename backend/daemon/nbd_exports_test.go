@@ -120,9 +120,7 @@ func TestExportCommands(t *testing.T) {
 	}
 	test.Must(t, ask("cow-export-del", "name", "a@t", nil))
 	refused(control.DeviceNotFound, "a@t", "cow-export-del", "name", "a@t")
-	if n := disks.count(); n != 1 {
-		t.Errorf("%d disks are open", n)
-	}
+	test.Equal(t, disks.count(), 1, "disks are open")
 	test.Must(t, ask("nbd-server-stop", "", "", nil))
 	test.Must(t, ask("query-cow-exports", "", "", &info))
 	if n := disks.count(); n != 0 || len(info.Addresses)+len(info.Exports) != 0 {

@@ -223,9 +223,7 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 	s.release()
 	stuck.ends(t)
 	d.background.Wait() // until it is sealed
-	if n := s.disk.Stats().Unsealed; n != 0 {
-		t.Errorf("%d layers are not sealed", n)
-	}
+	test.Equal(t, s.disk.Stats().Unsealed, 0, "layers are not sealed")
 	p := make([]byte, 4096)
 	_, err := f.Driver(1).ReadAt(p, 1<<20)
 	test.Must(t, err)

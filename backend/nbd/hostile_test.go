@@ -182,9 +182,7 @@ func TestHostileRequests(t *testing.T) {
 					return
 				}
 				c.give(good)
-				if e := c.reply(1); e != tt.want {
-					t.Errorf("error %d, expected %d", e, tt.want)
-				}
+				test.Equal(t, c.reply(1), tt.want, "error")
 				if e := c.reply(2); e != 0 || !bytes.Equal(c.take(512), d.data[512:1024]) {
 					t.Errorf("the next request: error %d", e)
 				}
@@ -218,9 +216,7 @@ func TestReadErrors(t *testing.T) {
 		c := ready(t, a, "x")
 		c.give(command(cmdRead, 0, 1, 2<<20, 2*chunkSize))
 		c.give(command(cmdRead, 0, 2, 4096, 4096))
-		if e := c.reply(1); e != tt.want {
-			t.Errorf("%v: error %d, expected %d", tt.err, e, tt.want)
-		}
+		test.Equal(t, c.reply(1), tt.want, "error", tt.err)
 		if e := c.reply(2); e != 0 || !bytes.Equal(c.take(4096), d.data[4096:8192]) {
 			t.Errorf("%v: the next request: error %d", tt.err, e)
 		}

@@ -59,9 +59,7 @@ func TestHandshakeTime(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second) // longer than HandshakeTime, which does not limit the connection
 		c.give(command(cmdRead, 0, 1, 0, 512))
-		if e := c.reply(1); e != 0 {
-			t.Errorf("error %d", e)
-		}
+		test.Equal(t, c.reply(1), 0, "error")
 		c.take(512)
 	})
 }
@@ -95,9 +93,7 @@ func TestStallTime(t *testing.T) {
 			t.Errorf("%d bytes came", n)
 		}
 		c.give(command(cmdRead, 0, 1, 0, 512))
-		if e := c.reply(1); e != 0 {
-			t.Errorf("error %d", e)
-		}
+		test.Equal(t, c.reply(1), 0, "error")
 		c.take(512)
 	})
 }
@@ -154,9 +150,7 @@ func TestFlood(t *testing.T) {
 	}
 	for _, c := range talking {
 		c.give(command(cmdRead, 0, 1, 0, 512))
-		if e := c.reply(1); e != 0 {
-			t.Errorf("error %d", e)
-		}
+		test.Equal(t, c.reply(1), 0, "error")
 		c.take(512)
 	}
 	test.Eventually(t, "only those who talk are left", func() bool {
@@ -188,9 +182,7 @@ func TestRemoveExport(t *testing.T) {
 		t.Error("the client stays")
 	}
 	other.give(command(cmdRead, 0, 1, 0, 512))
-	if e := other.reply(1); e != 0 {
-		t.Errorf("the other export: error %d", e)
-	}
+	test.Equal(t, other.reply(1), 0, "the other export: error")
 	test.ErrorIs(t, s.RemoveExport("x"), ErrNotFound, "again")
 	test.Must(t, s.AddExport("x", randomDisk(512)))
 	ready(t, a, "x")

@@ -295,9 +295,7 @@ func TestPauseFaults(t *testing.T) {
 					called := false
 					err := WhileQuiesced(context.Background(), NewPause(m), freezeTime(command == "cont"), thawTime, func(context.Context) error {
 						called = true
-						if s := f.status(); s != "paused" {
-							t.Errorf("f was called while the guest was %s", s)
-						}
+						test.Equal(t, f.status(), "paused", "f was called while the guest was")
 						return nil
 					})
 					if s := f.status(); s != "running" {
@@ -329,9 +327,7 @@ func TestPauseLeavesOthersAlone(t *testing.T) {
 			if state == "paused" {
 				want = "running"
 			}
-			if s := f.status(); s != want {
-				t.Errorf("after Resume the guest is %s, want %s", s, want)
-			}
+			test.Equal(t, f.status(), want, "after Resume the guest")
 		})
 	}
 }

@@ -122,13 +122,9 @@ func TestConfined(t *testing.T) {
 				t.Errorf("%s, on a thread from %s: %q, expected %q", op, thread, got, expected)
 			}
 		}
-		if len(a.Ops[thread]) != len(denied) {
-			t.Errorf("%d ops, expected %d", len(a.Ops[thread]), len(denied))
-		}
+		test.Equal(t, len(a.Ops[thread]), len(denied), "ops")
 	}
-	if got := a.Ops["ring"]["read what is open"]; got != "" {
-		t.Errorf("the I/O engine: %s", got)
-	}
+	test.Equal(t, a.Ops["ring"]["read what is open"], "", "the I/O engine")
 	if len(a.Status) < 3 || slices.ContainsFunc(a.Status, func(s string) bool { return s != "1" }) {
 		t.Errorf("NoNewPrivs of the threads: %v", a.Status)
 	}
@@ -169,9 +165,7 @@ func TestWithoutLandlock(t *testing.T) {
 		if a.Error != "" || a.Report.ABI != 0 || !strings.Contains(a.Report.Reason, word) {
 			t.Errorf("on: %+v", a)
 		}
-		if got := a.Ops["after"]["read foreign"]; got != "" {
-			t.Errorf("on: a foreign file cannot be read: %s", got)
-		}
+		test.Equal(t, a.Ops["after"]["read foreign"], "", "on: a foreign file cannot be read")
 		if slices.ContainsFunc(a.Status, func(s string) bool { return s != "1" }) {
 			t.Errorf("NoNewPrivs of the threads: %v", a.Status)
 		}

@@ -65,9 +65,7 @@ func TestMessages(t *testing.T) {
 			unix.Close(got.FD)
 		}
 		got.FD, want.FD = 0, 0
-		if got != want {
-			t.Errorf("%+v, want %+v", got, want)
-		}
+		test.Equal(t, got, want)
 	}
 	for _, m := range []Message{{Kind: Ready, FD: fd}, {Kind: Connection}, {Kind: Failed, Error: strings.Repeat("x", maxMessage)}} {
 		if err := from.Send(m); err == nil {

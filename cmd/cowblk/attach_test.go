@@ -31,9 +31,7 @@ func TestAttachAndDetach(t *testing.T) {
 	}
 	var queues int
 	q.run("qom-get", map[string]string{"path": "/machine/peripheral/disk-a", "property": "num-queues"}, &queues)
-	if queues != 2 {
-		t.Errorf("%d queues", queues)
-	}
+	test.Equal(t, queues, 2, "queues")
 	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "connected to a QEMU already")
 	expectFailure(t, dir, []string{"attach", "b", "--qmp", q.qmp, "--id", "disk-a"}, `a device "disk-a" already`)
 	expectFailure(t, dir, []string{"attach", "b", "--qmp", q.qmp, "--queues", "5"}, "offers 4 queues")

@@ -81,9 +81,7 @@ func TestExitCodes(t *testing.T) {
 		if err != nil {
 			err = wrap(err)
 		}
-		if got := exitCode(err); got != tt.code {
-			t.Errorf("%v: exit %d, want %d", tt.err, got, tt.code)
-		}
+		test.Equal(t, exitCode(err), tt.code, "exit", tt.err)
 	}
 	documented := map[int]bool{}
 	for _, e := range exitText {

@@ -170,9 +170,7 @@ func enospcPauses(t *testing.T) {
 		command(t, s.dir, "resume", "a")
 		test.Eventually(t, "the guest is paused again", paused)
 	}
-	if n := s.waits(); n != 1 {
-		t.Errorf("%d requests wait", n)
-	}
+	test.Equal(t, s.waits(), 1, "requests wait")
 	s.free()
 	s.ended(frontend.StatusOK)
 	test.Eventually(t, "the guest runs", func() bool { return qemu.status() == "running" })

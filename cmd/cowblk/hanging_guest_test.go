@@ -70,9 +70,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "could not be thawed") || strings.Contains(err.Error(), "are promoted") != c.promoted {
 				t.Errorf("the promotion: %v", err)
 			}
-			if made := strings.Contains(command(t, dir, "info", "a"), "@t "); made != c.promoted {
-				t.Errorf("promoted: %v, expected %v", made, c.promoted)
-			}
+			test.Equal(t, strings.Contains(command(t, dir, "info", "a"), "@t "), c.promoted, "promoted")
 			// Commands that do not need the guest work.
 			if err := ctl.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t2"}, nil); err != nil {
 				t.Errorf("a promotion without quiescing: %v", err)

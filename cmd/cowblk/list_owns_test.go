@@ -101,9 +101,7 @@ func TestErrorsAsJSON(t *testing.T) {
 		"create vm2 --size 1,5G --json=true": 2, "rm vm1 --json": 9, "create --json": 2, "stop a/b --json": 2,
 	} {
 		var out, errOut bytes.Buffer
-		if got := run(split("x " + line)[1:], s.app(&out, &errOut)); got != code {
-			t.Errorf("%s: exit %d, want %d", line, got, code)
-		}
+		test.Equal(t, run(split("x " + line)[1:], s.app(&out, &errOut)), code, "exit", line)
 		var e struct {
 			Error    string `json:"error"`
 			ExitCode int    `json:"exit-code"`

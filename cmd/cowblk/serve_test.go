@@ -394,14 +394,10 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 func TestFlushIntervalFlag(t *testing.T) {
 	for given, want := range map[time.Duration]time.Duration{0: -1, time.Second: time.Second} {
 		f := dataFlags{flushInterval: given}
-		if got := f.cowOptions(nil).FlushInterval; got != want {
-			t.Errorf("%v became %v, expected %v", given, got, want)
-		}
+		test.Equal(t, f.cowOptions(nil).FlushInterval, want, "became", given)
 	}
 	cmd := newServe(&app{})
-	if got := cmd.Flags().Lookup("flush-interval").DefValue; got != cow.DefaultFlushInterval.String() {
-		t.Errorf("default %s", got)
-	}
+	test.Equal(t, cmd.Flags().Lookup("flush-interval").DefValue, cow.DefaultFlushInterval.String(), "default")
 }
 
 // The modes of --cache: the features that the guest sees, the answer of the monitor, and the data

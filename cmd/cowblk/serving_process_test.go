@@ -48,7 +48,5 @@ func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 		t.Errorf("%+v", m.Layers)
 	}
 	command(t, other, "stop", "d")
-	if code := p.outcome(t); code != exitOK {
-		t.Errorf("exit %d", code)
-	}
+	test.Equal(t, p.outcome(t), exitOK, "exit")
 }

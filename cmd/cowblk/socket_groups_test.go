@@ -123,9 +123,7 @@ func TestGroups(t *testing.T) {
 	allowed(owner, "cow-export-add", map[string]any{"name": "b@t"})
 	refused("cow-export-add", map[string]any{"name": "a@t"}) // would be on the network
 	allowed(c, "quit", nil)
-	if code := p.outcome(t); code != exitOK {
-		t.Errorf("exit code %d", code)
-	}
+	test.Equal(t, p.outcome(t), exitOK, "exit code")
 	for _, want := range []string{
 		fmt.Sprintf(`msg="control command" command=quit uid=%d pid=%d`, nobody, os.Getpid()),
 		fmt.Sprintf(`msg="control command" command=cow-promote uid=%d pid=%d arguments="{\"disks\":[\"a\"],\"tag\":\"u\"}"`, nobody, os.Getpid()),

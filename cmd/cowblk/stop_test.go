@@ -72,14 +72,10 @@ func TestStopOneOfSeveral(t *testing.T) {
 		t.Errorf("exit %d: %s", code, text)
 	}
 	dial(t, filepath.Join(dir, "run", "a.sock")) // both are still served
-	if out := command(t, dir, "stop", "b", "a"); out != "b is stopped\na is stopped\n" {
-		t.Errorf("stop of both: %q", out)
-	}
+	test.Equal(t, command(t, dir, "stop", "b", "a"), "b is stopped\na is stopped\n", "stop of both")
 	p.cmd.Wait()
 	p, _ = startServing(t, dir, "a", "b")
-	if out := command(t, dir, "stop", "b", "--whole-process"); out != "b is stopped\n" {
-		t.Errorf("stop of the whole process: %q", out)
-	}
+	test.Equal(t, command(t, dir, "stop", "b", "--whole-process"), "b is stopped\n", "stop of the whole process")
 	p.cmd.Wait()
 }
 

@@ -45,9 +45,7 @@ func TestNoAllocation(t *testing.T) {
 				for range 20 { // warm the engine
 					round()
 				}
-				if n := testing.AllocsPerRun(50, round); n != 0 {
-					t.Errorf("%v allocations a round", n)
-				}
+				test.Equal(t, testing.AllocsPerRun(50, round), 0, "allocations a round")
 			})
 		})
 	}

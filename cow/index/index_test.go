@@ -72,9 +72,7 @@ func TestOlderWriteFits(t *testing.T) {
 	defer x.Close()
 	x.Raise(0, 1, 300)
 	x.Raise(5, 1, 299)
-	if k := entry(x.dir[0].Load()).kind(); k != tight {
-		t.Errorf("a write one layer below made the page one of form %d", k)
-	}
+	test.Equal(t, entry(x.dir[0].Load()).kind(), tight, "a write one layer below made the page one of form")
 	x.Raise(6, 1, 2)
 	for b, want := range map[uint64]Owner{0: 300, 5: 299, 6: 2, 7: 0} {
 		if o, _ := x.Lookup(b, 1); o != want {

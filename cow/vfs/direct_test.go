@@ -157,9 +157,7 @@ func TestDirectBounce(t *testing.T) {
 	if n, err := d.Preadv(vector(long), 0); n != bounceSize || err != nil || !bytes.Equal(long[:bounceSize], want) {
 		t.Errorf("long read: got %d, %v, want %d, or other bytes", n, err, bounceSize)
 	}
-	if n := cachedPages(d.osFile); n != 0 {
-		t.Errorf("%d pages of what was written and read are in the page cache", n)
-	}
+	test.Equal(t, cachedPages(d.osFile), 0, "pages of what was written and read are in the page cache")
 	test.Must(t, unix.Mprotect(mem[1<<20:], unix.PROT_NONE))
 	gone := vector(mem[1<<20-100:][:4096])
 	test.ErrorIs(t, test.Err(d.Pwritev(gone, 0)), unix.EFAULT, "write from memory that is gone")

@@ -54,9 +54,7 @@ func TestEvicted(t *testing.T) {
 			}
 			evicted, err := (OS{}).Evicted(f)
 			test.Must(t, err)
-			if evicted != c.evicted {
-				t.Errorf("Evicted: expected %t, found %t", c.evicted, evicted)
-			}
+			test.Equal(t, evicted, c.evicted, "Evicted")
 		})
 	}
 }

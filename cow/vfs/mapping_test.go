@@ -194,9 +194,7 @@ func TestMappingBackoff(t *testing.T) {
 	pass(20 * time.Minute)
 	faults++
 	m.Copy(p, 0)
-	if m.disabledFor != disableMin {
-		t.Errorf("after a long time without a wrong guess: off for %v, want %v", m.disabledFor, disableMin)
-	}
+	test.Equal(t, m.disabledFor, disableMin, "after a long time without a wrong guess: off for")
 }
 
 func TestMapRefuses(t *testing.T) {

@@ -31,3 +31,12 @@ func ErrorIs(t testing.TB, err, want error, details ...any) {
 
 // Err returns the error of a call with another result: Must(t, Err(f.Write(p))).
 func Err[T any](_ T, err error) error { return err }
+
+// Equal marks the test as failed unless got == want. Details say what it is, and where in a table or
+// loop.
+func Equal[T comparable](t testing.TB, got, want T, details ...any) {
+	t.Helper()
+	if got != want {
+		t.Errorf("found %v, expected %v %v", got, want, details)
+	}
+}

@@ -164,12 +164,8 @@ func TestParse(t *testing.T) {
 				if end == StatusPending {
 					end = StatusOK
 				}
-				if n := r.Finish(end); n != tc.written {
-					t.Errorf("used length %d, expected %d", n, tc.written)
-				}
-				if last[len(last)-1] != byte(end) {
-					t.Errorf("status byte %#x, expected %v", last[len(last)-1], end)
-				}
+				test.Equal(t, r.Finish(end), tc.written, "used length")
+				test.Equal(t, last[len(last)-1], byte(end), "status byte", end)
 			})
 		}
 	}

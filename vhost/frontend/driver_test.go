@@ -285,7 +285,5 @@ func TestNothingLeaks(t *testing.T) {
 			test.Check(t, wait())
 		}
 	}
-	if n := count(); n != before {
-		t.Errorf("%d descriptors + 1000 × mappings, expected %d", n, before)
-	}
+	test.Equal(t, count(), before, "descriptors + 1000 × mappings")
 }

@@ -61,15 +61,11 @@ func TestFormerTablesAreBounded(t *testing.T) {
 		}
 		held = append(held, next)
 	}
-	if len(held) != MaxMappings {
-		t.Errorf("%d tables at once, expected %d", len(held), MaxMappings)
-	}
+	test.Equal(t, len(held), MaxMappings, "tables at once")
 	for _, x := range held {
 		x.Release()
 	}
-	if n := s.mappings.Load(); n != 0 {
-		t.Errorf("%d mappings are left in the account", n)
-	}
+	test.Equal(t, s.mappings.Load(), 0, "mappings are left in the account")
 }
 
 // A regular file of a file system other than memory or a local disk.

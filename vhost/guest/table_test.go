@@ -84,9 +84,7 @@ func TestNewTableChecks(t *testing.T) {
 			if err == nil {
 				tab.Release()
 			}
-			if n := mappings(t, "memfd:checks"); n != 0 {
-				t.Errorf("%d mappings are left", n)
-			}
+			test.Equal(t, mappings(t, "memfd:checks"), 0, "mappings are left")
 			if text(t, tc.name, err); !errors.Is(err, ErrRegion) != tc.good {
 				t.Errorf("error %v", err)
 			}
@@ -190,11 +188,7 @@ func TestHugePages(t *testing.T) {
 	if b, err := tab.Slice(1<<30, 1<<30+page); err != nil || len(b) != 1<<30+page {
 		t.Errorf("%d bytes, error %v", len(b), err)
 	}
-	if n := mappings(t, "memfd:huge-pages"); n != 2 {
-		t.Errorf("%d mappings of two regions", n)
-	}
+	test.Equal(t, mappings(t, "memfd:huge-pages"), 2, "mappings of two regions")
 	tab.Release()
-	if n := mappings(t, "memfd:huge-pages"); n != 0 {
-		t.Errorf("%d mappings are left", n)
-	}
+	test.Equal(t, mappings(t, "memfd:huge-pages"), 0, "mappings are left")
 }

@@ -41,9 +41,7 @@ func TestPiecesOfAChain(t *testing.T) {
 		if err == nil && len(c.Writable) != tc.descs*regions {
 			t.Errorf("%d descriptors: %d slices, expected %d", tc.descs, len(c.Writable), tc.descs*regions)
 		}
-		if c.Wide() != tc.wide {
-			t.Errorf("%d descriptors: wide %t, expected %t", tc.descs, c.Wide(), tc.wide)
-		}
+		test.Equal(t, c.Wide(), tc.wide, "descriptors: wide", tc.descs)
 		kept := cap(c.Writable)
 		c.Trim()
 		if c.Wide() || (!tc.wide && cap(c.Writable) != kept) {

@@ -251,9 +251,7 @@ func TestCallsThatNeedSpace(t *testing.T) {
 	f := create(t, p, "/f")
 	expect := func(space bool) {
 		t.Helper()
-		if last.Space != space {
-			t.Errorf("%s: space %v, expected %v", last, last.Space, space)
-		}
+		test.Equal(t, last.Space, space, "space", last)
 	}
 	expect(true)
 	create(t, p, "/f")
