@@ -36,8 +36,7 @@ func TestExportOntoAFullFileSystem(t *testing.T) {
 
 // If a lock cannot be examined, check does not report the disk as correct.
 func TestCheckThatFailsDoesNotSayThatNothingIsWrong(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	lock := filepath.Join(dir, "disks", "a", "lock")
 	test.Must(t, os.Remove(lock))
 	if err := os.Symlink("lock", lock); err != nil { // ELOOP, for root too

@@ -10,10 +10,7 @@ import (
 )
 
 func TestAttachAndDetach(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b", "c"} {
-		command(t, dir, "create", name, "--size", "16M")
-	}
+	dir := storeWith(t, "16M", "a", "b", "c")
 	q := startQEMU(t, dir, sharedMemory, rootPorts, nativePlug)
 	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "not served", "serve a")
 	p := start(t, dir, nil, "serve", "a", "b", "c", "--queues", "4")
@@ -65,8 +62,7 @@ func TestAttachAndDetach(t *testing.T) {
 
 // With ACPI hot-plugging the guest must answer, but no guest runs.
 func TestDetachWaitsForTheGuest(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
+	dir := storeWith(t, "16M", "a")
 	q := startQEMU(t, dir, sharedMemory, rootPorts)
 	// The hooks hold QEMU's monitor; attach and detach use their connection.
 	p := start(t, dir, nil, "serve", "a", "--qmp", q.qmp, "--promote-on", "RESET")
@@ -105,8 +101,7 @@ func TestAttachNeedsSharedMemory(t *testing.T) {
 			"-object", "memory-backend-ram,id=two,size=32M", "-numa", "node,memdev=one", "-numa", "node,memdev=two"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := shortDir(t)
-			command(t, dir, "create", "a", "--size", "16M")
+			dir := storeWith(t, "16M", "a")
 			q := startQEMU(t, dir, args, rootPorts)
 			p := start(t, dir, nil, "serve", "a")
 			dialControl(t, dir, "a")
@@ -120,8 +115,7 @@ func TestAttachNeedsSharedMemory(t *testing.T) {
 
 // The pc machine hot-plugs into its only bus.
 func TestAttachToMachinePC(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
+	dir := storeWith(t, "16M", "a")
 	q := startQEMU(t, dir, []string{"-machine", "pc,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=on"})
 	p := start(t, dir, nil, "serve", "a")
 	dialControl(t, dir, "a")

@@ -40,10 +40,7 @@ func benchFor(t *testing.T, args ...string) *load.Report {
 // A load on disks that cowblk serves: first writes fill the head block by block, flushes and the
 // write cache have effect, two disks of one process are loaded at once.
 func TestBench(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"vm1", "vm2"} {
-		command(t, dir, "create", name, "--size", "8M")
-	}
+	dir := storeWith(t, "8M", "vm1", "vm2")
 	sockets := []string{filepath.Join(dir, "run/vm1.sock"), filepath.Join(dir, "run/vm2.sock")}
 	p := start(t, dir, nil, "serve", "vm1", "vm2")
 	for _, s := range sockets {

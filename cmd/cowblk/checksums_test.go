@@ -17,10 +17,8 @@ import (
 // while stopped, soon after serving starts. Damage after that is an error to the guest, with an
 // event, and to the guest of a clone.
 func TestDamagedDataIsNeverServed(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
-	p := start(t, dir, nil, "serve", "a")
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	dir := storeWith(t, "16M", "a")
+	p, f := startServing(t, dir, "a")
 	writeAt(t, f, 0, pattern(1, 65536))
 	command(t, dir, "promote", "a", "--tag", "one")
 	m := manifestOf(t, dir, "a")
@@ -63,8 +61,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	wantAt(t, f, 8192, append(append(pattern(1, 512), pattern(2, 512)...), pattern(1, 3072)...))
 
 	command(t, dir, "create", "b", "--from", "a@one")
-	q := start(t, dir, nil, "serve", "b")
-	g := dial(t, filepath.Join(dir, "run", "b.sock"))
+	q, g := startServing(t, dir, "b")
 	if _, err := g.Driver(0).ReadAt(make([]byte, 65536), 0); !errors.As(err, &bad) || bad.Status != frontend.StatusIOErr {
 		t.Errorf("damaged data, in a clone: %v", err)
 	}

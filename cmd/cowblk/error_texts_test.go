@@ -29,8 +29,7 @@ func TestUnknownHelpTopics(t *testing.T) {
 
 // A process that does not answer counts as not stopped in time, whatever the limit.
 func TestStopOfASuspendedProcess(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "d", "--size", "1M")
+	dir := storeWith(t, "1M", "d")
 	p, _ := startServing(t, dir, "d")
 	test.Must(t, p.cmd.Process.Signal(syscall.SIGSTOP))
 	defer p.cmd.Process.Signal(syscall.SIGCONT)
@@ -116,8 +115,7 @@ func TestHelpOutputIsLost(t *testing.T) {
 		test.Must(t, err)
 		defer out.Close()
 		var errOut bytes.Buffer
-		a := &app{in: strings.NewReader(""), out: out, err: &errOut, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
-		if code := run(append([]string{"--store", t.TempDir()}, strings.Fields(line)...), a); code != exitFailure || strings.Contains(errOut.String(), "has done") {
+		if code := run(append([]string{"--store", t.TempDir()}, strings.Fields(line)...), testApp(out, &errOut)); code != exitFailure || strings.Contains(errOut.String(), "has done") {
 			t.Errorf("%s: exit %d: %s", line, code, &errOut)
 		}
 	}
@@ -164,8 +162,7 @@ func TestErrorIsPrintedOnce(t *testing.T) {
 	test.Must(t, err)
 	defer out.Close()
 	var errOut bytes.Buffer
-	a := &app{in: strings.NewReader(""), out: out, err: &errOut, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
-	if code := run([]string{"bench", "--null", "--time", "50ms", "--warmup", "0"}, a); code != exitFailure || strings.Count(errOut.String(), "no space left") != 1 {
+	if code := run([]string{"bench", "--null", "--time", "50ms", "--warmup", "0"}, testApp(out, &errOut)); code != exitFailure || strings.Count(errOut.String(), "no space left") != 1 {
 		t.Errorf("exit %d: %s", code, &errOut)
 	}
 }

@@ -66,10 +66,8 @@ func startExport(t *testing.T, dir string, n int, args ...string) (p *process, u
 // While the guest writes, each tag reads as it was when it was made, through UNIX sockets and TCP.
 func TestExportOfServedDisk(t *testing.T) {
 	const size = 8<<20 + 512
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "8389120")
-	p := start(t, dir, nil, "serve", "vm1")
-	f := dial(t, filepath.Join(dir, "run", "vm1.sock"))
+	dir := storeWith(t, "8389120", "vm1")
+	p, f := startServing(t, dir, "vm1")
 	r := rand.New(rand.NewPCG(1, 2))
 	content := make([]byte, size)
 	scribble := func() {
@@ -110,10 +108,8 @@ func TestExportOfServedDisk(t *testing.T) {
 
 // The same through commands to the process that serves the disk.
 func TestExportByDaemon(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
-	p := start(t, dir, nil, "serve", "vm1")
-	f := dial(t, filepath.Join(dir, "run", "vm1.sock"))
+	dir := storeWith(t, "1M", "vm1")
+	p, f := startServing(t, dir, "vm1")
 	want := pattern(7, 1<<20)
 	writeAt(t, f, 0, want)
 	command(t, dir, "promote", "vm1", "--tag", "t")

@@ -57,13 +57,8 @@ func fill(t *testing.T, dir string, free int64) {
 
 // runCommand runs cowblk in this process.
 func runCommand(dir string, args ...string) error {
-	var errs bytes.Buffer
-	a := &app{
-		in: strings.NewReader(""), out: &errs, err: &errs, getenv: func(string) string { return "" },
-		terminal: func(any) bool { return false }, kvm: func() bool { return false },
-	}
-	if code := run(append([]string{"--store", dir}, args...), a); code != exitOK {
-		return errors.New(errs.String())
+	if code, text := runOutcome(dir, args...); code != exitOK {
+		return errors.New(text)
 	}
 	return nil
 }

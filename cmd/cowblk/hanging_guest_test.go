@@ -50,11 +50,9 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 	} {
 		t.Run(c.when+" "+c.command, func(t *testing.T) {
 			t.Parallel()
-			dir := shortDir(t)
-			command(t, dir, "create", "a", "--size", "1M")
+			dir := storeWith(t, "1M", "a")
 			g := newFakeGuest(t, dir)
-			p := start(t, dir, nil, "serve", "a")
-			f := dial(t, filepath.Join(dir, "run", "a.sock"))
+			p, f := startServing(t, dir, "a")
 			ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
 			test.Must(t, err)
 			hanging, resume := g.hangs(c.when, c.command)
@@ -98,11 +96,9 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 // A process that gets SIGTERM while the agent hangs ends within the promotion's time limit. The
 // next process thaws the guest.
 func TestStopWhileTheAgentHangs(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	g := newFakeGuest(t, dir)
-	p := start(t, dir, nil, "serve", "a")
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	p, f := startServing(t, dir, "a")
 	writeAt(t, f, 0, pattern(1, 4096))
 	ctl, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
 	test.Must(t, err)
@@ -144,8 +140,7 @@ func TestGarbageFromMonitors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := shortDir(t)
-			command(t, dir, "create", "a", "--size", "1M")
+			dir := storeWith(t, "1M", "a")
 			l, err := net.Listen("unix", filepath.Join(dir, "qmp"))
 			test.Must(t, err)
 			var talks sync.WaitGroup

@@ -18,10 +18,7 @@ import (
 
 // The events of a QEMU that starts after the daemon, ends and starts again.
 func TestHooksOnQEMUsEvents(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b"} {
-		command(t, dir, "create", name, "--size", "16M")
-	}
+	dir := storeWith(t, "16M", "a", "b")
 	p := start(t, dir, nil, "serve", "a", "b", "--qmp", "unix:"+filepath.Join(dir, "qmp"), "--promote-min-interval", "1us",
 		"--promote-on", "reset,SHUTDOWN", "--keep", "3")
 	t.Cleanup(func() {
@@ -95,8 +92,7 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 
 // A monitor that accepts and does not answer, or that does not exist, delays nothing.
 func TestHooksDoNotDisturb(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
+	dir := storeWith(t, "16M", "a")
 	mute, err := control.ListenUnix(filepath.Join(dir, "qmp"), "") // the backlog accepts connections
 	test.Must(t, err)
 	for _, gone := range []bool{false, true} {
@@ -115,8 +111,7 @@ func TestHooksDoNotDisturb(t *testing.T) {
 }
 
 func TestCowSetIsStrict(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
+	dir := storeWith(t, "16M", "a")
 	p := start(t, dir, nil, "serve", "a", "--space-low", "100%")
 	c, _ := dialControl(t, dir, "a")
 	for args, word := range map[string]string{
@@ -160,10 +155,7 @@ func TestCowSetIsStrict(t *testing.T) {
 
 // COW_SPACE_LOW names the disks, the path and the free space.
 func TestSpaceLowEvent(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b"} {
-		command(t, dir, "create", name, "--size", "16M")
-	}
+	dir := storeWith(t, "16M", "a", "b")
 	p := start(t, dir, nil, "serve", "a", "b", "--space-low", "off")
 	c, events := dialControl(t, dir, "a")
 	changeSettings(t, c, `{"space-low": "100%"}`)

@@ -64,8 +64,7 @@ func opens(pid int, path string) bool {
 // A promotion that waits for a guest agent ends at once for the client; the guest is not touched
 // any further.
 func TestPromotionInterrupted(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	l, err := net.Listen("unix", filepath.Join(dir, "mute"))
 	test.Must(t, err)
 	defer l.Close()

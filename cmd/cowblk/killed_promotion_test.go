@@ -366,8 +366,7 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *fakeGuest, answered
 // If a quiesce record cannot be written for every disk, none remains. Nothing is quiesced then, and
 // a later process must not thaw a guest that somebody else has paused.
 func TestQuiesceRecordForAllOrNone(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	s, err := store.Open(dir, store.Options{})
 	test.Must(t, err)
 	n := &servedManifests{store: s}
@@ -382,8 +381,7 @@ func TestQuiesceRecordForAllOrNone(t *testing.T) {
 // A guest that an earlier process left frozen is thawed before it is frozen again, never during a
 // promotion.
 func TestPromoteWaitsForThaw(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	s, err := store.Open(dir, store.Options{})
 	test.Must(t, err)
 	agent := filepath.Join(dir, "agent")

@@ -19,10 +19,7 @@ import (
 // The owned size of a served disk is the daemon's answer, flushed or not. If the daemon does not
 // answer, it is the files' value, marked as such.
 func TestOwnedOfServedDisks(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"vm1", "vm2"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "vm1", "vm2")
 	p, f := startServing(t, dir, "vm1")
 	p2, f2 := startServing(t, dir, "vm2")
 	for i, f := range []interface {

@@ -47,8 +47,7 @@ func TestManyPromotions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "64M")
+	dir := storeWith(t, "64M", "a")
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	var log bytes.Buffer
@@ -146,8 +145,7 @@ func TestManyPromotions(t *testing.T) {
 
 // At the limit of open files a process refuses to promote, says what to do, and serves on.
 func TestPromotionAtTheLimitOfOpenFiles(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	limited := func(c *exec.Cmd) {
 		c.Args = append([]string{"sh", "-c", `ulimit -n 64; exec "$0" "$@"`, c.Path}, c.Args[1:]...)
 		c.Path = "/bin/sh"

@@ -22,8 +22,7 @@ func TestMemoryNotShared(t *testing.T) {
 	if _, err := exec.LookPath(binary); err != nil {
 		t.Skipf("%s is not installed; make deps installs it", binary)
 	}
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	socket := filepath.Join(dir, "run", "a.sock")
 	memfd := func(share string) []string {
 		return []string{"-machine", "q35,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=" + share}

@@ -52,10 +52,7 @@ func (p *process) allow(t *testing.T, more int) {
 // front-ends and clients wait or are disconnected, and the connected guest is not affected. When
 // descriptors are free, everything works, and none has leaked.
 func TestOutOfDescriptors(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "a", "b")
 	p := start(t, dir, nil, "serve", "a", "b")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
@@ -156,10 +153,7 @@ func TestOutOfDescriptors(t *testing.T) {
 
 // The estimate of checkDescriptors is never below /proc/PID/fd, and not much above.
 func TestDescriptorsNeeded(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b", "c"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "a", "b", "c")
 	for i := range 5 {
 		command(t, dir, "promote", "b", "--tag", fmt.Sprint("t", i))
 	}
@@ -213,8 +207,7 @@ func awaitDescriptors(t *testing.T, p *process, want int) {
 // A disk with more layers than the process may open: every command refuses with advice, and changes
 // nothing.
 func TestMoreLayersThanDescriptors(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	for i := range 20 {
 		command(t, dir, "promote", "a", "--tag", fmt.Sprintf("t%d", i))
 	}

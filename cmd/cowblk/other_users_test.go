@@ -32,8 +32,7 @@ func TestOtherUsersHoldNoLock(t *testing.T) {
 				t.Fatalf("%v: %s", err, out)
 			}
 		}
-		p := start(t, st, nil, "serve", "a")
-		f := dial(t, filepath.Join(st, "run", "a.sock"))
+		p, f := startServing(t, st, "a")
 		var all []string
 		err := filepath.WalkDir(st, func(path string, d fs.DirEntry, err error) error {
 			if d.Type() != fs.ModeSocket {

@@ -27,8 +27,7 @@ func listenRefusing(t *testing.T, path string) {
 // A promotion whose guest cannot be reached freezes nothing and leaves no record. Later promotions
 // work, and the process ends without an error.
 func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	s, err := store.Open(dir, store.Options{})
 	test.Must(t, err)
 	listenRefusing(t, filepath.Join(dir, "refuses"))
@@ -70,8 +69,7 @@ func TestRecordOfEndedGuestRemoved(t *testing.T) {
 		"an older one's, paused": {Mode: qmp.QuiescePause, QMP: "unix:refuses"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := shortDir(t)
-			command(t, dir, "create", "a", "--size", "1M")
+			dir := storeWith(t, "1M", "a")
 			s, err := store.Open(dir, store.Options{})
 			test.Must(t, err)
 			listenRefusing(t, filepath.Join(dir, "refuses"))
@@ -98,8 +96,7 @@ func TestRecordOfEndedGuestRemoved(t *testing.T) {
 // resume --forget removes a record, of a stopped disk and of a served one, and does not touch the
 // guest.
 func TestForget(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	s, err := store.Open(dir, store.Options{})
 	test.Must(t, err)
 	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}
@@ -144,8 +141,7 @@ func TestForget(t *testing.T) {
 
 // Ending a process before it could thaw a guest is not an error: the next process tries again.
 func TestEndBeforeThaw(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	s, err := store.Open(dir, store.Options{})
 	test.Must(t, err)
 	test.Must(t, s.SetQuiesceRecord("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}))

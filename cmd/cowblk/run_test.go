@@ -54,8 +54,7 @@ func isAlive(pid int) bool {
 func TestRunTakesQEMUWithIt(t *testing.T) {
 	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "ended": syscall.SIGTERM, "interrupted": syscall.SIGINT, "hung up": syscall.SIGHUP} {
 		t.Run(name, func(t *testing.T) {
-			dir := shortDir(t)
-			command(t, dir, "create", "vm1", "--size", "1M")
+			dir := storeWith(t, "1M", "vm1")
 			p, qemu := startRun(t, dir, "vm1")
 			test.Must(t, p.cmd.Process.Signal(signal))
 			p.cmd.Wait()
@@ -72,8 +71,7 @@ func TestRunTakesQEMUWithIt(t *testing.T) {
 // When QEMU ends or is killed, the run ends with an error that says so, and the disk is closed in
 // order.
 func TestQEMUTakesRunWithIt(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
+	dir := storeWith(t, "1M", "vm1")
 	p, qemu := startRun(t, dir, "vm1")
 	test.Must(t, unix.Kill(qemu, unix.SIGKILL))
 	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "signal: killed") {
@@ -84,8 +82,7 @@ func TestQEMUTakesRunWithIt(t *testing.T) {
 
 // stop ends a run, QEMU first.
 func TestStopOfRun(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
+	dir := storeWith(t, "1M", "vm1")
 	p, qemu := startRun(t, dir, "vm1")
 	command(t, dir, "stop", "vm1")
 	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "no longer served") || isAlive(qemu) {
@@ -95,8 +92,7 @@ func TestStopOfRun(t *testing.T) {
 
 // A disk that another process serves stays served, and QEMU ends with the run.
 func TestRunOfServedDisk(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
+	dir := storeWith(t, "1M", "vm1")
 	serving := start(t, dir, nil, "serve", "vm1")
 	dial(t, filepath.Join(dir, "run", "vm1.sock")).Close()
 	p, qemu := startRun(t, dir, "vm1")

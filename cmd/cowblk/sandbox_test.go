@@ -307,8 +307,7 @@ func TestServeConfinedRaw(t *testing.T) {
 
 // Without landlock, "on" serves and warns; "require" does not start and leaves nothing.
 func TestServeWithoutLandlock(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	without := func(c *exec.Cmd) { c.Env = append(c.Env, noLandlockEnv+"=1") }
 	p := start(t, dir, without, "serve", "a", "--sandbox", "require")
 	var exit *exec.ExitError

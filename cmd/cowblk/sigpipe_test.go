@@ -11,8 +11,7 @@ import (
 
 // The disks are served on when the reader of the log's pipe ends.
 func TestServeOutlivesTheReaderOfItsLog(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	r, w, err := os.Pipe()
 	test.Must(t, err)
 	p := start(t, dir, func(cmd *exec.Cmd) { cmd.Stderr = w }, "serve", "a")

@@ -53,10 +53,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 	for _, second := range []bool{false, true} {
 		t.Run(fmt.Sprintf("second signal=%v", second), func(t *testing.T) {
 			t.Parallel()
-			dir := shortDir(t)
-			for _, name := range []string{"a", "b"} {
-				command(t, dir, "create", name, "--size", "1M")
-			}
+			dir := storeWith(t, "1M", "a", "b")
 			gate := filepath.Join(dir, "gate")
 			m := manifestOf(t, dir, "a")
 			// In the process only the delayed system call accesses the files of the gate.
@@ -133,8 +130,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 // The store does not answer while a promotion is prepared: the promotion waits, and nothing else
 // does. The client may give up; the promotion is completed or undone when the store answers.
 func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	gate := filepath.Join(dir, "gate")
 	p := start(t, dir, func(c *exec.Cmd) {
 		c.Env = append(c.Env, fmt.Sprintf("%s=%s sync %s/tmp/", lockHolderEnv, gate, dir))

@@ -23,8 +23,7 @@ func TestSocatSession(t *testing.T) {
 	const golden = "testdata/socat.txt"
 	want, err := os.ReadFile(golden)
 	test.Must(t, err)
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
+	dir := storeWith(t, "16M", "a")
 	p := start(t, dir, nil, "serve", "a")
 	dial(t, filepath.Join(dir, "run", "a.sock")).Close()
 	test.Eventually(t, "the front-end has gone", func() bool { return !strings.Contains(command(t, dir, "info", "a", "--json"), `"connected": true`) })

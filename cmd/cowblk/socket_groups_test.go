@@ -141,8 +141,7 @@ func TestControlGroupAfterTakeover(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files to any group")
 	}
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	ctl := filepath.Join(dir, "run", "a.ctl")
 	group := fmt.Sprint(operator)
 	p := start(t, dir, nil, "serve", "a", "--socket-group", group, "--control-group", group)
@@ -161,8 +160,7 @@ func TestControlGroupAfterTakeover(t *testing.T) {
 
 // A confined process makes its NBD sockets also in a run directory that its group may write to.
 func TestNBDSocketInSharedDirectory(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	run := filepath.Join(dir, "run")
 	test.Must(t, errors.Join(os.MkdirAll(run, 0o755), os.Chmod(run, 0o771)))
 	p := start(t, dir, asOrdinaryUser(t, dir), "serve", "a")

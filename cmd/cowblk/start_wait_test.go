@@ -33,8 +33,7 @@ func TestSignalEndsWaitForALock(t *testing.T) {
 	} {
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 			t.Run(c.args+" "+sig.String(), func(t *testing.T) {
-				dir := shortDir(t)
-				command(t, dir, "create", "a", "--size", "1M")
+				dir := storeWith(t, "1M", "a")
 				command(t, dir, "promote", "a", "--tag", "t")
 				// A stale transaction, which a command that only opens a disk removes under the
 				// store's lock.

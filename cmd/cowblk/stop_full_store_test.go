@@ -131,8 +131,7 @@ func TestStopOfUnreadableLock(t *testing.T) {
 		"directory": func(lock string) error { return os.Mkdir(lock, 0o700) },
 		"link":      func(lock string) error { return os.Symlink("lock", lock) }, // ELOOP, for root too
 	} {
-		dir := shortDir(t)
-		command(t, dir, "create", "vm1", "--size", "1M")
+		dir := storeWith(t, "1M", "vm1")
 		lock := filepath.Join(dir, "disks", "vm1", "lock")
 		test.Must(t, os.Remove(lock))
 		test.Must(t, replace(lock))

@@ -20,7 +20,7 @@ func outcomeOf(t *testing.T, dir string, args ...string) (int, string) {
 }
 
 // startServing starts a process that serves disks, and connects to the first.
-func startServing(t *testing.T, dir string, names ...string) (*process, *frontend.Frontend) {
+func startServing(t testing.TB, dir string, names ...string) (*process, *frontend.Frontend) {
 	t.Helper()
 	p := start(t, dir, nil, append([]string{"serve"}, names...)...)
 	return p, dial(t, filepath.Join(dir, "run", names[len(names)-1]+".sock"))
@@ -28,8 +28,7 @@ func startServing(t *testing.T, dir string, names ...string) (*process, *fronten
 
 // stop ends the process in order: written data is durable, and the disk is free when it returns.
 func TestStop(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
+	dir := storeWith(t, "1M", "vm1")
 	p, _ := startServing(t, dir, "vm1")
 	var stops []stopped
 	if err := json.Unmarshal([]byte(command(t, dir, "stop", "--json", "vm1")), &stops); err != nil || len(stops) != 1 || stops[0].PID != p.cmd.Process.Pid {
@@ -43,8 +42,7 @@ func TestStop(t *testing.T) {
 
 // A disk that is not served counts as stopped; one that does not exist is an error.
 func TestStopStopped(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
+	dir := storeWith(t, "1M", "vm1")
 	if out := command(t, dir, "stop", "vm1", "vm1"); strings.Count(out, "vm1 is not open in any process") != 1 {
 		t.Errorf("stop: %s", out)
 	}
@@ -62,10 +60,7 @@ func TestStopStopped(t *testing.T) {
 
 // A process ends as a whole: only if all of its disks are named, or with --whole-process.
 func TestStopOneOfSeveral(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b", "c"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "a", "b", "c")
 	p, _ := startServing(t, dir, "a", "b")
 	code, text := outcomeOf(t, dir, "stop", "a", "c")
 	if code != exitInUse || !strings.Contains(text, "also serves b") || !strings.Contains(text, "--whole-process") {

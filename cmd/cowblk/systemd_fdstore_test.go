@@ -89,10 +89,7 @@ func (m *fdStoreManager) until(last string, p *process) {
 // After a restart by systemd, also of a killed process, the sockets have existed all the time.
 // Clients that connect in between wait, for the disks and for the control socket.
 func TestRestartWithDescriptorStore(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b"} {
-		command(t, dir, "create", name, "--size", "64M")
-	}
+	dir := storeWith(t, "64M", "a", "b")
 	m := newFDStoreManager(t, dir)
 	p := m.start(dir, "serve", "a", "b", "--cache", "writethrough")
 	if slices.Sort(m.names); !slices.Equal(m.names, []string{".control", "a", "b"}) {

@@ -29,8 +29,7 @@ func request(t *testing.T, dir string, disks ...string) *takeover.Offer {
 
 // However and whenever the new process fails, the old one continues, with its unflushed data.
 func TestTakeoverThatFails(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1G")
+	dir := storeWith(t, "1G", "a")
 	p := start(t, dir, nil, "serve", "a")
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
 	l.waitRequests(2000)
@@ -94,8 +93,7 @@ func TestTakeoverThatFails(t *testing.T) {
 // Between ready and go the old process serves, and none of those writes is flushed. The next
 // process, or the old one itself, finds them.
 func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1G")
+	dir := storeWith(t, "1G", "a")
 	p := start(t, dir, nil, "serve", "a")
 	socket := filepath.Join(dir, "run", "a.sock")
 	f := dial(t, socket)
@@ -123,10 +121,7 @@ func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
 }
 
 func TestTakeoverRefused(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b", "c"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "a", "b", "c")
 	p, other := start(t, dir, nil, "serve", "a", "b"), start(t, dir, nil, "serve", "c")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	dial(t, filepath.Join(dir, "run", "c.sock"))
@@ -153,8 +148,7 @@ func TestTakeoverRefused(t *testing.T) {
 // A process is killed at any moment of a takeover. Either the other one serves, or neither does and
 // a plain start continues, with all written data, flushed or not.
 func TestTakeoverKilled(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1G")
+	dir := storeWith(t, "1G", "a")
 	serve := func(args ...string) *killableDaemon {
 		return newKillableDaemon(t, start(t, dir, nil, append([]string{"serve", "a"}, args...)...))
 	}

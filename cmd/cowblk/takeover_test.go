@@ -69,8 +69,7 @@ func takeOverUnderLoad(t *testing.T, dir string) {
 func deepDisk(t *testing.T, dir string) {
 	t.Helper()
 	command(t, dir, "create", "a", "--size", "50G")
-	p := start(t, dir, nil, "serve", "a")
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	p, f := startServing(t, dir, "a")
 	ranges := make([]frontend.Range, 64)
 	for layer := range 8 {
 		for i := range 400 {
@@ -93,8 +92,7 @@ func deepDisk(t *testing.T, dir string) {
 // At SIGTERM requests in flight complete and the disk is closed in order. A front-end that
 // reconnects to the next process has seen no error, and finds all its writes.
 func TestRestartUnderLoad(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1G")
+	dir := storeWith(t, "1G", "a")
 	p := start(t, dir, nil, "serve", "a")
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
 	for range 3 {
@@ -110,10 +108,8 @@ func TestRestartUnderLoad(t *testing.T) {
 
 // A takeover includes the NBD server: its sockets, which exist all the time, and its exports.
 func TestTakeoverOfNBDServer(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
-	p := start(t, dir, nil, "serve", "a")
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	dir := storeWith(t, "1M", "a")
+	p, f := startServing(t, dir, "a")
 	writeAt(t, f, 0, pattern(7, 4096))
 	f.Close()
 	command(t, dir, "promote", "a", "--tag", "one")

@@ -15,9 +15,7 @@ import (
 // and output.
 func runOutcome(dir string, args ...string) (code int, text string) {
 	var out strings.Builder
-	a := &app{in: strings.NewReader(""), out: &out, err: &out, getenv: func(string) string { return "" },
-		terminal: func(any) bool { return false }, kvm: func() bool { return false }}
-	code = run(append([]string{"--store", dir}, args...), a)
+	code = run(append([]string{"--store", dir}, args...), testApp(&out, &out))
 	return code, out.String()
 }
 
@@ -217,8 +215,7 @@ func TestSuccessWithLostOutput(t *testing.T) {
 		{true, []string{"--json", "rm", "--yes", "vm2"}},
 	} {
 		var text strings.Builder
-		a := &app{in: strings.NewReader(""), out: full, err: &text, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
-		code := run(append([]string{"--store", dir}, tt.args...), a)
+		code := run(append([]string{"--store", dir}, tt.args...), testApp(full, &text))
 		if code != exitFailure || strings.Contains(text.String(), done) != tt.done || !strings.Contains(text.String(), "standard output") {
 			t.Errorf("%q: exit %d: %s", tt.args, code, &text)
 		}
