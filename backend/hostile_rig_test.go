@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,9 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/backend/backendtest"
 	"cowblk/cow"
-	"cowblk/cow/layer"
-	"cowblk/cow/vfs"
 	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/virtq/virtqtest"
@@ -42,28 +40,9 @@ func newTarget(t testing.TB, size int64, o DeviceOptions) *target {
 
 func openTarget(t testing.TB, size int64, o DeviceOptions, how cow.Options) *target {
 	t.Helper()
-	x := &target{base: make([]byte, size), log: &logCount{}}
-	rand.NewChaCha8([32]byte{2}).Read(x.base)
-	dir := t.TempDir()
-	base := filepath.Join(dir, "base")
-	test.Must(t, os.WriteFile(base, x.base, 0o600))
-	f, err := vfs.OS{}.OpenFile(base, os.O_RDONLY, 0)
-	test.Must(t, err)
-	print, err := layer.ComputeFingerprint(f, 0, size)
-	test.Must(t, err)
-	test.Must(t, f.Close())
-	x.data = filepath.Join(dir, "data")
-	paths := layer.Paths{Map: filepath.Join(dir, "map"), Data: x.data}
-	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: size, Base: print, BaseSize: size})
-	test.Must(t, err)
-	test.Must(t, l.Close())
-	x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, how)
-	if err != nil && how.Direct {
-		t.Logf("without direct I/O, which the file system of %s refuses: %v", dir, err)
-		x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{LoseUnflushed: true})
-	}
-	test.Must(t, err)
-	t.Cleanup(func() { test.Must(t, x.disk.Close()) })
+	d := backendtest.OpenDisk(t, size, how)
+	x := &target{base: d.Base, disk: d.Disk, log: &logCount{}, data: filepath.Join(d.Dir, "data")}
+	var err error
 	o.Name, o.Log = "target", slog.New(x.log)
 	x.dev, err = NewDevice(x.disk, o)
 	test.Must(t, err)

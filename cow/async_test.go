@@ -95,7 +95,7 @@ func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 		t.Fatalf("expected the uncontended write alone, found %d requests", len(out))
 	}
 	held.open()
-	finished(t, first)
+	first.Must(t)
 	if err := waitCompletions(ch, 1); err != nil || second.Err != nil {
 		t.Fatal(err, second.Err)
 	}

@@ -19,22 +19,22 @@ func TestFlushDuringARoundWaitsForTheNext(t *testing.T) {
 	write(t, rig.Disk, 'a', 0, 4096)
 	hold := setTrap(t, x, "sync", "0000.data")
 	before := rig.Disk.Stats().FlushRounds
-	first := start(rig.Disk.Flush)
+	first := test.Go(rig.Disk.Flush)
 	<-hold.caught
 	write(t, rig.Disk, 'b', 4096, 4096) // too late for the round under way
-	var second []*task
+	var second []*test.Task
 	for range 5 {
-		second = append(second, start(rig.Disk.Flush))
+		second = append(second, test.Go(rig.Disk.Flush))
 	}
 	for _, k := range second {
-		if !pending(k) {
+		if !k.Waits() {
 			t.Error("a flush was served by a round that began before it")
 		}
 	}
 	hold.open()
-	finished(t, first)
+	first.Must(t)
 	for _, k := range second {
-		finished(t, k)
+		k.Must(t)
 	}
 	if rounds := rig.Disk.Stats().FlushRounds - before; rounds != 2 {
 		t.Errorf("rounds for one flush and five during it: expected 2, found %d", rounds)

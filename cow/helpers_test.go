@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -115,37 +114,6 @@ func setTrap(t testing.TB, x *faultfs.FS, op, suffix string) *trap {
 
 func (p *trap) open() { p.once.Do(func() { close(p.release) }) }
 
-// task is a function that runs on a goroutine of its own.
-type task struct {
-	done chan struct{}
-	err  error // valid once done is closed
-}
-
-func start(f func() error) *task {
-	k := &task{done: make(chan struct{})}
-	go func() { k.err = f(); close(k.done) }()
-	return k
-}
-
-func startWrite(d *cow.Disk, b byte, off int64, n int) *task {
-	return start(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
-}
-
-// pending reports whether k does not end for a while. On a slow machine it may be wrong, which
-// makes a test pass, never fail.
-func pending(k *task) bool {
-	select {
-	case <-k.done:
-		return false
-	case <-time.After(50 * time.Millisecond):
-		return true
-	}
-}
-
-func finished(t testing.TB, k *task) {
-	t.Helper()
-	<-k.done
-	if k.err != nil {
-		t.Fatal(k.err)
-	}
+func startWrite(d *cow.Disk, b byte, off int64, n int) *test.Task {
+	return test.Go(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
 }

@@ -51,11 +51,11 @@ func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 		t.Fatal("not claimed")
 	}
 	release := rigs[1].Disk.HoldSwap()
-	swap := start(func() error { cow.SwapAll(ps...); return nil })
+	swap := test.Go(func() error { cow.SwapAll(ps...); return nil })
 	for !rigs[0].Disk.ViewChanged() {
 		runtime.Gosched()
 	}
-	both := start(func() error {
+	both := test.Go(func() error {
 		for _, ch := range chs {
 			r := &cow.Request{Op: cow.OpWrite, Length: 512, Data: [][]byte{fill('w', 512)}}
 			ch.Submit(r)
@@ -65,17 +65,17 @@ func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 		}
 		return nil
 	})
-	read := start(func() error {
+	read := test.Go(func() error {
 		_, err := rigs[0].Disk.ReadAt(make([]byte, 512), 0)
 		return err
 	})
-	finished(t, read) // reads pass the gate
-	if !pending(both) {
+	read.Must(t) // reads pass the gate
+	if !both.Waits() {
 		t.Error("a write got through between the cuts of two disks")
 	}
 	release()
-	finished(t, swap)
-	finished(t, both)
+	swap.Must(t)
+	both.Must(t)
 	for i, r := range rigs {
 		sealed(t, ps[i])
 		test.Must(t, chs[i].Close())
@@ -91,7 +91,7 @@ func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 	rigs := twoDisks(t)
 	var stop atomic.Bool
-	writer := start(func() error {
+	writer := test.Go(func() error {
 		for n := uint32(1); !stop.Load(); n++ {
 			p := fill(0, 512)
 			p[0], p[1], p[2], p[3] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
@@ -112,7 +112,7 @@ func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 		}
 	}
 	stop.Store(true)
-	finished(t, writer)
+	writer.Must(t)
 	for _, r := range rigs {
 		test.Must(t, r.Close())
 	}

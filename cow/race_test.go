@@ -25,12 +25,12 @@ func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
 	<-hold.caught // on the old view, past every check
 	p := promote(t, rig)
 	newer := startWrite(rig.Disk, 'n', 1024, 512)
-	if !pending(newer) {
+	if !newer.Waits() {
 		t.Error("the copy-up did not wait for the overwrite under way")
 	}
 	hold.open()
-	finished(t, old)
-	finished(t, newer)
+	old.Must(t)
+	newer.Must(t)
 	sealed(t, p)
 	want(t, rig.Disk, 'o', 0, 512)
 	want(t, rig.Disk, 'a', 512, 512)
@@ -49,12 +49,12 @@ func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 			<-hold.caught
 			p := promote(t, rig)
 			late := startWrite(rig.Disk, 'n', 1024, 512)
-			if !pending(late) {
+			if !late.Waits() {
 				t.Error("the copy-up did not wait for the first write under way")
 			}
 			hold.open()
-			finished(t, old)
-			finished(t, late)
+			old.Must(t)
+			late.Must(t)
 			sealed(t, p)
 			want(t, rig.Disk, 'o', 0, 512)
 			want(t, rig.Disk, 'n', 1024, 512)
@@ -77,7 +77,7 @@ func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 	want(t, rig.Disk, 'w', 4608, 512)
 	want(t, rig.Disk, 'y', 0, 4096)
 	hold.open()
-	finished(t, old)
+	old.Must(t)
 	sealed(t, p)
 	want(t, rig.Disk, 'y', 0, 4096) // the old write may lose, the completed one may not
 }
@@ -93,12 +93,12 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	p := promote(t, rig)
 	// New view: waits for the guard.
 	second := startWrite(rig.Disk, 'b', 4096, 4096)
-	if !pending(second) {
+	if !second.Waits() {
 		t.Error("two first writes of one block at once")
 	}
 	hold.open()
-	finished(t, first)
-	finished(t, second)
+	first.Must(t)
+	second.Must(t)
 	sealed(t, p)
 	want(t, rig.Disk, 'a', 0, 4096)
 	want(t, rig.Disk, 'b', 4096, 4096)
@@ -117,17 +117,17 @@ func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	first := startWrite(rig.Disk, 'a', 0, 512)
 	<-hold.caught
 	second := startWrite(rig.Disk, 'b', 512, 512)
-	if !pending(second) {
+	if !second.Waits() {
 		t.Error("two first writes of one block at once")
 	}
 	again := setTrap(t, x, "write", "0000.data")
 	hold.open()
-	finished(t, first)
+	first.Must(t)
 	<-again.caught // the second, with all that it is going to write
 	x.OnCall(nil)
 	write(t, rig.Disk, 'c', 1024, 512)
 	again.open()
-	finished(t, second)
+	second.Must(t)
 	want(t, rig.Disk, 'a', 0, 512)
 	want(t, rig.Disk, 'b', 512, 512)
 	want(t, rig.Disk, 'c', 1024, 512)
@@ -145,7 +145,7 @@ func TestOldWriteIsSuperseded(t *testing.T) {
 	write(t, rig.Disk, 'n', 4096, 4096)
 	write(t, rig.Disk, 'm', 3*4096, 4096)
 	hold.open()
-	finished(t, old)
+	old.Must(t)
 	sealed(t, p)
 	want(t, rig.Disk, 'o', 0, 4096)
 	want(t, rig.Disk, 'n', 4096, 4096)
@@ -161,12 +161,12 @@ func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 	one := startWrite(rig.Disk, '1', 0, 512)
 	<-hold.caught
 	two := startWrite(rig.Disk, '2', 512, 512)
-	if !pending(two) {
+	if !two.Waits() {
 		t.Error("the second copy-up did not wait")
 	}
 	hold.open()
-	finished(t, one)
-	finished(t, two)
+	one.Must(t)
+	two.Must(t)
 	want(t, rig.Disk, '1', 0, 512)
 	want(t, rig.Disk, '2', 512, 512)
 	want(t, rig.Disk, 0, 1024, 3072)
@@ -180,12 +180,12 @@ func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
 	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught // has read, is about to write
 	whole := startWrite(rig.Disk, 'w', 0, 4096)
-	if !pending(whole) {
+	if !whole.Waits() {
 		t.Error("the whole-block write did not wait for the copy-up")
 	}
 	hold.open()
-	finished(t, part)
-	finished(t, whole)
+	part.Must(t)
+	whole.Must(t)
 	want(t, rig.Disk, 'w', 0, 4096)
 }
 
@@ -195,15 +195,15 @@ func TestCopyUpAgainstDiscard(t *testing.T) {
 	hold := setTrap(t, x, "write", "0000.data")
 	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught
-	discard := start(func() error {
+	discard := test.Go(func() error {
 		return do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 4096}}})
 	})
-	if !pending(discard) {
+	if !discard.Waits() {
 		t.Error("the discard did not wait for the copy-up")
 	}
 	hold.open()
-	finished(t, part)
-	finished(t, discard)
+	part.Must(t)
+	discard.Must(t)
 	want(t, rig.Disk, 0, 0, 4096)
 }
 
@@ -224,7 +224,7 @@ func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 		t.Error("the bit is durable and its data is not written")
 	}
 	hold.open()
-	finished(t, done)
+	done.Must(t)
 	if bit(t, rig, 0, 2) {
 		t.Error("the bit is in the map file without a flush")
 	}
@@ -243,12 +243,12 @@ func TestOldReadFindsNewerOwner(t *testing.T) {
 	write(t, rig.Disk, 'a', 4096, 4096)
 	hold := setTrap(t, x, "read", "base")
 	p := make([]byte, 8192)
-	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+	read := test.Go(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
 	done := promote(t, rig)
 	write(t, rig.Disk, 'b', 4096, 4096)
 	hold.open()
-	finished(t, read)
+	read.Must(t)
 	if got := string(p[4096:4097]); got != "b" {
 		t.Errorf("block 1: expected the acknowledged write, found %q", got)
 	}
@@ -261,16 +261,16 @@ func TestOldFileStaysOpenForReads(t *testing.T) {
 	write(t, rig.Disk, 'a', 0, 4096)
 	hold := setTrap(t, x, "read", "0000.data")
 	p := make([]byte, 4096)
-	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+	read := test.Go(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
 	done := promote(t, rig)
 	test.Eventually(t, "the former head is sealed", func() bool { return rig.Disk.Stats().Unsealed == 0 })
-	if !pending(start(func() error { <-done.Done(); return nil })) {
+	if !test.Go(func() error { <-done.Done(); return nil }).Waits() {
 		t.Error("the promotion has finished while a read is on the old view")
 	}
 	write(t, rig.Disk, 'b', 0, 4096)
 	hold.open()
-	finished(t, read)
+	read.Must(t)
 	sealed(t, done)
 	if c := strings.Count(string(p), "a"); c != 4096 {
 		t.Errorf("expected the old content, found %d bytes of it", c)

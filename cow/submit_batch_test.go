@@ -59,19 +59,19 @@ func TestBatchFindsNewerOwner(t *testing.T) {
 		{Op: cow.OpRead, Offset: 8192, Length: 4096, Data: [][]byte{third}},
 	}
 	ch := channel(t, rig.Disk, false)
-	batch := start(func() error { ch.SubmitBatch(rs); return waitCompletions(ch, len(rs)) })
+	batch := test.Go(func() error { ch.SubmitBatch(rs); return waitCompletions(ch, len(rs)) })
 	<-hold.caught
 	done := promote(t, rig)
 	write(t, rig.Disk, 'b', 4096, 4096)
 	stop := setTrap(t, x, "write", "0001.data")
-	if !pending(start(func() error { <-done.Done(); return nil })) {
+	if !test.Go(func() error { <-done.Done(); return nil }).Waits() {
 		t.Error("the promotion has finished while a read is on the old view")
 	}
 	hold.open()
 	<-stop.caught
 	sealed(t, done) // the batch is in its write
 	stop.open()
-	finished(t, batch)
+	batch.Must(t)
 	for i, r := range rs {
 		if r.Err != nil {
 			t.Errorf("request %d: %v", i, r.Err)

@@ -352,7 +352,7 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 	write(t, rig.Disk, 7, 0, 4<<20)
 	sealed(t, promote(t, rig))
 	resting := make(chan struct{}, 64)
-	work := start(func() error {
+	work := test.Go(func() error {
 		return rig.Disk.AddChecksums(context.Background(), func(ctx context.Context) error {
 			resting <- struct{}{}
 			select {
@@ -364,10 +364,7 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 	})
 	<-resting
 	test.Must(t, rig.Reopen())
-	<-work.done
-	if !errors.Is(work.err, cow.ErrClosed) {
-		t.Errorf("AddChecksums: %v", work.err)
-	}
+	test.ErrorIs(t, work.Wait(), cow.ErrClosed, "AddChecksums")
 	if h := rig.Disk.Layers()[0]; h.HasChecksums() {
 		t.Error("half a table is believed")
 	}

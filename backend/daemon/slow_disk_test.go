@@ -51,53 +51,11 @@ func (s *slow) hold(op, suffix string) {
 	})
 }
 
-// job is something that goes on beside the test.
-type job struct {
-	done chan struct{}
-	err  error // valid once done is closed
-}
-
-func beside(f func() error) *job {
-	j := &job{done: make(chan struct{})}
-	go func() { j.err = f(); close(j.done) }()
-	return j
-}
-
-// waits reports that the job does not end for a while. On a slow machine it may wrongly say so,
-// which lets a test pass, never fail.
-func (j *job) waits() bool {
-	select {
-	case <-j.done:
-		return false
-	case <-time.After(50 * time.Millisecond):
-		return true
-	}
-}
-
-func (j *job) ends(t *testing.T) {
-	t.Helper()
-	select {
-	case <-j.done:
-		if j.err != nil {
-			t.Fatal(j.err)
-		}
-	case <-time.After(20 * time.Second):
-		t.Fatal("it does not end")
-	}
-}
-
 // goesOn fails unless f returns although a disk does not answer.
 func goesOn(t *testing.T, what string, f func() error) {
 	t.Helper()
-	j := beside(f)
-	select {
-	case <-j.done:
-		if j.err != nil {
-			t.Errorf("%s: %v", what, j.err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatalf("%s waits for a disk that does not answer", what)
-	}
+	t.Log(what)
+	test.Go(f).Must(t)
 }
 
 // A device that does not answer to a write holds up the queue that waits for it, and nothing else:
@@ -113,7 +71,7 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	test.Must(t, backendtest.Write(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
 
 	s.hold("write", "/data")
-	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
+	stuck := test.Go(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	p := make([]byte, 4096)
 	goesOn(t, "a read on another queue", func() error { _, err := f.Driver(1).ReadAt(p, 0); return err })
@@ -122,18 +80,18 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	goesOn(t, "query-cow-disks", func() error { d.snapshot()[0].info(); return nil })
 	goesOn(t, "query-cow-stats", func() error { s.dev.Stats(); return nil })
 
-	stop := beside(f.Stop) // GET_VRING_BASE of each ring
-	if !stop.waits() {
-		t.Fatalf("the rings were stopped with a request in flight: %v", stop.err)
+	stop := test.Go(f.Stop) // GET_VRING_BASE of each ring
+	if !stop.Waits() {
+		t.Fatalf("the rings were stopped with a request in flight: %v", stop.Wait())
 	}
 	goesOn(t, "query-cow-stats, while a ring is being stopped,", func() error { s.dev.Stats(); return nil })
 	goesOn(t, "cow-set, while a ring is being stopped,", func() error { s.dev.SetPoll(time.Microsecond); return nil })
 	s.release()
-	stop.ends(t)
-	<-stuck.done // its completion came before the stop, or comes after Cont
+	stop.Must(t)
+	stuck.Wait() // its completion came before the stop, or comes after Cont
 	test.Must(t, f.Cont())
-	stuck = beside(func() error { _, err := f.Driver(0).ReadAt(p, 1<<20); return err })
-	stuck.ends(t)
+	stuck = test.Go(func() error { _, err := f.Driver(0).ReadAt(p, 1<<20); return err })
+	stuck.Must(t)
 	if !bytes.Equal(p, bytes.Repeat([]byte{2}, 4096)) {
 		t.Error("the write that was held back is not there")
 	}
@@ -210,7 +168,7 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 	f := s.dial(frontend.Options{Queues: 2})
 	defer f.Abort()
 	s.hold("write", "/data")
-	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
+	stuck := test.Go(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	goesOn(t, "a promotion", func() error {
 		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
@@ -221,7 +179,7 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 		t.Errorf("%d layers are not sealed, expected the former head", n)
 	}
 	s.release()
-	stuck.ends(t)
+	stuck.Must(t)
 	d.background.Wait() // until it is sealed
 	test.Equal(t, s.disk.Stats().Unsealed, 0, "layers are not sealed")
 	p := make([]byte, 4096)
