@@ -44,9 +44,7 @@ func newCrowd(t testing.TB, pause time.Duration) *crowd {
 		close(c.stop)
 		<-c.ended
 		test.Must(t, c.front.Close())
-		if err := <-served; err != nil {
-			t.Errorf("the healthy session: %v", err)
-		}
+		test.Check(t, <-served, "the healthy session")
 		c.check(t)
 	})
 	return c

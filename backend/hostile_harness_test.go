@@ -31,9 +31,7 @@ func fuzzLimits(t *testing.T) (d time.Duration, execs int, seed uint64) {
 			return missing
 		}
 		n, err := strconv.ParseUint(s, 0, 64)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
+		test.Must(t, err, name)
 		return n
 	}
 	d = time.Duration(number("COWBLK_FUZZ_SECONDS", 60)) * time.Second
@@ -201,9 +199,7 @@ func corpus(t testing.TB, fuzz string, seeds [][]byte) [][]byte {
 		test.Must(t, err)
 		text, _ := strings.CutPrefix(string(b), "go test fuzz v1\n[]byte(")
 		in, err := strconv.Unquote(strings.TrimSuffix(strings.TrimSpace(text), ")"))
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
+		test.Must(t, err, name)
 		seeds = append(seeds, []byte(in))
 	}
 	return seeds

@@ -210,9 +210,7 @@ func (r *ringRig) field(b []byte, i int, v uint64) {
 func (r *ringRig) after(t testing.TB) {
 	t.Helper()
 	r.t = t
-	if err := r.leave(); err != nil {
-		t.Errorf("session: %v", err)
-	}
+	test.Check(t, r.leave(), "session")
 	if st, err := os.Stat(r.to.data); err != nil || st.Size() > targetDisk {
 		t.Errorf("the disk's file has %d bytes, %v; the disk has %d", st.Size(), err, targetDisk)
 	}

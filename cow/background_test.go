@@ -260,13 +260,9 @@ func TestSealIsRetried(t *testing.T) {
 			if !errors.Is(p.Err(), syscall.ENOSPC) {
 				t.Errorf("change %d of the map failed, the promotion ended with %v", n, p.Err())
 			}
-			if err := p.Sealed(t.Context()); err != nil {
-				t.Errorf("change %d of the map failed once: %v", n, err)
-			}
+			test.Check(t, p.Sealed(t.Context()), "change", n, "of the map failed once")
 			l, err := layer.Open(vfs.OS{}, b.Spec.Layers[0], layer.OpenParams{Expect: layer.Expect{State: layer.Sealed}})
-			if err != nil {
-				t.Fatalf("change %d of the map failed once: %v", n, err)
-			}
+			test.Must(t, err, "change", n, "of the map failed once")
 			test.Check(t, l.Close())
 			want(t, b.Disk, 'a', 0, 4096)
 		})

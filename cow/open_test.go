@@ -255,9 +255,7 @@ func TestBaseAlone(t *testing.T) {
 		t.Errorf("content differs: %v", err)
 	}
 	test.ErrorIs(t, test.Err(d.WriteAt(fill('w', 512), 0)), cow.ErrReadOnly)
-	if err := d.Flush(); err != nil {
-		t.Errorf("flush: %v", err)
-	}
+	test.Check(t, d.Flush(), "flush")
 	// The image is truncated meanwhile: an error, not zeros.
 	test.Must(t, os.Truncate(name, 512))
 	test.ErrorIs(t, test.Err(d.ReadAt(make([]byte, 1024), 0)), cow.ErrTruncated)

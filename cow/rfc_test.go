@@ -167,9 +167,7 @@ func TestRFCTenLayers(t *testing.T) {
 	test.Must(t, rig.Reopen())
 	check()
 	for i, p := range promotions {
-		if err := p.Err(); err != nil {
-			t.Errorf("promotion %d: %v", i, err)
-		}
+		test.Check(t, p.Err(), "promotion", i)
 	}
 	for i := 1; i <= depth; i++ {
 		if owned := i < depth; owned != (rig.Disk.Layers()[i-1].State == layer.Sealed) {

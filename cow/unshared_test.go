@@ -47,9 +47,7 @@ func TestOverwriteOfAnUnsharedBlock(t *testing.T) {
 			}
 			close(hold)
 			for i, c := range ch {
-				if err := waitCompletions(c, 1); err != nil {
-					t.Errorf("request %d: %v", i+1, err)
-				}
+				test.Check(t, waitCompletions(c, 1), "request", i+1)
 			}
 			p.Kill()
 			again, err := cow.Open(m.spec, cow.Options{FS: m.Process(nil)})

@@ -141,9 +141,7 @@ func TestDataDamagedLater(t *testing.T) {
 		if err := read(page, 4096); errors.Is(err, layer.ErrDamaged) == (async && st.Type == unix.TMPFS_MAGIC) {
 			t.Errorf("async %v: %v", async, err)
 		}
-		if err := read(page+4096, 4096); err != nil {
-			t.Errorf("async %v, the next block: %v", async, err)
-		}
+		test.Check(t, read(page+4096, 4096), "async", async, "the next block")
 	}
 }
 
@@ -219,13 +217,9 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 		}
 		test.ErrorIs(t, put(block+512, 512), layer.ErrDamaged, "part of the block")
 		test.Equal(t, rig.Disk.Stats().FirstWrites, 0, "blocks are the head's")
-		if err := put(block+65536+512, 512); err != nil {
-			t.Errorf("part of the next block: %v", err)
-		}
+		test.Check(t, put(block+65536+512, 512), "part of the next block")
 		want(t, rig.Disk, 7, block+65536+1024, 65536-1024)
-		if err := put(block, 65536); err != nil {
-			t.Errorf("the whole block: %v", err)
-		}
+		test.Check(t, put(block, 65536), "the whole block")
 		want(t, rig.Disk, 9, block, 65536)
 	}
 }

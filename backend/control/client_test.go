@@ -110,9 +110,7 @@ func TestClientCancel(t *testing.T) {
 	defer cancel()
 	test.ErrorIs(t, c.Run(ctx, "wait", nil, nil), context.DeadlineExceeded, "Run")
 	<-cancelled
-	if err := c.Run(context.Background(), "query-version", nil, nil); err != nil {
-		t.Errorf("the next Run: %v", err)
-	}
+	test.Check(t, c.Run(context.Background(), "query-version", nil, nil), "the next Run")
 }
 
 func TestDialNobody(t *testing.T) {

@@ -120,9 +120,7 @@ func TestStaleRace(t *testing.T) {
 			t.Fatalf("%d listen, want 1", len(won))
 		}
 		c, err := net.Dial("unix", path)
-		if err != nil {
-			t.Fatalf("the winner's socket: %v", err)
-		}
+		test.Must(t, err, "the winner's socket")
 		c.Close()
 		won[0].Close()
 	}
@@ -137,7 +135,5 @@ func TestCloseLeavesAnothersFile(t *testing.T) {
 	test.Must(t, os.Rename(path, path+".moved"))
 	stale(t, path)
 	test.Check(t, l.Close())
-	if _, err := os.Lstat(path); err != nil {
-		t.Errorf("the other's file: %v", err)
-	}
+	test.Check(t, test.Err(os.Lstat(path)), "the other's file")
 }

@@ -35,9 +35,7 @@ func start(t *testing.T, o Options, handlers map[string]Handler) (*Server, strin
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		test.Check(t, s.Close(), "Close")
 		if err := <-served; err != nil && err != ErrClosed {
 			t.Errorf("Serve: %v", err)
 		}
@@ -71,9 +69,7 @@ func dialScriptOn(t *testing.T, conn *net.UnixConn) *script {
 
 func (s *script) send(text string) {
 	s.t.Helper()
-	if _, err := io.WriteString(s.conn, text); err != nil {
-		s.t.Fatalf("send: %v", err)
-	}
+	test.Must(s.t, test.Err(io.WriteString(s.conn, text)), "send")
 }
 
 func (s *script) line() string {

@@ -78,9 +78,7 @@ func TestSecondFrontEnd(t *testing.T) {
 	test.Eventually(t, "its end is logged", func() bool { return slices.Contains(log.Values("front_end"), waiting) }, &log)
 	second := connectStranger(t, s.socket)
 	awaitInfo(t, s.export, "another waits", func(i DiskInfo) bool { return i.Waiting != nil && i.Waiting.PID == second.pid() })
-	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
-		t.Errorf("the one that is served: %v", err)
-	}
+	test.Check(t, test.Err(f.Driver(0).ReadAt(make([]byte, 512), 0)), "the one that is served")
 	test.Must(t, f.Close())
 	awaitInfo(t, s.export, "the other is served", func(i DiskInfo) bool { return i.FrontEnd != nil && i.FrontEnd.PID == second.pid() && i.Waiting == nil })
 	test.Eventually(t, "advice", func() bool { return slices.Equal(log.Values("advice"), []string{reconnectAdvice}) }, &log)

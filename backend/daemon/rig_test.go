@@ -47,9 +47,7 @@ func serveOn(t testing.TB, files vfs.FS, prepare ...func(*served)) *served {
 	go func() { ended <- s.export.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("export: %v", err)
-		}
+		test.Check(t, <-ended, "export")
 	})
 	return s
 }

@@ -231,9 +231,7 @@ func TestAgentNeverThaws(t *testing.T) {
 	g.mu.Lock()
 	g.fault = nil
 	g.mu.Unlock()
-	if err := a.Thaw(within(t, waitTimeout)); err != nil {
-		t.Errorf("a later Thaw: %v", err)
-	}
+	test.Check(t, a.Thaw(within(t, waitTimeout)), "a later Thaw")
 }
 
 // No agent behind the port.

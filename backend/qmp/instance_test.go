@@ -210,9 +210,7 @@ func TestAgentGone(t *testing.T) {
 		t.Errorf("instance %q, %v; want %q", instance, err, want)
 	}
 	spec.Instance = instance
-	if err := open().ForceThaw(within(t, waitTimeout)); err != nil {
-		t.Errorf("the same run: %v", err)
-	}
+	test.Check(t, open().ForceThaw(within(t, waitTimeout)), "the same run")
 	dead := exec.Command("true")
 	test.Must(t, dead.Run())
 	spec.Instance = fmt.Sprintf("pid %d", dead.Process.Pid)

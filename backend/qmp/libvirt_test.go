@@ -141,9 +141,7 @@ func TestLibvirtAbsent(t *testing.T) {
 	test.Must(t, err)
 	freeze := NewLibvirtFreeze(at)
 	test.ErrorIs(t, freeze.Freeze(within(t, waitTimeout)), fs.ErrNotExist, "Freeze")
-	if err := freeze.Thaw(within(t, waitTimeout)); err != nil {
-		t.Errorf("Thaw of what was not frozen: %v", err)
-	}
+	test.Check(t, freeze.Thaw(within(t, waitTimeout)), "Thaw of what was not frozen")
 	test.ErrorIs(t, freeze.ForceThaw(within(t, 100*time.Millisecond)), ErrNotThawed, "Release")
 	pause, err := NewLibvirtPause(at)
 	test.Must(t, err)
@@ -189,9 +187,7 @@ func TestLibvirtSessionWithoutRunDirectory(t *testing.T) {
 		t.Setenv("XDG_RUNTIME_DIR", dir)
 		_, err := ParseLibvirt("qemu:///session", "x")
 		test.Texts(t, "libvirt_uris.texts")(t, fmt.Sprintf("XDG_RUNTIME_DIR=%q", dir), err)
-		if _, err := ParseLibvirt("qemu:///session?socket=/s", "x"); err != nil {
-			t.Errorf("%q, with a socket: %v", dir, err)
-		}
+		test.Check(t, test.Err(ParseLibvirt("qemu:///session?socket=/s", "x")), dir, "with a socket")
 	}
 	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1")
 	if l, err := ParseLibvirt("qemu:///session", "x"); err != nil || l.sockets[0] != "/run/user/1/libvirt/libvirt-sock" {

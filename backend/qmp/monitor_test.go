@@ -265,9 +265,7 @@ func TestMonitorOddPeers(t *testing.T) {
 			f.mu.Lock()
 			f.bad = ""
 			f.mu.Unlock()
-			if err := m.Run(within(t, waitTimeout), "noop", nil, nil); err != nil {
-				t.Errorf("once it is a QEMU: %v", err)
-			}
+			test.Check(t, m.Run(within(t, waitTimeout), "noop", nil, nil), "once it is a QEMU")
 		})
 	}
 }

@@ -125,9 +125,7 @@ func TestExportByDaemon(t *testing.T) {
 	test.Must(t, err)
 	ask := func(command string, args, out any) {
 		t.Helper()
-		if err := c.Run(t.Context(), command, args, out); err != nil {
-			t.Fatalf("%s: %v", command, err)
-		}
+		test.Must(t, c.Run(t.Context(), command, args, out), command)
 	}
 	socket := filepath.Join(dir, "run", "nbd") // a confined process can make sockets there
 	ask("nbd-server-start", map[string]string{"addr": "unix:" + socket}, nil)

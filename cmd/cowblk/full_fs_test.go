@@ -101,9 +101,7 @@ func TestStoreOnAFullFileSystem(t *testing.T) {
 				t.Helper()
 				content++
 				writeAt(t, f, 0, pattern(content, 64<<10))
-				if err := f.Driver(0).Flush(); err != nil {
-					t.Errorf("flush: %v", err)
-				}
+				test.Check(t, f.Driver(0).Flush(), "flush")
 				wantAt(t, f, 0, pattern(content, 64<<10))
 			}
 			overwrite()

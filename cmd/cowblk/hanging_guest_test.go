@@ -84,9 +84,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 				return !noted && !g.quiesced()
 			}, &p.log)
 			args.Tag, args.Timeout = "t3", 10
-			if err := ctl.Run(context.Background(), "cow-promote", args, nil); err != nil {
-				t.Errorf("the next promotion: %v", err)
-			}
+			test.Check(t, ctl.Run(context.Background(), "cow-promote", args, nil), "the next promotion")
 			f.Close()
 			p.end(t)
 		})

@@ -212,9 +212,7 @@ func importOutcome(t *testing.T, in input, raw []byte) string {
 			}
 		}
 	}
-	if err != nil {
-		t.Fatalf("%s: %v", in.name, err)
-	}
+	test.Must(t, err, in.name)
 	var out, errOut bytes.Buffer
 	a := &app{
 		in: strings.NewReader(""), out: &out, err: &errOut, terminal: func(any) bool { return false },

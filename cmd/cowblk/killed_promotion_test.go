@@ -398,9 +398,7 @@ func TestPromoteWaitsForThaw(t *testing.T) {
 	if err := ask("t1", spec, 0.2); err == nil || !strings.Contains(err.Error(), agent) {
 		t.Errorf("promoted before the guest was thawed: %v", err)
 	}
-	if err := ask("t2", qmp.Spec{}, 0); err != nil {
-		t.Errorf("with quiesce none: %v", err)
-	}
+	test.Check(t, ask("t2", qmp.Spec{}, 0), "with quiesce none")
 	g := newFakeGuest(t, dir)
 	var commands []string
 	g.setHook(func(when, command string) { commands = append(commands, when+" "+command) })

@@ -138,9 +138,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	time.Sleep(250 * time.Millisecond)
 	healthy()
 	p.allow(t, -1)
-	if err := <-served; err != nil {
-		t.Errorf("a front-end that waited: %v", err)
-	}
+	test.Check(t, <-served, "a front-end that waited")
 	f.Close()
 	p.end(t)
 	if log := p.log.String(); strings.Contains(log, "broke the protocol") || !strings.Contains(log, "raise its limit") {

@@ -123,8 +123,6 @@ func (p *terminal) exit(t *testing.T) int {
 func shellArgs(t *testing.T, line string) []string {
 	t.Helper()
 	out, err := exec.Command("sh", "-c", `cowblk() { for a; do printf '%s\0' "$a"; done; }`+"\n"+line).Output()
-	if err != nil {
-		t.Fatalf("%s: %v", line, err)
-	}
+	test.Must(t, err, line)
 	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 }

@@ -61,9 +61,7 @@ func TestStoreRemovedUnderneath(t *testing.T) {
 				}
 				writeAt(t, f, 4096, pattern(2, 512))
 				writeAt(t, f, 1<<20, pattern(3, 4096))
-				if err := f.Driver(0).Flush(); err != nil {
-					t.Errorf("flush: %v", err)
-				}
+				test.Check(t, f.Driver(0).Flush(), "flush")
 				err := ctl.run("cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t"})
 				if err == nil || !strings.Contains(err.Error(), c.word) || !strings.Contains(err.Error(), `"a"`) {
 					t.Errorf("promotion: %v", err)

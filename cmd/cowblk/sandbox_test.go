@@ -193,9 +193,7 @@ func TestServeConfined(t *testing.T) {
 	} {
 		args.Tag = fmt.Sprintf("t%d", i)
 		writeAt(t, f, 4096, pattern(byte(10+i), 4096))
-		if err := c.Run(t.Context(), "cow-promote", args, nil); err != nil {
-			t.Fatalf("promotion %d: %v", i, err)
-		}
+		test.Must(t, c.Run(t.Context(), "cow-promote", args, nil), "promotion", i)
 		waitSealed(t, c)
 	}
 	if g.quiesced() {
@@ -217,9 +215,7 @@ func TestServeConfined(t *testing.T) {
 	}
 	for _, name := range []string{"clone@c", "a@t1"} {
 		var info struct{ URIs []string }
-		if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": name}, &info); err != nil {
-			t.Fatalf("export of %s: %v", name, err)
-		}
+		test.Must(t, c.Run(t.Context(), "cow-export-add", map[string]string{"name": name}, &info), "export of", name)
 		for _, uri := range info.URIs {
 			checkCopy(t, uri, append(append(append(pattern(3, 512), pattern(5, 512)...), pattern(3, 3072)...),
 				append(pattern(11, 4096), pattern(3, 1<<20-8192)...)...))

@@ -235,9 +235,7 @@ func (s *script) builtin(args []string) {
 	default:
 		s.t.Fatalf("script: no command %q", args[0])
 	}
-	if err != nil {
-		s.t.Fatalf("script: %v: %v", args, err)
-	}
+	test.Must(s.t, err, "script", args)
 }
 
 // alter changes the files of a disk's head.

@@ -338,9 +338,7 @@ func TestSocketActivationAndReadiness(t *testing.T) {
 	writeAt(t, dial(t, pathA), 0, pattern(1, 512))
 	writeAt(t, dial(t, pathB), 0, pattern(2, 512))
 	p.end(t)
-	if _, err := os.Lstat(pathA); err != nil {
-		t.Errorf("systemd's socket was removed: %v", err)
-	}
+	test.Check(t, test.Err(os.Lstat(pathA)), "systemd's socket was removed")
 	for name, b := range map[string]byte{"a": 1, "b": 2} {
 		p := start(t, dir, nil, "serve", name)
 		wantAt(t, dial(t, filepath.Join(dir, "run", name+".sock")), 0, pattern(b, 512))

@@ -79,9 +79,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 				return err != nil
 			})
 			for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
-				if err := ctl.run(query, nil); err != nil {
-					t.Errorf("%s while the process ends: %v", query, err)
-				}
+				test.Check(t, ctl.run(query, nil), query, "while the process ends")
 			}
 			select {
 			case err := <-held:
@@ -108,9 +106,7 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 				}
 			} else {
 				test.Must(t, os.Remove(gate))
-				if err := <-held; err != nil {
-					t.Errorf("the write: %v", err)
-				}
+				test.Check(t, <-held, "the write")
 				if err := p.cmd.Wait(); err != nil {
 					t.Errorf("%v\n%s", err, p.log.String())
 				}
@@ -152,18 +148,12 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 		wantAt(t, f, 4096, pattern(byte(i), 4096))
 	}
 	for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
-		if err := ctl.run(query, nil); err != nil {
-			t.Errorf("%s: %v", query, err)
-		}
+		test.Check(t, ctl.run(query, nil), query)
 	}
 	test.Must(t, os.Remove(gate))
-	if err := <-asked; err != nil {
-		t.Errorf("the promotion: %v", err)
-	}
+	test.Check(t, <-asked, "the promotion")
 	args.Tag = "u"
-	if err := ctl.run("cow-promote", args); err != nil {
-		t.Errorf("the next one: %v", err)
-	}
+	test.Check(t, ctl.run("cow-promote", args), "the next one")
 	wantAt(t, f, 0, append(pattern(1, 4096), pattern(19, 4096)...))
 	f.Close()
 	p.end(t)

@@ -46,9 +46,7 @@ func TestSocatSession(t *testing.T) {
 		}
 	}
 	s.in.Close() // half-close: queued output is still sent
-	if err := s.cmd.Wait(); err != nil {
-		t.Errorf("socat: %v", err)
-	}
+	test.Check(t, s.cmd.Wait(), "socat")
 	if err := p.cmd.Wait(); err != nil {
 		t.Errorf("cowblk: %v\n%s", err, p.log.String())
 	}

@@ -87,9 +87,7 @@ func TestGroups(t *testing.T) {
 	}
 	allowed := func(c *rawControl, command string, args any) {
 		t.Helper()
-		if err := c.run(command, args); err != nil {
-			t.Errorf("%s %v: %v", command, args, err)
-		}
+		test.Check(t, c.run(command, args), command, args)
 	}
 	other := "unix:" + filepath.Join(dir, "other")
 	disks := []string{"a"}

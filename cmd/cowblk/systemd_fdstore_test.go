@@ -116,9 +116,7 @@ func TestRestartWithDescriptorStore(t *testing.T) {
 			asked <- err
 		}()
 		p = m.start(dir, "serve", "a", "b", "--cache", "writethrough")
-		if err := <-asked; err != nil {
-			t.Errorf("after %v: %v", end, err)
-		}
+		test.Check(t, <-asked, "after", end)
 		l.waitRequests(100)
 	}
 	if len(m.store) != 3 {

@@ -55,15 +55,11 @@ func TestCloseWhileNothingAnswers(t *testing.T) {
 func (r *rig) close() {
 	r.t.Helper()
 	test.Must(r.t, r.e.Close())
-	if err := r.e.Close(); err != nil {
-		r.t.Fatalf("second Close: %v", err)
-	}
+	test.Must(r.t, r.e.Close(), "second Close")
 	if r.e.Start(1, false, -1, nil, 0) {
 		r.t.Fatal("Start after Close")
 	}
-	if err := r.e.Submit(); err != nil {
-		r.t.Fatalf("Submit after Close: %v", err)
-	}
+	test.Must(r.t, r.e.Submit(), "Submit after Close")
 	if got := r.e.Reap(nil); got != nil {
 		r.t.Fatalf("Reap after Close: %v", got)
 	}

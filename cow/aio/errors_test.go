@@ -118,9 +118,7 @@ func TestOptions(t *testing.T) {
 			if n != depth {
 				t.Errorf("%s, depth %d: full at %d", v.name, depth, n)
 			}
-			if err := e.Close(); err != nil {
-				t.Errorf("%s: Close: %v", v.name, err)
-			}
+			test.Check(t, e.Close(), v.name, "Close")
 		}
 		null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 		test.Must(t, err)

@@ -61,9 +61,7 @@ func newRig(t testing.TB, v variant, depth int) *rig {
 	e, err := v.make(Options{Depth: depth, EventFD: fd})
 	test.Must(t, err)
 	t.Cleanup(func() {
-		if err := e.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		test.Check(t, e.Close(), "Close")
 	})
 	return &rig{t: t, e: e, fd: fd}
 }

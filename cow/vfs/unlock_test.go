@@ -43,9 +43,7 @@ func TestCloseGivesLocksUpBesideAFork(t *testing.T) {
 				"range": func() error { return next.LockRange(0, 4096, true) },
 				"image": func() error { return next.LockImage(ImageWrite) },
 			} {
-				if err := take(); err != nil {
-					t.Errorf("%s after Close: %v", what, err)
-				}
+				test.Check(t, take(), what, "after Close")
 			}
 		})
 	}

@@ -176,9 +176,7 @@ func (m *machine) deviceNumber() uint64 {
 
 func (m *machine) mountLoop(loop *os.File) {
 	m.Helper()
-	if err := unix.Mount(loop.Name(), m.mnt, m.fs.kind, 0, m.fs.options); err != nil {
-		m.Fatalf("mounting %s: %v", m.fs.name, err)
-	}
+	test.Must(m, unix.Mount(loop.Name(), m.mnt, m.fs.kind, 0, m.fs.options), "mounting", m.fs.name)
 	m.mounted = true
 }
 

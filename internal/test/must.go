@@ -5,23 +5,23 @@ import (
 	"testing"
 )
 
-// Must ends the test if err is not nil.
-func Must(t testing.TB, err error) {
+// Must ends the test if err is not nil. Details say where, for all of these functions.
+func Must(t testing.TB, err error, details ...any) {
 	t.Helper()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatal(append(details, err)...)
 	}
 }
 
 // Check marks the test as failed if err is not nil, and lets it go on.
-func Check(t testing.TB, err error) {
+func Check(t testing.TB, err error, details ...any) {
 	t.Helper()
 	if err != nil {
-		t.Error(err)
+		t.Error(append(details, err)...)
 	}
 }
 
-// ErrorIs marks the test as failed unless errors.Is(err, want). Details say where in a table or loop.
+// ErrorIs marks the test as failed unless errors.Is(err, want).
 func ErrorIs(t testing.TB, err, want error, details ...any) {
 	t.Helper()
 	if !errors.Is(err, want) {
@@ -32,8 +32,7 @@ func ErrorIs(t testing.TB, err, want error, details ...any) {
 // Err returns the error of a call with another result: Must(t, Err(f.Write(p))).
 func Err[T any](_ T, err error) error { return err }
 
-// Equal marks the test as failed unless got == want. Details say what it is, and where in a table or
-// loop.
+// Equal marks the test as failed unless got == want.
 func Equal[T comparable](t testing.TB, got, want T, details ...any) {
 	t.Helper()
 	if got != want {

@@ -77,9 +77,7 @@ func TestChainLimits(t *testing.T) {
 	test.ErrorIs(t, test.Err(d.SubmitChain(make([]Segment, 9), 0)), ErrBusy, "nine segments in eight descriptors")
 	test.ErrorIs(t, test.Err(d.SubmitChain(make([]Segment, 1<<17+1), 1<<17+1)), ErrNoMemory, "table larger than memory")
 	test.ErrorIs(t, d.Submit(0, OpRead, 0, 1024), ErrNoMemory, "request larger than the buffer")
-	if err := d.Flush(); err != nil {
-		t.Errorf("flush afterwards: %v", err)
-	}
+	test.Check(t, d.Flush(), "flush afterwards")
 }
 
 // The memory table is replaced while a ring runs.

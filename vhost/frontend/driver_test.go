@@ -88,20 +88,14 @@ func oneQueue(t *testing.T, f *Frontend, q, rounds int) {
 		}
 		has := func(feature uint64) bool { return f.Features()&feature != 0 }
 		if has(FeatureFlush) {
-			if err := d.Flush(); err != nil {
-				t.Errorf("flush: %v", err)
-			}
+			test.Check(t, d.Flush(), "flush")
 		}
 		zero := Range{Off: off, Len: int64(len(p)), Unmap: true}
 		if has(FeatureWriteZeroes) {
-			if err := d.WriteZeroes(zero); err != nil {
-				t.Errorf("write zeroes: %v", err)
-			}
+			test.Check(t, d.WriteZeroes(zero), "write zeroes")
 		}
 		if has(FeatureDiscard) {
-			if err := d.Discard(Range{Off: off, Len: int64(len(p))}); err != nil {
-				t.Errorf("discard: %v", err)
-			}
+			test.Check(t, d.Discard(Range{Off: off, Len: int64(len(p))}), "discard")
 		}
 		if _, err := d.ReadAt(got, off); err != nil || (has(FeatureWriteZeroes) && !bytes.Equal(got, make([]byte, len(p)))) {
 			t.Errorf("read of zeroed %d bytes at %d: %v, or other data", len(p), off, err)
@@ -233,9 +227,7 @@ func TestWaitErrors(t *testing.T) {
 		d.Ring().SetAvailIdx(d.Ring().AvailIdx() + 1000)
 		test.Must(t, d.kickAlways())
 		test.ErrorIs(t, d.Wait(), ErrQueueBroken)
-		if err := f.Driver(1).Flush(); err != nil {
-			t.Errorf("the other ring: %v", err)
-		}
+		test.Check(t, f.Driver(1).Flush(), "the other ring")
 	})
 	t.Run("back-end gone", func(t *testing.T) {
 		disk := newRAMDisk(diskSize)

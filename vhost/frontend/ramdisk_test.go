@@ -292,11 +292,7 @@ func connect(t testing.TB, d *ramDisk, o Options) (*Frontend, func()) {
 	}
 	return f, func() {
 		t.Helper()
-		if err := f.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		if err := wait(); err != nil {
-			t.Errorf("Serve: %v", err)
-		}
+		test.Check(t, f.Close(), "close")
+		test.Check(t, wait(), "Serve")
 	}
 }

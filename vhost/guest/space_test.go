@@ -36,9 +36,7 @@ func TestAddressSpaceIsBounded(t *testing.T) {
 	test.Must(t, err)
 	all.Release()
 	again, err := less.With(part(5), fd)
-	if err != nil {
-		t.Fatalf("after one was removed: %v", err)
-	}
+	test.Must(t, err, "after one was removed")
 	less.Release()
 	again.Release()
 	if b, n := s.bytes.Load(), s.mappings.Load(); b != 0 || n != 0 {

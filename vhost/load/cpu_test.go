@@ -13,9 +13,7 @@ import (
 func TestProcessTime(t *testing.T) {
 	for name, m := range map[string]func(int) (time.Duration, error){"clock": clockTime, "schedstat": schedTime, "stat": statTime} {
 		before, err := m(os.Getpid())
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
+		test.Must(t, err, name)
 		burn(t, 50*time.Millisecond)
 		after, err := m(os.Getpid())
 		if err != nil || after-before < 30*time.Millisecond {

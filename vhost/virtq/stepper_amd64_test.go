@@ -92,9 +92,7 @@ func (s *stepper) start() {
 	cmd.ExtraFiles = []*os.File{memory, s.file}
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Ptrace: true, Pdeathsig: unix.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		s.t.Fatalf("a process to step through: %v", err)
-	}
+	test.Must(s.t, cmd.Start(), "a process to step through")
 	s.pid = cmd.Process.Pid
 	if sig := s.wait(); sig != unix.SIGTRAP {
 		s.t.Fatalf("stopped by %v, expected the stop after exec", sig)
@@ -207,9 +205,7 @@ func (s *stepper) check() {
 	var got []uint16
 	for {
 		head, ok, err := s.copy.q.Next()
-		if err != nil {
-			s.t.Fatalf("point %d: a successor finds: %v", s.points, err)
-		}
+		test.Must(s.t, err, "point", s.points, "a successor finds")
 		if !ok {
 			break
 		}

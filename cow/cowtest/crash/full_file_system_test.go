@@ -25,9 +25,7 @@ func TestRemovalNeedsNoSpaceAfterCut(t *testing.T) {
 		m.SetFreePages(0)
 		s, err := openStore(m.Process(nil))
 		test.Must(t, err)
-		if _, err := s.Remove(context.Background(), "vm"); err != nil {
-			t.Fatalf("keeping %s: %v", c, err)
-		}
+		test.Must(t, test.Err(s.Remove(context.Background(), "vm")), "keeping", c)
 	}
 }
 
