@@ -105,9 +105,10 @@ func TestDirectOnLargeBlocks(t *testing.T) {
 		t.Fatalf("got %v, %v, want ErrNoDirect", f, err)
 	}
 	var refused *DirectError
-	if !errors.As(err, &refused) || refused.Err == nil || errors.As(refused.Err, new(unix.Errno)) {
-		t.Errorf("the error does not say what is in the way: %v", err)
+	if !errors.As(err, &refused) || refused.Path != name || refused.Err == nil {
+		t.Fatalf("the error does not say what is in the way: %v", err)
 	}
+	test.Texts(t, "direct.texts")(t, "large blocks", &DirectError{"/dev/loop", refused.Err})
 	buffered, err := OS{}.OpenFile(name, os.O_RDWR, 0)
 	test.Must(t, err)
 	test.Must(t, buffered.Close())
