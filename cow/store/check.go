@@ -12,6 +12,7 @@ import (
 
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/cow/way"
 )
 
 // CheckDepth selects how much Check reads.
@@ -102,6 +103,7 @@ type checker struct {
 	users     map[uuid.UUID][]string  // checked disks that name the layer
 	layers    map[string]*layerResult // by path of the map
 	images    map[string]*Report
+	files     *way.FileChecker
 	inDoubt   bool // a change of several disks could not be finished: no disk must be opened
 }
 
@@ -112,8 +114,9 @@ type checker struct {
 func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{
 		s: s, ctx: ctx, o: o, report: CheckReport{Reports: []*Report{}},
-		layers: map[string]*layerResult{}, images: map[string]*Report{},
+		layers: map[string]*layerResult{}, images: map[string]*Report{}, files: newFileChecker(),
 	}
+	defer c.files.Close()
 	images, disks, err := c.selectNames()
 	if err != nil {
 		return nil, err
@@ -308,7 +311,7 @@ func (c *checker) reportTempFile(k *Report, whole bool, elem ...string) {
 		p.Remedy, p.Advice = "remove it: the document that it was to replace is whole", ""
 		c.applyRemedy(k, p, func() error {
 			return c.s.locked(c.ctx, func() error {
-				return errors.Join(c.s.fs.RemoveAll(path), c.s.fs.SyncDir(filepath.Dir(path)))
+				return errors.Join(c.s.fs.Remove(path), c.s.fs.SyncDir(filepath.Dir(path)))
 			})
 		})
 	}

@@ -16,7 +16,7 @@ func (c *checker) image(name string) *Report {
 	}
 	k := &Report{Kind: KindImage, Name: name, Problems: []*Problem{}}
 	c.images[name] = k
-	if p := c.s.untrustedProblem("image", c.s.path(imagesDir, name, imageFile), c.s.ImageData(name)); p != nil {
+	if p := c.untrustedProblem("image", c.s.path(imagesDir, name, imageFile), c.s.ImageData(name)); p != nil {
 		k.Problems = append(k.Problems, p)
 		return k
 	}

@@ -31,7 +31,7 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	}
 	r := &layerResult{}
 	c.layers[path] = r
-	if p := c.s.untrustedProblem(layerObject(l.UUID), c.s.layerFiles(l)...); p != nil {
+	if p := c.untrustedProblem(layerObject(l.UUID), c.s.layerFiles(l)...); p != nil {
 		r.problems = append(r.problems, p)
 		return r
 	}

@@ -2,7 +2,9 @@ package store
 
 import (
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -77,20 +79,19 @@ func (s *Store) foreign(m *Manifest) bool {
 	})
 }
 
-// linked reports whether a file of the store has several names or is a symbolic link. name is
-// relative to the store.
+// linked reports whether a file of the store has several names, or is reached by a symbolic link in
+// the store. name is relative to the store.
 func (s *Store) linked(name string) bool {
-	path := s.path(name)
-	st, err := s.fs.Stat(path)
-	if err != nil {
-		return false // reported with the layer
+	for at := name; at != "."; at = filepath.Dir(at) {
+		st, err := os.Lstat(s.path(at))
+		if err != nil {
+			return false // reported with the layer
+		}
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Nlink > 1 && !st.IsDir() || st.Mode()&fs.ModeSymlink != 0 {
+			return true
+		}
 	}
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Nlink > 1 {
-		return true
-	}
-	dir, err1 := filepath.EvalSymlinks(s.dir)
-	real, err2 := filepath.EvalSymlinks(path)
-	return err1 == nil && err2 == nil && real != filepath.Join(dir, name)
+	return false
 }
 
 func (c *checker) sortedManifests() []*Manifest {

@@ -158,7 +158,9 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 		if err != nil {
 			return err
 		}
-		if err := s.trustedImage(img.Name); err != nil {
+		check := newFileChecker()
+		defer check.Close()
+		if err := s.trustedImage(check, img.Name); err != nil {
 			return err
 		}
 		m.Base = &Base{Image: img.Name, Size: img.Size, Fingerprint: img.Fingerprint}
@@ -181,9 +183,10 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 	if m.BlockSize != 0 && m.BlockSize != src.BlockSize {
 		return invalidf("block size %d: %s has %d, and all layers of a stack have the same", m.BlockSize, ref, src.BlockSize)
 	}
-	below := *src
-	below.Layers = src.Layers[:i+1]
-	if err := s.trustedFiles(&below); err != nil {
+	// Only this layer is read here: an open checks the others.
+	only := *src
+	only.Layers = src.Layers[i : i+1]
+	if err := s.trustedFiles(&only); err != nil {
 		return err
 	}
 	top, err := layer.ReadHeader(s.fs, s.paths(&src.Layers[i]).Map)

@@ -32,12 +32,14 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 	}
 	m := &Manifest{Version: formatVersion, Name: name, Size: t.Length * SectorSize, TableStart: t.Start, Created: s.now().UTC()}
 	parts := t.parts(nil)
+	check := newFileChecker()
+	defer check.Close()
 	for _, p := range parts {
 		if err := s.refuseStoreFile(string(p.kind)+" of the table", p.path); err != nil {
 			return nil, err
 		}
 		if p.kind != partBase {
-			if err := s.trustedFile(string(p.kind)+" of the table", p.path); err != nil {
+			if err := s.trustedFile(check, string(p.kind)+" of the table", p.path); err != nil {
 				return nil, err
 			}
 		}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,7 +24,7 @@ func TestRemoveDamaged(t *testing.T) {
 		"empty":   func(t *testing.T, _ *Store, path string) { must(t, os.Truncate(path, 0)) },
 		"directory": func(t *testing.T, _ *Store, path string) {
 			must(t, os.Remove(path))
-			must(t, os.MkdirAll(path+"/x", 0o700))
+			must(t, os.Mkdir(path, 0o700))
 		},
 		"of another disk": func(t *testing.T, s *Store, path string) {
 			data, err := os.ReadFile(s.path(disksDir, "other", diskFile))
@@ -108,6 +110,35 @@ func TestRemoveDamagedInterrupted(t *testing.T) {
 		t.Errorf("left in tmp: %v", left)
 	}
 	content(t, s, "other")
+}
+
+// A directory in the place of a manifest, or of its temporary file, may hold a user's files.
+func TestDirectoryInPlaceOfAManifest(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
+	temp := s.path(disksDir, "vm2", diskFile) + vfs.TempSuffix
+	must(t, os.Mkdir(temp, 0o700))
+	must(t, os.WriteFile(filepath.Join(temp, "notes"), nil, 0o600))
+	manifest := s.path(disksDir, "vm1", diskFile)
+	must(t, os.Remove(manifest))
+	must(t, os.Mkdir(manifest, 0o700))
+	must(t, os.WriteFile(filepath.Join(manifest, "notes"), nil, 0o600))
+	_, err := s.RemoveDamaged(ctx, "vm1")
+	must(t, err)
+	_, err = s.Check(ctx, CheckOptions{Repair: true})
+	must(t, err)
+	left := 0
+	must(t, filepath.WalkDir(s.dir, func(path string, e fs.DirEntry, err error) error {
+		if e != nil && e.Name() == "notes" {
+			left++
+		}
+		return err
+	}))
+	if left != 2 {
+		t.Errorf("%d of 2 files are left", left)
+	}
 }
 
 // A manifest of a newer program is not damaged.

@@ -13,29 +13,24 @@ import (
 // file, with its own rights. A base in place is only read, and the operator has named it. Missing
 // files are accepted. It is an ErrInvalid.
 func (s *Store) trustedFiles(m *Manifest) error {
+	check := newFileChecker()
+	defer check.Close()
 	for i := range m.Layers {
-		if err := s.trustedLayer(&m.Layers[i]); err != nil {
+		l := &m.Layers[i]
+		if err := s.trustedFile(check, layerObject(l.UUID), s.layerFiles(l)...); err != nil {
 			return fmt.Errorf("disk %q: %w", m.Name, err)
 		}
 	}
 	if m.Base == nil || m.Base.Image == "" {
 		return nil
 	}
-	if err := s.trustedImage(m.Base.Image); err != nil {
+	if err := s.trustedImage(check, m.Base.Image); err != nil {
 		return fmt.Errorf("disk %q: %w", m.Name, err)
 	}
 	return nil
 }
 
-// trustedLayer is trustedFiles for one layer.
-func (s *Store) trustedLayer(l *Layer) error {
-	for _, path := range s.layerFiles(l) {
-		if err := s.trustedFile(layerObject(l.UUID), path); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func newFileChecker() *way.FileChecker { return &way.FileChecker{Options: pathOptions()} }
 
 // layerFiles returns the paths of a layer's files. Its checksums may be missing.
 func (s *Store) layerFiles(l *Layer) []string {
@@ -44,49 +39,48 @@ func (s *Store) layerFiles(l *Layer) []string {
 }
 
 // trustedImage is trustedFiles for one image.
-func (s *Store) trustedImage(name string) error {
-	for _, file := range []string{imageFile, dataFile} {
-		if err := s.trustedFile(fmt.Sprintf("image %q", name), s.path(imagesDir, name, file)); err != nil {
-			return err
-		}
-	}
-	return nil
+func (s *Store) trustedImage(check *way.FileChecker, name string) error {
+	return s.trustedFile(check, fmt.Sprintf("image %q", name), s.path(imagesDir, name, imageFile), s.ImageData(name))
 }
 
-// trustedFile refuses a file that another user can replace. what names its owner.
-func (s *Store) trustedFile(what, path string) error {
-	if untrusted := s.untrustedFile(path); untrusted != nil {
+// trustedFile refuses files that another user can replace. what names their owner.
+func (s *Store) trustedFile(check *way.FileChecker, what string, paths ...string) error {
+	if path, untrusted := s.untrustedFile(check, paths); untrusted != nil {
 		return invalidf("%s: %s: expected a way to it that only %s can change, found %s: %s can lead this process to any file through it\n%s",
 			what, PathText(path), trustedUsers(), untrusted, untrusted.WhoCanChange(), adviceFileWay())
 	}
 	return nil
 }
 
-// untrustedFile returns the directory in which another user can replace a file; nil: none.
-func (s *Store) untrustedFile(path string) *way.Untrusted {
+// untrustedFile returns the first file that another user can replace, and the directory in which;
+// nil: none.
+func (s *Store) untrustedFile(check *way.FileChecker, paths []string) (string, *way.Untrusted) {
 	if _, real := s.fs.(vfs.HostFS); !real {
-		return nil
+		return "", nil
 	}
-	untrusted, _ := way.CheckFile(path, pathOptions()) // the open reports the error
-	return untrusted
+	for _, path := range paths {
+		if untrusted, _ := check.CheckFile(path); untrusted != nil { // the open reports the error
+			return path, untrusted
+		}
+	}
+	return "", nil
 }
 
 // untrustedProblem is trustedFile for a check; nil: none. In a store that is not trusted as a whole
 // it would only repeat that.
-func (s *Store) untrustedProblem(object string, paths ...string) *Problem {
-	if s.trustedPath() != nil {
+func (c *checker) untrustedProblem(object string, paths ...string) *Problem {
+	if c.s.trustedPath() != nil {
 		return nil
 	}
-	for _, path := range paths {
-		if untrusted := s.untrustedFile(path); untrusted != nil {
-			return &Problem{
-				Object: object, File: path, What: "directories on the way to the file", Expected: "ones that only " + trustedUsers() + " can change",
-				Found:  fmt.Sprintf("%s: %s can lead this process to any file through it", untrusted, untrusted.WhoCanChange()),
-				Status: StatusLeft, Advice: adviceFileWay(),
-			}
-		}
+	path, untrusted := c.s.untrustedFile(c.files, paths)
+	if untrusted == nil {
+		return nil
 	}
-	return nil
+	return &Problem{
+		Object: object, File: path, What: "directories on the way to the file", Expected: "ones that only " + trustedUsers() + " can change",
+		Found:  fmt.Sprintf("%s: %s can lead this process to any file through it", untrusted, untrusted.WhoCanChange()),
+		Status: StatusLeft, Advice: adviceFileWay(),
+	}
 }
 
 func adviceFileWay() string {

@@ -104,7 +104,9 @@ func (s *Store) trustedDisk(name string) error {
 	}
 	untrusted, _ := way.Check(s.path(disksDir, name), pathOptions()) // the open reports the error
 	if untrusted == nil {
-		return s.trustedFile(fmt.Sprintf("disk %q", name), s.path(disksDir, name, diskFile))
+		check := newFileChecker()
+		defer check.Close()
+		return s.trustedFile(check, fmt.Sprintf("disk %q", name), s.path(disksDir, name, diskFile))
 	}
 	return invalidf("disk %q: expected a directory that only %s can change, found %s: %s can lead this process to any file through it", name, trustedUsers(), untrusted, untrusted.WhoCanChange())
 }

@@ -176,7 +176,7 @@ func (s *Store) foreignIn(k dirLayout, dir string, e fs.DirEntry) (string, error
 	if !k.allows(e) {
 		return e.Name(), nil
 	}
-	if !e.IsDir() || e.Name() == damagedFile {
+	if !e.IsDir() {
 		return "", nil
 	}
 	at := filepath.Join(dir, e.Name())
@@ -236,8 +236,10 @@ func (s *Store) removeAllowed(k dirLayout, dir string) (left string, err error) 
 		switch {
 		case !k.allows(e):
 			below = e.Name()
-		case e.Name() == damagedFile:
-			err = s.fs.RemoveAll(path)
+		case e.IsDir() && e.Name() == damagedFile: // found where a manifest belongs: not cowblk's
+			if s.fs.Remove(path) != nil {
+				below = e.Name()
+			}
 		case e.IsDir():
 			if below, err = s.removeAllowed(k.subdir(e.Name()), path); below != "" {
 				below = filepath.Join(e.Name(), below)

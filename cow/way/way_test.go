@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -103,6 +104,7 @@ func TestWeakWays(t *testing.T) {
 	if _, _, err := Open(filepath.Join(theirs, "l"), Options{}); !errors.Is(err, ErrSymlink) {
 		t.Errorf("a link of another user's: %v", err)
 	}
+	checkFiles(t, top)
 	weak, _ := Check(filepath.Join(group, "a"), Options{})
 	if text := weak.String() + ": " + weak.WhoCanChange(); !strings.Contains(text, group+" (user root, group root, mode 2775)") || !strings.Contains(text, "the members of group root") {
 		t.Error(text)
@@ -147,4 +149,49 @@ func TestMapped(t *testing.T) {
 			t.Errorf("%q, %d: %v", c.text, c.uid, got)
 		}
 	}
+}
+
+// checkFiles compares FileChecker with CheckFile for everything in a tree, files of others, missing
+// ones and links to files included, in both orders.
+func checkFiles(t *testing.T, top string) {
+	t.Helper()
+	var paths []string
+	must(t, filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+		paths = append(paths, path, filepath.Join(path, "missing"), filepath.Join(path, "missing", "more"), path+"/../x", path+"/")
+		if e == nil || !e.IsDir() || err != nil {
+			return err
+		}
+		for name, uid := range map[string]int{"file": 0, "their file": nobody} {
+			name = filepath.Join(path, name)
+			must(t, os.WriteFile(name, nil, 0o644))
+			must(t, os.Lchown(name, uid, uid))
+			must(t, os.Symlink(name, name+" link"))
+			paths = append(paths, name, name+" link", filepath.Join(name, "below"))
+		}
+		return nil
+	}))
+	paths = append(paths, "/", "", "relative", "/proc/self/exe", "/dev/null")
+	for _, o := range []Options{{}, {Group: true}} {
+		checker := FileChecker{Options: o}
+		for range 2 {
+			for _, path := range paths {
+				want, werr := CheckFile(path, o)
+				got, gerr := checker.CheckFile(path)
+				if (want == nil) != (got == nil) || want != nil && *want != *got || !errors.Is(gerr, errnoOf(werr)) {
+					t.Errorf("%+v, %q: %+v, %v; CheckFile: %+v, %v", o, path, got, gerr, want, werr)
+				}
+			}
+			slices.Reverse(paths)
+		}
+		checker.Close()
+	}
+}
+
+// errnoOf returns the system's error in err; nil: none.
+func errnoOf(err error) error {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }
