@@ -156,16 +156,16 @@ func TestMapped(t *testing.T) {
 func checkFiles(t *testing.T, top string) {
 	t.Helper()
 	var paths []string
-	must(t, filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+	test.Must(t, filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
 		paths = append(paths, path, filepath.Join(path, "missing"), filepath.Join(path, "missing", "more"), path+"/../x", path+"/")
 		if e == nil || !e.IsDir() || err != nil {
 			return err
 		}
 		for name, uid := range map[string]int{"file": 0, "their file": nobody} {
 			name = filepath.Join(path, name)
-			must(t, os.WriteFile(name, nil, 0o644))
-			must(t, os.Lchown(name, uid, uid))
-			must(t, os.Symlink(name, name+" link"))
+			test.Must(t, os.WriteFile(name, nil, 0o644))
+			test.Must(t, os.Lchown(name, uid, uid))
+			test.Must(t, os.Symlink(name, name+" link"))
 			paths = append(paths, name, name+" link", filepath.Join(name, "below"))
 		}
 		return nil
