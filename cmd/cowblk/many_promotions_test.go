@@ -127,8 +127,8 @@ func TestManyPromotions(t *testing.T) {
 	test.Check(t, <-writer)
 	t.Logf("%d promotions: %+v, then %+v: %.2f descriptors and %d bytes of heap a layer", count, before, after,
 		float64(after.fds-before.fds)/float64(count), (int64(after.heap)-int64(before.heap))/int64(count))
-	// A queue makes its I/O engine, of two descriptors, when it first needs one.
-	if got := after.fds - before.fds; got != 2*count && got != 2*count+2 {
+	// The last former head's own two files may be open, or closed already, at each of the counts.
+	if got := after.fds - before.fds; got < 2*count-2 || got > 2*count+2 {
 		t.Errorf("%d descriptors for %d layers, expected two each", got, count)
 	}
 	if after.goroutines > before.goroutines+2 {
