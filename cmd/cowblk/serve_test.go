@@ -229,8 +229,8 @@ func TestServeStopsOnQuit(t *testing.T) {
 	q.end(t)
 }
 
-// QEMU's "Backend program conventions": --print-capabilities, --blk-file, --read-only, --socket-path, --fd with a connection and
-// with a listening socket.
+// QEMU's "Backend program conventions": --print-capabilities, --blk-file, --read-only, --socket-path,
+// --fd with a connection and with a listening socket.
 func TestBackendProgramConventions(t *testing.T) {
 	dir := shortDir(t)
 	raw := filepath.Join(dir, "raw")
