@@ -56,8 +56,8 @@ func TestInvisibleQuestion(t *testing.T) {
 	}
 }
 
-// What ends rm at its second question does not undo its first removal: the text says what was removed
-// and what was not.
+// What ends rm at its second question does not undo its first removal: the text says what was
+// removed and what was not.
 func TestEndAtTheSecondQuestion(t *testing.T) {
 	signal := func(s os.Signal) func(*terminal) {
 		return func(p *terminal) { p.cmd.Process.Signal(s) }

@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// Log keeps what a logger logs. Tests look at levels and attributes, not at messages. The zero value
-// is empty.
+// Log keeps what a logger logs. Tests look at levels and attributes, not at messages. The zero
+// value is empty.
 type Log struct {
 	mu      sync.Mutex
 	records []Record

@@ -17,9 +17,9 @@ type Kill struct {
 	OnKill func(Call)
 }
 
-// KillFS is an FS that simulates the kill of a process at its n-th change: that change and all later
-// calls fail with ErrDead and do not happen, whichever goroutine makes them. Repeating something
-// with n from 1 up kills it at every point.
+// KillFS is an FS that simulates the kill of a process at its n-th change: that change and all
+// later calls fail with ErrDead and do not happen, whichever goroutine makes them. Repeating
+// something with n from 1 up kills it at every point.
 //
 // Everything written before the kill stays, synced or not: the page cache outlives a process. Syncs
 // are counted and not performed.

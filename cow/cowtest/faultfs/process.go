@@ -20,8 +20,8 @@ var errNotDir = error(unix.ENOTDIR)
 
 // Call is one call of a process, as a Hook sees it.
 type Call struct {
-	// Op is open, create, read, write, punch, truncate, sync, sync directory, mkdir, rename, remove,
-	// list, stat, set time, next data or drop cache.
+	// Op is open, create, read, write, punch, truncate, sync, sync directory, mkdir, rename,
+	// remove, list, stat, set time, next data or drop cache.
 	Op   string
 	Name string // of a rename: the new one
 	From string // the old name of a rename on an FS
