@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -28,7 +30,7 @@ func serveFull(t *testing.T) *full {
 	x := faultfs.Over(vfs.OS{}, nil)
 	s := &full{served: serveOn(t, DeviceOptions{}, x)}
 	x.OnCall(func(c faultfs.Call) error {
-		if err := s.err.Load(); err != nil && (c.Op == "write" || c.Op == "punch") {
+		if err := s.err.Load(); err != nil && (c.Op == "write" || c.Op == "punch") && strings.Contains(filepath.Base(c.Name), "data") {
 			return *err
 		}
 		return nil
