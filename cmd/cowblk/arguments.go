@@ -40,24 +40,14 @@ func maxArgs(n int) cobra.PositionalArgs {
 	}
 }
 
-// distinctArgs is minArgs(1, name) that also refuses duplicates.
-func distinctArgs(name string) cobra.PositionalArgs {
+// distinctArgs is minArgs that also refuses duplicates.
+func distinctArgs(n int, name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		for i, arg := range args {
 			if slices.Contains(args[:i], arg) {
 				return usagef("%s: %q is named twice", cmd.CommandPath(), arg)
 			}
 		}
-		return minArgs(1, name)(cmd, args)
+		return minArgs(n, name)(cmd, args)
 	}
-}
-
-// unique returns args without duplicates, in their order.
-func unique(args []string) (all []string) {
-	for _, arg := range args {
-		if !slices.Contains(all, arg) {
-			all = append(all, arg)
-		}
-	}
-	return all
 }

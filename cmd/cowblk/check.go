@@ -61,6 +61,7 @@ func newCheck(a *app) *cobra.Command {
 		Aliases:           []string{"fsck"},
 		Short:             "Find damage and remains of interrupted commands, and repair them",
 		Long:              checkLong,
+		Args:              distinctArgs(0, "NAME"),
 		Example:           "  cowblk check\n  cowblk check vm1 --repair\n  cowblk check --full --json | jq '.checked[] | select(.problems != [])'",
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -104,7 +105,7 @@ func newCheck(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.Repair, "repair", false, "repair what can be repaired without guessing")
-	f.BoolVar(&o.Prune, "prune", false, "with --repair: also remove layers that no disk names and that hold something,\nand what is kept for disks whose directories were moved away")
+	f.BoolVar(&o.Prune, "prune", false, "with --repair: also remove layers that no disk names, and what is kept for\ndisks whose directories were moved away")
 	f.BoolVar(&fast, "fast", false, "read only what a crash may have left unfinished")
 	f.BoolVar(&full, "full", false, "read all data, and compute the digests of the images")
 	return cmd

@@ -112,7 +112,7 @@ func TestRollbackAsks(t *testing.T) {
 	}
 	for _, text := range []string{
 		"Discard everything in vm1 that is newer than vm1@t1: tag t2; 2 layers, ",
-		"would discard 1 tag of disk \"vm1\" that are newer: t2", "cowblk create NEW --from vm1@t1",
+		"would discard 1 tag of disk \"vm1\" that is newer: t2", "cowblk create NEW --from vm1@t1",
 	} {
 		if !strings.Contains(errOut.String(), text) {
 			t.Errorf("expected %q in %q", text, &errOut)

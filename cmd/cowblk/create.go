@@ -2,6 +2,8 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+	"os"
+	"path/filepath"
 
 	"cowblk/cow/store"
 )
@@ -17,8 +19,12 @@ raw file or block device used in place, or of nothing (zeros). Nothing is copied
 time does not depend on the size.
 
 --table takes a device-mapper table line of dm-cow. Its maps must be zeroed, and are
-then formatted, or must contain the layers already; other content is refused unless
---force is given. Removing such a disk keeps the files and devices.`,
+then formatted, or must contain the layers already. The data of a map that is formatted
+must be unused: no known format, the first and last MiB empty or zeros. Other content is
+refused unless --force is given. Removing such a disk keeps the files and devices.
+
+Files of a store and devices that the system uses (mounted, swap, RAID, LVM) are refused;
+--force-share accepts such a device as a base.`,
 		Example: `  cowblk create vm1 --from debian-12
   cowblk create vm2 --from vm1@configured
   cowblk create big --from debian-12 --size 100G
@@ -48,7 +54,8 @@ then formatted, or must contain the layers already; other content is refused unl
 			if err != nil {
 				return err
 			}
-			if _, err := s.Socket(m.Name); err != nil {
+			_, noSocket := s.Socket(m.Name)
+			if err := noSocket; err != nil {
 				a.logger().Warn("the default path of the disk's socket is too long: serve and run it with --socket-path", "err", err)
 			}
 			if a.json {
@@ -62,6 +69,10 @@ then formatted, or must contain the layers already; other content is refused unl
 			default:
 				a.printf("disk %s: %s of zeros", m.Name, bytesText(m.Size))
 			}
+			if noSocket != nil {
+				a.printf("next: %s", a.command("serve", m.Name, "--socket-path", a.shortSocket(m.Name)))
+				return nil
+			}
 			a.printf("next: %s, or %s", a.command("run", m.Name), a.command("serve", m.Name))
 			return nil
 		},
@@ -72,9 +83,22 @@ then formatted, or must contain the layers already; other content is refused unl
 	f.StringVar(&o.Table, "table", "", "dm-cow's table `LINE`: START LENGTH cow BASE OFFSET [MAP DATA OFFSET]... MAP DATA OFFSET,\nin 512-byte sectors; the last triple is the writable layer")
 	f.Var(sectors(&size), "size", "size of the disk, at least that of its base: 512, 64K, 20G, 1.5T")
 	f.Var(&block, "block-size", "unit of copy-on-write, a power of two from 512 to 64K (default 4K)")
-	f.BoolVar(&o.Force, "force", false, "overwrite maps of --table with other content; accept a --base\nthat looks like a qcow2 image as raw")
-	f.BoolVar(&o.ForceShare, "force-share", false, "use a --base although another process holds a lock on it: it must not change")
+	f.BoolVar(&o.Force, "force", false, "overwrite maps and data of --table that hold other content; accept\na --base that looks like a qcow2 image as raw")
+	f.BoolVar(&o.ForceShare, "force-share", false, "use a base although another process holds a lock on it or the system\nuses it: it must not change")
 	_ = cmd.RegisterFlagCompletionFunc("from", a.complete(-1, imageNames, tagNames))
 	_ = cmd.MarkFlagFilename("base")
 	return cmd
+}
+
+// shortSocket returns a path for a disk's socket that fits sun_path (unix(7)), outside of the store.
+func (a *app) shortSocket(name string) string {
+	dir := a.getenv("XDG_RUNTIME_DIR")
+	switch {
+	case dir != "" && len(dir) <= 64:
+	case os.Geteuid() == 0:
+		dir = "/run"
+	default:
+		dir = "/tmp"
+	}
+	return filepath.Join(dir, name[:min(len(name), 30)]+".sock")
 }

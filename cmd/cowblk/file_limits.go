@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -70,13 +71,22 @@ const fileSizeAdvice = "this is the file system's limit for one file, which a di
 
 const descriptorAdvice = "raise the limit: ulimit -Hn in the shell that starts it, LimitNOFILE= in its systemd unit"
 
-// explainLimits adds advice to an error caused by the limit of open files or of the file size.
+const readOnlyAdvice = "nothing can be written there: have the file system remounted, or use another store. A store on it can be listed, checked and exported, and served with --read-only"
+
+// explainLimits adds advice to an error caused by the limit of open files or of the file size, or by
+// a read-only file system unless the error has advice.
 func explainLimits(err error) error {
 	switch {
 	case errors.Is(err, unix.EMFILE):
 		return fmt.Errorf("%w\n%s", err, descriptorAdvice)
 	case errors.Is(err, unix.EFBIG):
+		var limit unix.Rlimit
+		if unix.Getrlimit(unix.RLIMIT_FSIZE, &limit) == nil && limit.Cur != unix.RLIM_INFINITY {
+			return fmt.Errorf("%w\nthis process may make files of at most %d bytes (RLIMIT_FSIZE), and a disk's data is one file: raise that limit with ulimit -f unlimited in the shell that starts it, LimitFSIZE= in its systemd unit", err, limit.Cur)
+		}
 		return fmt.Errorf("%w\n%s", err, fileSizeAdvice)
+	case errors.Is(err, unix.EROFS) && !strings.Contains(err.Error(), "\n"):
+		return fmt.Errorf("%w\n%s", err, readOnlyAdvice)
 	}
 	return err
 }

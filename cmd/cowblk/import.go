@@ -21,7 +21,8 @@ func newImport(a *app) *cobra.Command {
 The content is copied sparsely, made durable, read back and compared; a digest of it is
 recorded. The time depends on the amount of data, not on the size. The file itself is not
 changed and not needed afterwards. While it is read, QEMU's image locks prevent writes to
-it; a file that another process has open for writing is refused.
+it; a file that another process has open for writing, or that the system uses (a mounted
+device), is refused unless --force-share is given.
 
 A qcow2 may be compressed. A qcow2 with backing files is refused with a list of them,
 unless --backing is given: their content becomes part of the image. Other formats,

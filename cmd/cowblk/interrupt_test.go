@@ -126,7 +126,7 @@ func TestNamedTwice(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		s.command("cowblk create " + name + " --size 1M")
 	}
-	for _, line := range []string{"promote a a", "promote a b a", "resume a a", "qemu-args a a", "serve a a", "export a@t a@t --listen tcp:0"} {
+	for _, line := range []string{"promote a a", "rm a a", "rm b a b --yes", "stop a a", "check a a", "watch a a", "promote a b a", "resume a a", "qemu-args a a", "serve a a", "export a@t a@t --listen tcp:0"} {
 		if out := s.command("cowblk " + line); !strings.Contains(out, "exit 2") || !strings.Contains(out, "twice") {
 			t.Errorf("%s: %s", line, out)
 		}

@@ -32,9 +32,14 @@ func TestLongSocketPaths(t *testing.T) {
 			name := strings.Repeat("n", size.name)
 			socket := filepath.Join(short, "sock")
 			var errs bytes.Buffer
-			a := newScript(t).app(&bytes.Buffer{}, &errs)
+			var printed bytes.Buffer
+			a := newScript(t).app(&printed, &errs)
 			if code := run([]string{"--store", dir, "create", name, "--size", "1M"}, a); code != exitOK || !strings.Contains(errs.String(), "--socket-path") {
 				t.Fatalf("create: exit %d, %s", code, &errs)
+			}
+			_, advice, _ := strings.Cut(printed.String(), "\nnext: ")
+			if words := strings.Fields(advice); len(words) != 7 || words[3] != "serve" || words[5] != "--socket-path" || len(words[6]) > 107 {
+				t.Errorf("create advises %s", advice)
 			}
 			p := start(t, dir, nil, "serve", name)
 			if code := p.outcome(t); code != exitUsage || !strings.Contains(p.log.String(), "--socket-path") {

@@ -117,7 +117,9 @@ func TestTwoStoresOneLayer(t *testing.T) {
 	f.Close()
 	p.end(t)
 
-	// A raw file that a served disk lies on, in both orders.
+	// A raw file that a served disk lies on, in both orders: by the locks, and by one's own store also
+	// if nothing serves the disk.
+	nowhere := filepath.Join(dir, "nowhere")
 	for _, under := range []string{base, filepath.Join(dir, "data"), filepath.Join(dir, "map")} {
 		p = start(t, one, nil, "serve", "a")
 		f = dial(t, filepath.Join(one, "run", "a.sock"))
@@ -127,8 +129,16 @@ func TestTwoStoresOneLayer(t *testing.T) {
 		}
 		wantAt(t, f, 0, pattern(1, 4096))
 		f.Close()
+		q = start(t, nowhere, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path", filepath.Join(dir, "q"))
+		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), under) {
+			t.Errorf("%s raw, by another store: expected exit code %d, found %d\n%s", under, exitInUse, code, q.log.String())
+		}
 		p.end(t)
-		p = start(t, one, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path", filepath.Join(dir, "p"))
+		q = start(t, one, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path", filepath.Join(dir, "q"))
+		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), `disk "a"`) {
+			t.Errorf("%s raw, of a disk that is not served: expected exit code %d, found %d\n%s", under, exitInUse, code, q.log.String())
+		}
+		p = start(t, nowhere, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path", filepath.Join(dir, "p"))
 		f = dial(t, filepath.Join(dir, "p"))
 		q = start(t, one, nil, "serve", "a")
 		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), under) {
@@ -141,8 +151,14 @@ func TestTwoStoresOneLayer(t *testing.T) {
 	image := filepath.Join(dir, "image.raw")
 	test.Must(t, os.WriteFile(image, pattern(2, 1<<20), 0o600))
 	command(t, one, "import", image, "golden")
-	q = start(t, one, nil, "serve", "--blk-file", own, "--socket-path", filepath.Join(dir, "q"))
-	if code := q.outcome(t); code != exitRefused {
-		t.Errorf("an image of a store raw: expected exit code %d, found %d\n%s", exitRefused, code, q.log.String())
+	link := filepath.Join(dir, "link")
+	if err := os.Link(own, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{own, link, filepath.Join(one, "disks", "a", "lock")} {
+		q = start(t, one, nil, "serve", "--blk-file", path, "--format", "raw", "--socket-path", filepath.Join(dir, "q"))
+		if code := q.outcome(t); code != exitRefused {
+			t.Errorf("%s of a store raw: expected exit code %d, found %d\n%s", path, exitRefused, code, q.log.String())
+		}
 	}
 }

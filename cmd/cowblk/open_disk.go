@@ -31,15 +31,17 @@ func openStored(ctx context.Context, st *store.Store, name string, f *serveFlags
 	return &openDisk{name: name, disk: o.Disk, lock: o.Lock, manifest: o.Manifest, close: o.Close}, nil
 }
 
-// openRaw opens a raw file or block device as a disk without layers.
-func openRaw(path string, f *serveFlags, log *slog.Logger) (*openDisk, error) {
+// openRaw opens a raw file or block device as a disk without layers. st is the user's store; nil:
+// there is none.
+func openRaw(st *store.Store, path string, f *serveFlags, log *slog.Logger) (*openDisk, error) {
 	path, err := filepath.Abs(path) // advice in messages may be typed elsewhere
 	if err != nil {
 		return nil, fmt.Errorf("--blk-file: %w", err)
 	}
-	if dir := store.StoreOf(path); dir != "" && !f.readOnly {
-		return nil, &store.Mismatch{File: path, What: "--blk-file", Expected: "a file outside any store", Found: "a file of " + dir,
-			Advice: "serve the disk that lies on it, or a copy; --read-only serves the file as it is"}
+	if !f.readOnly {
+		if err := store.CheckWritable(st, path); err != nil {
+			return nil, fmt.Errorf("--blk-file: %w", err)
+		}
 	}
 	word := "--format raw"
 	if f.blkFormat == store.FormatRaw {

@@ -42,7 +42,7 @@ After any failure the guest is thawed and continued, and runs on the old head or
   cowblk create vm2 --from vm1@before-upgrade
   cowblk promote vm1 vm1-data --quiesce guest --agent unix:/run/vm1-qga.sock
   cowblk promote vm1 --quiesce guest --libvirt qemu:///system --domain vm1`,
-		Args:              distinctArgs("NAME"),
+		Args:              distinctArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(cmd.Flags().Changed("quiesce")); err != nil {

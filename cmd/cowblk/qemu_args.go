@@ -28,7 +28,7 @@ accept both, earlier versions only "reconnect=1".`,
   cowblk qemu-args vm1 vm1-data --memory 8G --vcpus 4
   cowblk qemu-args vm1 --reconnect-ms
   cowblk qemu-args vm1 --json | jq -r '.[]'`,
-		Args:              distinctArgs("NAME"),
+		Args:              distinctArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if err := g.check(len(args)); err != nil {

@@ -24,7 +24,7 @@ frozen or paused. The next process thaws that guest. If the guest is off or was 
 removed automatically. If its state cannot be determined, --forget removes the record without touching
 the guest: if the guest still runs, thaw or continue it (virsh domfsthaw, QEMU's cont).`,
 		Example:           "  cowblk resume vm1\n  cowblk resume --forget vm1",
-		Args:              distinctArgs("NAME"),
+		Args:              distinctArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			st, err := a.openTrusted()

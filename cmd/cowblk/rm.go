@@ -29,15 +29,14 @@ shows layers that no disk uses. Before this, a backup of the manifest could rest
 On a terminal the command asks before each removal; otherwise --yes is needed. Input from a pipe never
 confirms. If it is interrupted, it reports what was removed and what was not.`,
 		Example:           "  cowblk rm vm1\n  cowblk rm --yes vm1 vm2 debian-12",
-		Args:              minArgs(1, "NAME"),
+		Args:              distinctArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames, imageNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := a.openTrusted()
 			if err != nil {
 				return err
 			}
-			names := unique(args)
-			for _, name := range names {
+			for _, name := range args {
 				if err := checkExists(s, name); err != nil {
 					return err
 				}
@@ -47,7 +46,7 @@ confirms. If it is interrupted, it reports what was removed and what was not.`,
 					}
 				}
 			}
-			removed, err := a.removeAll(cmd.Context(), s, names, removeOptions{yes: yes, damaged: damaged})
+			removed, err := a.removeAll(cmd.Context(), s, args, removeOptions{yes: yes, damaged: damaged})
 			if a.json {
 				err = errors.Join(err, a.printJSON(removed))
 			}

@@ -47,8 +47,12 @@ func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes, 
 		return err
 	}
 	if len(plan.Lost) > 0 && !discardTags {
-		return unconfirmedf("rollback to %s would discard %s of disk %q that are newer: %s\n--discard-tags confirms that; to keep them, make a new disk: %s",
-			ref, countText(int64(len(plan.Lost)), "tag"), ref.Name, firstNames(plan.Lost, 10), a.command("create", "NEW", "--from", ref.String()))
+		verb := "are"
+		if len(plan.Lost) == 1 {
+			verb = "is"
+		}
+		return unconfirmedf("rollback to %s would discard %s of disk %q that %s newer: %s\n--discard-tags confirms that; to keep them, make a new disk: %s",
+			ref, countText(int64(len(plan.Lost)), "tag"), ref.Name, verb, firstNames(plan.Lost, 10), a.command("create", "NEW", "--from", ref.String()))
 	}
 	if !yes {
 		if err := a.confirm(ctx, fmt.Sprintf("Discard everything in %s that is newer than %s: %s?", ref.Name, ref, lossText(plan))); err != nil {

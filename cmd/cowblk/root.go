@@ -86,6 +86,7 @@ func newRoot(a *app) *cobra.Command {
 	}
 	root.AddCommand(newVersion(a), newExitCodes())
 	refuseUnknownTopics(root)
+	wrapHelp(root, a)
 	return root
 }
 

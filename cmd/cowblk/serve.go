@@ -60,7 +60,8 @@ FileDescriptorName= or, for one disk, with any name; systemd is notified of read
 QEMU's conventions for back-end programs require the options --socket-path, --fd, --print-capabilities,
 --blk-file and --read-only. --blk-file serves a raw file or block device without a store and without
 layers. A file of another format is refused unless --format raw is given; so is one that another process
-has open, such as QEMU or cowblk.
+has open, such as QEMU or cowblk. To be written, the file must not be a store's, or used by a disk of
+the user's store or, as a mounted device, by the system.
 
 With --qmp and --promote-on, events of the guest's QEMU promote all disks of the process together, for
 example to keep the changes of each boot, or the state after a panic, in a separate layer. The tag is

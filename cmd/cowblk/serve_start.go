@@ -56,7 +56,8 @@ func (a *app) openServing(ctx context.Context, names []string, f *serveFlags, lo
 	}()
 	var st *store.Store
 	if f.blkFile != "" {
-		o, err := openRaw(f.blkFile, f, log)
+		own, _ := a.openStore() // nil: this user has none
+		o, err := openRaw(own, f.blkFile, f, log)
 		if err != nil {
 			return s, err
 		}

@@ -51,7 +51,7 @@ or --whole-process is given. The command waits for a process that has a disk ope
 such as a check. A process that a supervisor restarts, such as systemd with Restart=always, must be
 stopped there: systemctl stop UNIT.`,
 		Example:           "  cowblk stop vm1\n  cowblk stop vm1 vm1-data --timeout 5m\n  cowblk stop vm1 --whole-process",
-		Args:              minArgs(1, "NAME"),
+		Args:              distinctArgs(1, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.timeout <= 0 {
@@ -61,7 +61,7 @@ stopped there: systemctl stop UNIT.`,
 			if err != nil {
 				return err
 			}
-			return a.stop(cmd.Context(), s, unique(args), &o)
+			return a.stop(cmd.Context(), s, args, &o)
 		},
 	}
 	cmd.Flags().BoolVar(&o.wholeProcess, "whole-process", false, "also stop the other disks of the same process")

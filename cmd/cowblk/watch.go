@@ -50,6 +50,7 @@ With --json every line is an object as on the control socket: "event", "data", "
 		Example: `  cowblk watch && mail -s 'cowblk needs space' root </dev/null
   cowblk watch vm1 vm2 --threshold 20G --timeout 1h
   cowblk watch --json | jq -r .event`,
+		Args:              distinctArgs(0, "NAME"),
 		ValidArgsFunction: a.complete(-1, diskNames),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := o.check(args); err != nil {
@@ -75,11 +76,6 @@ func (o *watchOptions) check(names []string) (err error) {
 	if o.threshold != "" {
 		if o.limit, err = daemon.ParseSpace(o.threshold); err != nil {
 			return usagef("watch: --threshold: %w", err)
-		}
-	}
-	for i, n := range names {
-		if slices.Contains(names[:i], n) {
-			return usagef("watch: disk %q is named twice", n)
 		}
 	}
 	return nil

@@ -58,7 +58,7 @@ func (w *watcher) listen(ctx context.Context, path string) {
 }
 
 func (d *watchedDaemon) run(ctx context.Context) {
-	c, err := control.Dial(d.path, queryTimeout)
+	c, err := control.DialContext(ctx, d.path, queryTimeout)
 	if err != nil {
 		return // ended or not answering: the next poll tries again
 	}

@@ -36,15 +36,19 @@ type Image struct {
 
 	inflated   []byte // the compressed cluster that was read last
 	inflatedOf uint64 // its descriptor; 0: none
+
+	holes extent
 }
 
-// Open opens the image in a file of size bytes. Errors: see ReadHeader.
+// Open opens the image in a file of size bytes. If ra has the method NextData of vfs.File,
+// clusters at holes of the file are zeros that need no read. Errors: see ReadHeader.
 func Open(ra io.ReaderAt, size int64) (*Image, error) {
 	h, err := ReadHeader(ra, size)
 	if err != nil {
 		return nil, err
 	}
 	img := &Image{Header: *h, ra: ra, size: size}
+	img.holes.file, _ = ra.(dataFinder)
 	if end := h.l1Offset + uint64(h.l1Count)*entrySize; h.l1Count > 0 && end > uint64(size) {
 		return nil, &Error{What: "L1 table", Expected: fmt.Sprintf("%d bytes of the file", end), Found: fmt.Sprint(size), Err: ErrTruncated}
 	}
@@ -155,11 +159,12 @@ func (img *Image) clusterStatus(off int64) (Kind, int64, error) {
 	case c.desc&flagCompressed != 0:
 		return Data, size - in, nil
 	case img.extendedL2():
-		return c.subclusters(in, size)
+		kind, n := c.subclusters(in, size)
+		return img.withoutHoles(kind, int64(c.desc&offsetMask)+in, n)
 	case c.desc&flagZero != 0:
 		return Zero, size - in, nil
 	case c.desc&offsetMask != 0:
-		return Data, size - in, nil
+		return img.withoutHoles(Data, int64(c.desc&offsetMask)+in, size-in)
 	}
 	return Unallocated, size - in, nil
 }
@@ -188,7 +193,7 @@ func (img *Image) clusterAt(off int64) (cluster, error) {
 }
 
 // subclusters is Status within a cluster of size bytes, from byte in of it on.
-func (c cluster) subclusters(in, size int64) (Kind, int64, error) {
+func (c cluster) subclusters(in, size int64) (Kind, int64) {
 	const number = 32
 	first := int(in / (size / number))
 	kind, set := Unallocated, ^(c.alloc | c.zero)
@@ -199,7 +204,7 @@ func (c cluster) subclusters(in, size int64) (Kind, int64, error) {
 		kind, set = Zero, c.zero
 	}
 	run := min(bits.TrailingZeros32(^(set >> first)), number-first)
-	return kind, int64(first+run)*(size/number) - in, nil
+	return kind, int64(first+run)*(size/number) - in
 }
 
 // ReadAt fills p with bytes of the disk from off on. Status must have returned Data for all of

@@ -73,7 +73,7 @@ func moreDamages() []damage {
 			h.truncate(path, 100)
 		}, []string{"left vm1 manifest: content", "left vm1 temporary file: a file that an interrupted change has not put in place", orphaned}, vm1, vm1},
 		{"layer that nobody names", func(h *hurt) { h.orphan(7) }, []string{orphaned}, nil, nil},
-		{"empty layer that nobody names", func(h *hurt) { h.orphan(0) }, []string{"repairable store layer ORPHAN: disks that name it"}, nil, nil},
+		{"empty layer that nobody names", func(h *hurt) { h.orphan(0) }, []string{orphaned}, nil, nil},
 		{"empty layer that a damaged manifest may name", func(h *hurt) { h.orphan(0); h.truncate(h.path(disksDir, "vm1", diskFile), 100) },
 			[]string{"left vm1 manifest: content", orphaned, orphaned}, vm1, vm1},
 		{"interrupted command", func(h *hurt) { h.work("0"+stagedAfter, "half done") }, []string{"repairable store work directory: work of a process that is gone"}, nil, nil},

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -175,36 +174,23 @@ func (c *checker) unnamedLayers(storeReport *Report, unnamed []uuid.UUID, entrie
 	if len(unnamed) == 0 {
 		return
 	}
-	on, unread := map[uuid.UUID]int{}, uuid.Nil
+	on := map[uuid.UUID]int{}
 	parent := map[uuid.UUID]uuid.UUID{}
 	for _, e := range entries {
 		id, err := uuid.Parse(e.Name())
 		if err != nil {
 			continue
 		}
-		h, err := layer.ReadHeader(c.s.fs, c.s.path(layersDir, e.Name(), mapFile))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil || h.UUID != id:
-			unread = id
-		case h.Parent != uuid.Nil && h.Parent != id:
-			parent[id] = h.Parent
-			on[h.Parent]++
+		if p := c.s.parentOf(id); p != uuid.Nil && p != id {
+			parent[id] = p
+			on[p]++
 		}
 	}
-	below := maps.Clone(on)
 	for len(unnamed) > 0 {
 		i := max(0, slices.IndexFunc(unnamed, func(id uuid.UUID) bool { return on[id] == 0 }))
 		id := unnamed[i]
 		unnamed = slices.Delete(unnamed, i, i+1)
-		needed := "" // why an empty layer stays
-		switch {
-		case on[id] > 0 || below[id] > 0:
-			needed = "another layer lies on it"
-		case unread != uuid.Nil && unread != id:
-			needed = "layer " + unread.String() + " cannot be read and may lie on it"
-		}
-		c.orphan(storeReport, id, lost, on[id] > 0, needed)
+		c.orphan(storeReport, id, lost, on[id] > 0)
 		if exists, err := c.s.exists(c.s.path(layersDir, id.String())); err == nil && !exists {
 			on[parent[id]]--
 		}
@@ -228,10 +214,10 @@ func (c *checker) awayDisks(storeReport *Report, v *survey) {
 	}
 }
 
-// orphan reports a layer that no disk names. lost: an unreadable document may name it. covered: a
-// layer lies on it that stays. needed: why it is not removed without Prune even if it is empty. The
-// caller holds the store's lock.
-func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost, covered bool, needed string) {
+// orphan reports a layer that no disk names. Only Prune removes it, even if it is empty: it may be
+// the head of a disk that is missing. lost: an unreadable document may name it. covered: a layer
+// lies on it that stays. The caller holds the store's lock.
+func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost, covered bool) {
 	l := storeLayer(id, c.s.now())
 	dir := c.s.path(layersDir, id.String())
 	p := &Problem{Object: "layer " + id.String(), File: dir, What: "disks that name it", Expected: "one at least", Found: "none", Status: StatusLeft, Leftover: true}
@@ -241,25 +227,17 @@ func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost, covered bool, 
 		return
 	}
 	storeReport.Problems = append(storeReport.Problems, p)
-	empty := err == nil && len(found.Findings) == 0 && found.Owned == 0
 	switch {
 	case lost:
 		p.Advice = "a document of the store cannot be read and may name it: put that right first"
 	case c.o.Repair && c.o.Prune && covered:
 		p.Advice = "another layer lies on it and stays: see what check says about that one"
-	case empty && needed == "":
-		p.Remedy = "remove it: it owns no block"
 	case c.o.Repair && c.o.Prune:
 		p.Remedy = "remove it"
-	case empty:
-		p.Found += ", but " + needed
-		p.Advice = "it may belong to a disk that is missing, and stays; if you know that none is: see --prune in \"cowblk help check\""
-	default:
-		p.Found += ", and it holds " + describeContent(found, err)
-		p.Advice = "it may belong to a disk that is missing, and stays; if you know that none is: see --prune in \"cowblk help check\""
-	}
-	if p.Remedy != "" {
 		c.applyRemedy(storeReport, p, func() error { return c.s.removeLayer(id) })
+	default:
+		p.Found += ", and it holds " + c.describeContent(&l, found, err)
+		p.Advice = "it may belong to a disk that is missing, and stays; if you know that none is: see --prune in \"cowblk help check\""
 	}
 }
 
@@ -276,11 +254,24 @@ func (s *Store) removeLayer(id uuid.UUID) error {
 	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.removeTxnDir(out))
 }
 
-func describeContent(found *layer.Inspection, err error) string {
+// describeContent counts the blocks of a layer, with those that a killed process has left unflushed.
+func (c *checker) describeContent(l *Layer, found *layer.Inspection, err error) string {
 	if err != nil || found.Header.UUID == uuid.Nil {
 		return "something that cannot be read"
 	}
-	return fmt.Sprintf("%d blocks", found.Owned)
+	owned := found.Owned
+	if found.Header.State == layer.Head && !found.Header.Clean {
+		f, err := layer.Open(c.s.fs, c.s.paths(l), layer.OpenParams{})
+		if errors.Is(err, layer.ErrUnflushed) {
+			return "unflushed writes that cannot be read"
+		}
+		if err == nil {
+			n, _ := f.Unflushed()
+			owned += n
+			f.Close()
+		}
+	}
+	return fmt.Sprintf("%d blocks", owned)
 }
 
 // layersInJournals returns the layers in the journals and removals of all transactions. The caller

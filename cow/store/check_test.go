@@ -225,7 +225,7 @@ func TestDamages(t *testing.T) {
 func TestKillAtEveryStepOfRepair(t *testing.T) {
 	m := newMould(t)
 	for _, names := range [][]string{
-		{"header and map", "bit beyond the end of a sealed map", "temporary files", "empty layer that nobody names", "interrupted command", "image touched"},
+		{"header and map", "bit beyond the end of a sealed map", "temporary files", "interrupted command", "image touched"},
 		{"head not closed", "lower layer is not sealed", "data cut behind the last owned block", "interrupted command with layers", "map of a disk that owns nothing cut"},
 		{"interrupted promotion of two disks"},
 	} {

@@ -22,10 +22,11 @@ type CreateOptions struct {
 	Size int64
 	// BlockSize in bytes, 512 to 65536; default: that of the layers below, else 4096.
 	BlockSize int
-	// Force formats maps of a Table that hold something else, and accepts a Base in another image
-	// format.
+	// Force formats maps of a Table that hold something else, accepts data of a Table that holds
+	// something, and a Base in another image format.
 	Force bool
-	// ForceShare accepts a Base that another process has locked: see cow.Options.ForceShare.
+	// ForceShare accepts a Base that another process has locked (see cow.Options.ForceShare) or
+	// that the system uses.
 	ForceShare bool
 }
 
@@ -291,12 +292,18 @@ func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64, share bool)
 // shareAdvice names the option that ignores a lock: any process that can read a base can lock it.
 const shareAdvice = "if you know that nobody changes the base: --force-share (of create --base, serve, run and export)"
 
-// openBaseFile opens the base of a disk. ErrInUse: another process writes to it or has it locked,
-// unless share is set.
+// openBaseFile opens the base of a disk. ErrInUse: another process writes to it or has it locked, or
+// the system uses it, unless share is set.
 func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
 		return nil, refusedFile("base", path, err)
+	}
+	if !share {
+		if err := refuseSystemUse(fsys, path, "--force-share"); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("base: %w", err)
+		}
 	}
 	if err := f.LockImage(vfs.ImageRead); errors.Is(err, vfs.ErrImageLocked) && share {
 		return f, nil

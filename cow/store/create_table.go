@@ -38,10 +38,14 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 		if err := s.refuseStoreFile(string(p.kind)+" of the table", p.path); err != nil {
 			return nil, err
 		}
-		if p.kind != partBase {
-			if err := s.trustedFile(check, string(p.kind)+" of the table", p.path); err != nil {
-				return nil, err
-			}
+		if p.kind == partBase {
+			continue
+		}
+		if err := s.trustedFile(check, string(p.kind)+" of the table", p.path); err != nil {
+			return nil, err
+		}
+		if err := refuseSystemUse(s.fs, p.path, ""); err != nil {
+			return nil, err
 		}
 	}
 	if err := s.refuseOverlap(parts); err != nil {
@@ -65,6 +69,14 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 		}
 		if err := s.refuseUsed(t.parts(maps), false); err != nil {
 			return err
+		}
+		for _, tm := range maps {
+			if !tm.format || o.Force {
+				continue
+			}
+			if err := checkUnused(s.fs, tm.paths.Data, tm.paths.DataOffset, m.Size); err != nil {
+				return err
+			}
 		}
 		locked, err := s.lockTable(t, maps)
 		if err != nil {

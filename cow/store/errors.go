@@ -83,7 +83,7 @@ func classify(err error) error {
 			layer.ErrNotLayer, layer.ErrUnsupported, layer.ErrDamaged, layer.ErrMismatch, layer.ErrNotSealed,
 			layer.ErrSealed, layer.ErrNotZero, layer.ErrUnflushed, cow.ErrMismatch, cow.ErrBaseChanged, cow.ErrTruncated, vfs.ErrNotImage,
 		}},
-		{ErrInUse, []error{layer.ErrInUse, vfs.ErrImageLocked}},
+		{ErrInUse, []error{layer.ErrInUse, vfs.ErrImageLocked, vfs.ErrSystemUses}},
 		{ErrInvalid, []error{layer.ErrInvalid, cow.ErrSpec}},
 	} {
 		for _, from := range c.from {

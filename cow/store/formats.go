@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strconv"
 	"strings"
 
 	"cowblk/cow/layer"
@@ -44,6 +42,7 @@ type fileFormat struct {
 const (
 	convertWith = "qemu-img convert -f %s -O TO FILE NEW.TO"
 	extractWith = "unpack it in an empty directory, and import the disk image that is in it"
+	lzfse       = "lzfse -decode -i FILE -o NEW"
 )
 
 func convert(driver string) string { return fmt.Sprintf(convertWith, driver) }
@@ -56,11 +55,13 @@ var formats = []fileFormat{
 	{name: "qed", magic: "QED\x00", tool: convert("qed")},
 	{name: "vmdk", magic: "KDMV", tool: convert("vmdk")},
 	{name: "vmdk", magic: "COWD", tool: convert("vmdk")},
+	{name: "vmdk (seSparse)", magic: "\xbe\xba\xfe\xca\x00\x00\x00\x00", tool: "qemu-img convert -f vmdk -O TO, with the text file of the .vmdk that names this one, NEW.TO"},
 	{name: "vmdk (the text that describes one)", magic: "# Disk DescriptorFile", tool: convert("vmdk")},
 	{name: "vdi", magic: "\x7f\x10\xda\xbe", offset: 0x40, tool: convert("vdi")},
 	{name: "vhdx", magic: "vhdxfile", tool: convert("vhdx")},
 	{name: "vpc (VHD)", magic: "conectix", tool: convert("vpc")},
 	{name: "vpc (VHD of fixed size)", magic: "conectix", offset: -512, tool: convert("vpc"), disk: true},
+	{name: "vpc (VHD of fixed size, footer of 511 bytes)", magic: "conectix", offset: -511, tool: "head -c -511 FILE >NEW.raw", disk: true},
 	{name: "parallels", magic: "WithoutFreeSpace", tool: convert("parallels")},
 	{name: "parallels", magic: "WithouFreSpacExt", tool: convert("parallels")},
 	{name: "cow (User-mode Linux)", magic: "OOOM", tool: "uml_moo FILE NEW.raw"},
@@ -81,9 +82,9 @@ var formats = []fileFormat{
 	{name: "chd", magic: "MComprHD", tool: "chdman extractraw -i FILE -o NEW.raw"},
 	{name: "wim", magic: "MSWIM\x00\x00\x00", kind: kindArchive},
 	{name: "btrfs send stream", magic: "btrfs-stream\x00"},
+	{name: "fsarchiver", magic: "FsA0", tool: "fsarchiver restfs FILE id=0,dest=DEVICE, and import DEVICE"},
 
 	{name: "gzip", kind: kindStream, magic: "\x1f\x8b\x08", tool: "gzip -dc FILE >NEW"},
-	{name: "compress", kind: kindStream, magic: "\x1f\x9d", tool: "gzip -dc FILE >NEW"},
 	{name: "xz", kind: kindStream, magic: "\xfd7zXZ\x00", tool: "xz -dc FILE >NEW"},
 	{name: "zstd", kind: kindStream, magic: "\x28\xb5\x2f\xfd", tool: "zstd -dc FILE >NEW"},
 	{name: "lz4", kind: kindStream, magic: "\x04\x22\x4d\x18", tool: "lz4 -dc FILE >NEW"},
@@ -94,6 +95,10 @@ var formats = []fileFormat{
 	{name: "rzip", kind: kindStream, magic: "RZIP", tool: "rzip -dk -o NEW FILE"},
 	{name: "snappy", kind: kindStream, magic: "\xff\x06\x00\x00sNaPpY"},
 	{name: "qpress", kind: kindStream, magic: "qpress10", tool: "qpress -do FILE >NEW"},
+	{name: "lzfse", kind: kindStream, magic: "bvx-", tool: lzfse},
+	{name: "lzfse", kind: kindStream, magic: "bvx1", tool: lzfse},
+	{name: "lzfse", kind: kindStream, magic: "bvx2", tool: lzfse},
+	{name: "lzfse", kind: kindStream, magic: "bvxn", tool: lzfse},
 	{name: "OpenSSL encrypted", kind: kindStream, magic: "Salted__"},
 	{name: "age encrypted", kind: kindStream, magic: "age-encryption.org/", tool: "age -d -o NEW FILE"},
 	{name: "PGP message", kind: kindStream, magic: "-----BEGIN PGP MESSAGE", tool: "gpg -o NEW -d FILE"},
@@ -107,23 +112,41 @@ var formats = []fileFormat{
 	{name: "7z", kind: kindArchive, magic: "7z\xbc\xaf\x27\x1c", tool: "7z x FILE"},
 	{name: "rar", kind: kindArchive, magic: "Rar!\x1a\x07", tool: "unrar x FILE"},
 	{name: "zoo", kind: kindArchive, magic: "\xdc\xa7\xc4\xfd", offset: 20, tool: "zoo x FILE"},
+	{name: "zpaq", kind: kindArchive, magic: "zPQ\x01", tool: "zpaq x FILE"},
+	{name: "zpaq", kind: kindArchive, magic: "zPQ\x02", tool: "zpaq x FILE"},
+	{name: "zpaq", kind: kindArchive, magic: "7kSt\xa0\x31\x83\xd3\x8c\xb2\x28\xb0\xd3", tool: "zpaq x FILE"},
+	{name: "ace", kind: kindArchive, magic: "**ACE**", offset: 7, tool: "unace x FILE"},
+	{name: "StuffIt", kind: kindArchive, magic: "SIT!", tool: "unar FILE"},
+	{name: "StuffIt", kind: kindArchive, magic: "StuffIt (c)", tool: "unar FILE"},
 	{name: "xar", kind: kindArchive, magic: "xar!", tool: "xar -xf FILE"},
 	{name: "ar", kind: kindArchive, magic: "!<arch>\n", tool: "ar x FILE"},
 	{name: "rpm", kind: kindArchive, magic: "\xed\xab\xee\xdb", tool: "rpm2cpio FILE | cpio -id"},
 	{name: "cabinet", kind: kindArchive, magic: "MSCF\x00\x00\x00\x00", tool: "cabextract FILE"},
 
 	{name: "luks", kind: kindOther, magic: "LUKS\xba\xbe", tool: "cryptsetup open --type luks --readonly FILE NAME, and import /dev/mapper/NAME", disk: true},
-	{name: "HTML", kind: kindOther, magic: "<!DOCTYPE"},
-	{name: "HTML", kind: kindOther, magic: "<!doctype"},
-	{name: "HTML", kind: kindOther, magic: "<html"},
-	{name: "XML", kind: kindOther, magic: "<?xml"},
 	{name: "Git LFS pointer", kind: kindOther, magic: "version https://git-lfs.github.com/", tool: "git lfs pull"},
+	{name: "Git LFS pointer", kind: kindOther, magic: "version https://hawser.github.com/", tool: "git lfs pull"},
+	{name: "Git LFS pointer", kind: kindOther, magic: "version http://git-media.io/", tool: "git lfs pull"},
 	{name: "map of a cowblk layer", kind: kindOther, magic: layer.Magic, tool: "it says which blocks of the layer's data count; serve or export the disk that the layer is of"},
 	{name: "PNG", kind: kindOther, magic: "\x89PNG\r\n\x1a\n"},
 	{name: "PDF", kind: kindOther, magic: "%PDF-"},
 	{name: "ELF", kind: kindOther, magic: "\x7fELF", disk: true},
+	{name: "Mach-O", kind: kindOther, magic: "\xfe\xed\xfa\xce"},
+	{name: "Mach-O", kind: kindOther, magic: "\xfe\xed\xfa\xcf"},
+	{name: "Mach-O", kind: kindOther, magic: "\xce\xfa\xed\xfe"},
+	{name: "Mach-O", kind: kindOther, magic: "\xcf\xfa\xed\xfe"},
+	{name: "Mach-O of several processors, or Java class", kind: kindOther, magic: "\xca\xfe\xba\xbe\x00\x00\x00"},
+	{name: "Linux kernel (bzImage)", kind: kindOther, magic: "HdrS", offset: 0x202, tool: "start a guest with it: qemu-system-x86_64 -kernel FILE", disk: true},
+	{name: "uImage (U-Boot)", kind: kindOther, magic: "\x27\x05\x19\x56", tool: "it may hold a RAM disk, which dumpimage -T ramdisk -o NEW FILE takes out", disk: true},
+	{name: "device tree or FIT image (U-Boot)", kind: kindOther, magic: "\xd0\x0d\xfe\xed", disk: true},
+	{name: "Android boot image", kind: kindOther, magic: "ANDROID!"},
+	{name: "JPEG", kind: kindOther, magic: "\xff\xd8\xff"},
+	{name: "GIF", kind: kindOther, magic: "GIF8"},
+	{name: "SQLite database", kind: kindOther, magic: "SQLite format 3\x00"},
 	{name: "core dump (kdump)", kind: kindOther, magic: "KDUMP   "},
 	{name: "QEMU's saved machine state", kind: kindOther, magic: "QEVM"},
+	{name: "libvirt's saved machine state", kind: kindOther, magic: "LibvirtQemudSave", tool: "it holds the memory of a guest, not its disk; virsh restore FILE starts the guest again"},
+	{name: "libvirt's saved machine state, incomplete", kind: kindOther, magic: "LibvirtQemudPart"},
 }
 
 // probe detects the format of a file: raw, qcow2, or one that cannot be imported. Unknown content
@@ -164,8 +187,8 @@ func probeBytes(head, tail []byte) *fileFormat {
 			return f
 		}
 	}
-	for _, f := range []func([]byte) *fileFormat{probeTar, probeBzip2, probeZstdSkippable, probeLZMA, probeCpio, probeARJ} {
-		if found := f(head); found != nil {
+	for _, probe := range probes {
+		if found := probe(head); found != nil {
 			return found
 		}
 	}
@@ -178,98 +201,6 @@ func (f *fileFormat) matches(head, tail []byte) bool {
 		at, p = at+int64(len(tail)), tail
 	}
 	return at >= 0 && at <= int64(len(p)) && bytes.HasPrefix(p[at:], []byte(f.magic))
-}
-
-// probeTar verifies the checksum of the first member: the oldest archives have no magic.
-func probeTar(head []byte) *fileFormat {
-	const field, length = 148, 8
-	if len(head) < SectorSize {
-		return nil
-	}
-	h := head[:SectorSize]
-	text := strings.Trim(string(h[field:field+length]), " \x00")
-	want, err := strconv.ParseInt(text, 8, 32)
-	if err != nil || h[0] == 0 {
-		return nil
-	}
-	unsigned, signed := int64(length)*' ', int64(length)*' '
-	for i, c := range h {
-		if i < field || i >= field+length {
-			unsigned, signed = unsigned+int64(c), signed+int64(int8(c))
-		}
-	}
-	if want != unsigned && want != signed {
-		return nil
-	}
-	f := &fileFormat{name: "tar", kind: kindArchive, tool: "tar -xf FILE", disk: true}
-	name, _, _ := bytes.Cut(h[:100], []byte{0})
-	if bytes.HasSuffix(name, []byte(".ovf")) {
-		f.name, f.tool = "ova (tar)", "tar -xf FILE, and import the .vmdk after qemu-img convert"
-	}
-	return f
-}
-
-// probeBzip2: "BZh", the block size, then the magic of a block or of the stream's end.
-func probeBzip2(head []byte) *fileFormat {
-	if len(head) < 10 || string(head[:3]) != "BZh" || head[3] < '1' || head[3] > '9' ||
-		string(head[4:10]) != "\x31\x41\x59\x26\x53\x59" && string(head[4:10]) != "\x17\x72\x45\x38\x50\x90" {
-		return nil
-	}
-	return &fileFormat{name: "bzip2", kind: kindStream, tool: "bzip2 -dc FILE >NEW"}
-}
-
-// probeZstdSkippable: a skippable frame before frames of zstd or lz4.
-func probeZstdSkippable(head []byte) *fileFormat {
-	if len(head) < 8 || head[0]&0xf0 != 0x50 || string(head[1:4]) != "\x2a\x4d\x18" {
-		return nil
-	}
-	return &fileFormat{name: "zstd", kind: kindStream, tool: "zstd -dc FILE >NEW"}
-}
-
-// probeLZMA: the properties of common encoders, a dictionary size that they use, and a size or
-// none.
-func probeLZMA(head []byte) *fileFormat {
-	if len(head) < 13 || head[0] != 0x5d {
-		return nil
-	}
-	dictionary, size := binary.LittleEndian.Uint32(head[1:]), binary.LittleEndian.Uint64(head[5:])
-	if top := dictionary & (dictionary - 1); dictionary < 1<<12 || top != 0 && top&(top-1) != 0 || size != ^uint64(0) && size >= 1<<56 {
-		return nil
-	}
-	return &fileFormat{name: "lzma", kind: kindStream, tool: "xz --format=lzma -dc FILE >NEW", disk: true}
-}
-
-// probeCpio: the old binary format in either byte order, with a plausible name.
-func probeCpio(head []byte) *fileFormat {
-	const header = 26
-	if len(head) < header {
-		return nil
-	}
-	var order binary.ByteOrder = binary.LittleEndian
-	switch {
-	case head[0] == 0xc7 && head[1] == 0x71:
-	case head[0] == 0x71 && head[1] == 0xc7:
-		order = binary.BigEndian
-	default:
-		return nil
-	}
-	n := int(order.Uint16(head[20:]))
-	if n < 2 || header+n > len(head) || head[header+n-1] != 0 || slices.ContainsFunc(head[header:header+n-1], func(c byte) bool { return c < ' ' }) {
-		return nil
-	}
-	return &fileFormat{name: "cpio", kind: kindArchive, tool: "cpio -id <FILE", disk: true}
-}
-
-// probeARJ: a main header (type 2) of a plausible length.
-func probeARJ(head []byte) *fileFormat {
-	const least, most = 30, 2600 // bytes: minimum of the first part, maximum of the whole header
-	if len(head) < 11 || head[0] != 0x60 || head[1] != 0xea || head[10] != 2 {
-		return nil
-	}
-	if all, first := int(binary.LittleEndian.Uint16(head[2:])), int(head[4]); first < least || all < first || all > most {
-		return nil
-	}
-	return &fileFormat{name: "arj", kind: kindArchive, tool: "arj x FILE", disk: true}
 }
 
 // advice returns how to convert a file of the format to the format to. path is absolute, and the

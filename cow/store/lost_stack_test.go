@@ -47,3 +47,33 @@ func TestRepairKeepsEmptyLayersBelowOthers(t *testing.T) {
 		}
 	}
 }
+
+// check --repair of a store that has lost a manifest, with or without the index, keeps the head of
+// a killed process: the writes that its guest has not flushed are in memory.
+func TestRepairKeepsUnflushedWritesOfALostDisk(t *testing.T) {
+	ctx := context.Background()
+	for name, lose := range map[string]func(h *hurt) error{
+		"rm --damaged": func(h *hurt) error {
+			if err := os.Truncate(h.path(disksDir, "vm1", diskFile), 0); err != nil {
+				return err
+			}
+			_, err := h.RemoveDamaged(ctx, "vm1")
+			return err
+		},
+		"moved away, without the index": func(h *hurt) error {
+			return errors.Join(os.RemoveAll(h.path(disksDir, "vm1")), os.RemoveAll(h.path(indexDir)))
+		},
+	} {
+		h, want := die(t, "u")
+		manifest := first(os.ReadFile(h.path(disksDir, "vm1", diskFile)))
+		must(t, lose(h))
+		if r := check(t, h.Store, CheckOptions{Repair: true}); r.Left() == 0 {
+			t.Errorf("%s: the layers that no disk names are not reported", name)
+		}
+		must(t, os.MkdirAll(h.path(disksDir, "vm1"), 0o700))
+		must(t, os.WriteFile(h.path(disksDir, "vm1", diskFile), manifest, 0o600))
+		if !bytes.Equal(content(t, h.Store, "vm1"), want) {
+			t.Errorf("%s: the disk shows something else", name)
+		}
+	}
+}

@@ -90,6 +90,9 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	if err := s.trustedFiles(m); err != nil {
 		return nil, err
 	}
+	if err := s.checkDevices(m, o.ReadOnly); err != nil {
+		return nil, err
+	}
 	base, err := s.baseSpec(ctx, m)
 	if err != nil {
 		return nil, fmt.Errorf("disk %q: %w", m.Name, err)

@@ -141,10 +141,11 @@ func (s *Store) refuseOverlap(parts []*part) error {
 	return nil
 }
 
-// refuseUsed refuses parts of a new disk that share bytes with another disk or an image, unless
-// both only read them. A disk with an unreadable manifest might use any file: an error unless
-// lenient, for parts that are only read, because the locks of an open disk prevent writes to them.
-// The caller holds the store's lock.
+// refuseUsed refuses parts of a new disk, or of a file that is served raw, that share bytes with
+// another disk or an image, unless both only read them. A disk with an unreadable manifest might use any file: an error unless
+// lenient: for parts that are only read, because the locks of an open disk prevent writes to them,
+// and for a file that is served raw.
+// The caller holds the store's lock for a new disk.
 func (s *Store) refuseUsed(parts []*part, lenient bool) error {
 	for _, p := range parts {
 		if err := s.locate(p); err != nil {

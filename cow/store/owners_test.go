@@ -55,9 +55,9 @@ func bindMount(t *testing.T, path string) string {
 
 // loopDevice makes a loop device over a file. It returns "" and logs if this user may not.
 func loopDevice(t *testing.T, path string) string {
-	out, err := exec.Command("losetup", "--find", "--show", path).CombinedOutput()
+	out, err := exec.Command("losetup", "--find", "--show", path).Output()
 	if err != nil {
-		t.Logf("without loop devices: %v: %s", err, out)
+		t.Logf("without loop devices: %v", err)
 		return ""
 	}
 	name := strings.TrimSpace(string(out))
@@ -193,6 +193,144 @@ func TestBaseInsideStore(t *testing.T) {
 				if st == s && path == st.ImageData("golden") && (err == nil || !strings.Contains(err.Error(), "--from golden")) {
 					t.Errorf("%s by %s: expected advice to use --from golden, found %v", path, name, err)
 				}
+			}
+		}
+	}
+}
+
+// TestFilesOfAStore: no file of a store is written raw, imported, or a part of a disk, by its path
+// in any store and by any name in one's own. Nor is a file that only lies in one.
+func TestFilesOfAStore(t *testing.T) {
+	ctx := context.Background()
+	s, other := newStore(t), newStore(t)
+	unmarked := newStore(t) // as of an earlier version
+	fresh := func() string { return plainFile(t, 1<<20) }
+	for _, st := range []*Store{s, other, unmarked} {
+		importRaw(t, st, "golden", noise(3, 1<<20))
+		d := create(t, st, "d", CreateOptions{From: "golden"})
+		openDisk(t, st, "d").Close()
+		if err := os.Truncate(unmarked.path(lockFile), 0); err != nil && st == unmarked {
+			t.Fatal(err)
+		}
+		lying := st.path("lying")
+		txn := st.path(tmpDir, "1-2")
+		if err := os.Mkdir(txn, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(txn, "file"), make([]byte, 1<<20))
+		write(t, lying, make([]byte, 1<<20))
+		for _, path := range []string{
+			st.path(lockFile), st.path(reserveDir, "00"), st.path(disksDir, "d", lockFile), st.path(disksDir, "d", diskFile),
+			st.path(indexDir, indexFile), st.path(imagesDir, "golden", imageFile), filepath.Join(txn, "file"),
+			st.ImageData("golden"), st.paths(d.Head()).Data, st.paths(d.Head()).Map, lying,
+		} {
+			fi, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			names := map[string]string{"same path": path}
+			if st == s {
+				names = aliases(t, path)
+			}
+			for name, alias := range names {
+				hidden := name == "hard link" || name == "bind mount"
+				if hidden && path == lying || name == "loop device" && fi.Size() < SectorSize {
+					continue // nothing marks the first; the second is empty
+				}
+				if name == "hard link" {
+					outside := filepath.Join(t.TempDir(), "link")
+					if err := os.Rename(alias, outside); err != nil {
+						t.Fatal(err)
+					}
+					alias = outside
+				}
+				refused := func(use string, err error) {
+					t.Helper()
+					if !errors.Is(err, ErrRefused) {
+						t.Errorf("%s by %s, %s: expected %v, found %v", path, name, use, ErrRefused, err)
+					}
+				}
+				refused("raw", CheckWritable(s, alias))
+				if !hidden {
+					refused("raw without a store", CheckWritable(nil, alias))
+				}
+				_, err := s.Create(ctx, "b", CreateOptions{Base: alias, Force: true, ForceShare: true})
+				refused("base", err)
+				for use, table := range map[string]string{
+					"base of a table": tableOf(alias, 0, fresh(), fresh(), 0),
+					"map of a table":  tableOf(fresh(), 0, alias, fresh(), 0),
+					"data of a table": tableOf(fresh(), 0, fresh(), alias, 0),
+				} {
+					_, err := s.Create(ctx, "b", CreateOptions{Table: table, Force: true, ForceShare: true})
+					refused(use, err)
+				}
+				isData := path == st.ImageData("golden") || path == st.paths(d.Head()).Data
+				if _, err := newStore(t).Import(ctx, alias, "i", ImportOptions{Format: FormatRaw, ForceShare: true}); isData {
+					if err != nil {
+						t.Errorf("%s by %s, import: %v", path, name, err)
+					}
+				} else if !hidden {
+					refused("import", err)
+				}
+			}
+		}
+		if got := content(t, st, "d"); string(got) != string(noise(3, 1<<20)) {
+			t.Error("disk d has changed")
+		}
+	}
+}
+
+// TestRawFileOfADisk: a file that a disk of the user's store uses is not written raw, although
+// nothing serves the disk.
+func TestRawFileOfADisk(t *testing.T) {
+	s := newStore(t)
+	fresh := func() string { return plainFile(t, 1<<20) }
+	base, m, data, below := fresh(), fresh(), fresh(), fresh()
+	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, m, data, 0)})
+	create(t, s, "b", CreateOptions{Base: below})
+	for _, path := range []string{base, m, data, below} {
+		for name, alias := range aliases(t, path) {
+			err := CheckWritable(s, alias)
+			if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "disk \"") || !strings.Contains(err.Error(), "--read-only") {
+				t.Errorf("%s by %s: expected %v that names the disk, found %v", path, name, ErrInUse, err)
+			}
+			if err := CheckWritable(newStore(t), alias); err != nil {
+				t.Errorf("%s by %s, another store: %v", path, name, err)
+			}
+		}
+	}
+	write(t, s.path(disksDir, "a", diskFile), []byte("{"))
+	if err := CheckWritable(s, fresh()); err != nil {
+		t.Errorf("beside a damaged disk: %v", err)
+	}
+	if err := CheckWritable(s, below); !errors.Is(err, ErrInUse) {
+		t.Errorf("beside a damaged disk: expected %v, found %v", ErrInUse, err)
+	}
+}
+
+// TestNoStore: a directory does not become a store by names in it.
+func TestNoStore(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"images", "disks/x"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "images", "disk.raw")
+	write(t, file, make([]byte, 1<<20))
+	for _, lock := range []string{"", "other content", "none"} {
+		if lock != "none" {
+			write(t, filepath.Join(dir, lockFile), []byte(lock))
+		} else if err := os.Remove(filepath.Join(dir, lockFile)); err != nil {
+			t.Fatal(err)
+		}
+		own, err := Open(dir, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []*Store{nil, own, newStore(t)} {
+			if err := CheckWritable(s, file); err != nil {
+				t.Errorf("lock %q: %v", lock, err)
 			}
 		}
 	}
@@ -462,7 +600,7 @@ func TestImportOfOpenData(t *testing.T) {
 	for disk, path := range map[string]string{"a": data, "own": s.paths(own.Head()).Data} {
 		for name, alias := range aliases(t, path) {
 			o := openDisk(t, s, disk)
-			if _, err := other.Import(ctx, alias, "img", ImportOptions{Format: FormatRaw}); !errors.Is(err, ErrInUse) {
+			if _, err := other.Import(ctx, alias, "img", ImportOptions{Format: FormatRaw}); !errors.Is(err, ErrInUse) && !(errors.Is(err, ErrRefused) && alias == path+".hard" && disk == "own") {
 				t.Errorf("data of an open disk by %s: expected %v, found %v", name, ErrInUse, err)
 			}
 			if name == "same path" {

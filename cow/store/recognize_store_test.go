@@ -194,6 +194,56 @@ func TestForeignFilesInAStore(t *testing.T) {
 	}
 }
 
+// Names that cowblk uses elsewhere are foreign in the directory of a disk, an image or a transaction
+// that has no such files: a removal leaves them in tmp/.
+func TestForeignFilesWithKnownNames(t *testing.T) {
+	ctx := context.Background()
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err != nil {
+		t.Fatal(err)
+	}
+	importRaw(t, s, "img", noise(1, 1<<16))
+	disk, image := "disks/vm1/", "images/img/"
+	files := []string{
+		disk + "data", disk + "map", disk + "checksums", disk + "image.json", disk + "journal.json", disk + "commit.json", disk + "link",
+		disk + "0.after", disk + "disk.json.damaged/notes", disk + "layer/data", image + "map", image + "disk.json", "tmp/" + someUUID + "/data",
+	}
+	plant(t, s.Dir(), files...)
+	must(t, os.WriteFile(s.path("tmp", someUUID, lockFile), nil, 0o600))
+	plant(t, s.Dir(), disk+someUUID+"/data", image+someUUID+"/data")
+	for _, name := range []string{"vm1", "img"} {
+		if _, err := s.Remove(ctx, name); !errors.Is(err, ErrRefused) {
+			t.Errorf("%s: with a directory that may be a layer: %v", name, err)
+		}
+	}
+	must(t, errors.Join(os.RemoveAll(s.path(disk, someUUID)), os.RemoveAll(s.path(image, someUUID))))
+	if _, err := s.Remove(ctx, "vm1"); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Remove(ctx, "img"); err != nil {
+		t.Error(err)
+	}
+	create(t, s, "vm2", CreateOptions{Size: 1 << 20}) // cleans up
+	if left := entries(t, s.path(layersDir)); len(left) != 1 {
+		t.Errorf("layers: %v", left)
+	}
+	found := 0
+	var all []string
+	must(t, filepath.WalkDir(s.Dir(), func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			if data, _ := os.ReadFile(path); string(data) == "precious" {
+				found++
+				all = append(all, path)
+			}
+		}
+		return err
+	}))
+	if found != len(files) {
+		t.Errorf("%d of %d files are left: %v", found, len(files), all)
+	}
+}
+
 // A store in every state is a store: begun, emptied, of test versions, damaged, without its lock
 // file after a power cut.
 func TestStoresInAllStates(t *testing.T) {

@@ -226,6 +226,9 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 // moveOut durably renames a disk or an image to tmp/ and returns its path there. After an error it
 // undoes the rename. The caller holds the store's lock.
 func (s *Store) moveOut(dir, name string) (string, error) {
+	if err := s.checkMovable(dir, name); err != nil {
+		return "", err
+	}
 	if err := s.fs.MkdirAll(s.path(tmpDir), 0o755); err != nil {
 		return "", err
 	}
@@ -238,6 +241,22 @@ func (s *Store) moveOut(dir, name string) (string, error) {
 		return "", errors.Join(err, s.fs.Rename(out, s.path(dir, name)), s.fs.SyncDir(s.path(dir)))
 	}
 	return out, nil
+}
+
+// checkMovable refuses a disk or an image whose directory contains a directory with a UUID as its
+// name: in tmp/ it would be taken for a layer that was moved there.
+func (s *Store) checkMovable(dir, name string) error {
+	path := s.path(dir, name)
+	entries, err := s.fs.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() && isUUID(e.Name()) {
+			return &Mismatch{File: path, What: "directories in it", Expected: "none", Found: e.Name(), Advice: "it is not cowblk's: move it elsewhere first"}
+		}
+	}
+	return nil
 }
 
 // moveOutDisk is moveOut for a disk. If the disk's directory is a symbolic link, moveOutDisk

@@ -83,6 +83,9 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 			v.dropDisk(name)
 			return s.removeLink(disksDir, name)
 		}
+		if err := s.checkMovable(disksDir, name); err != nil {
+			return err
+		}
 		// Durably rename the manifest first: recovery would remove the layers that it names.
 		dir := s.path(disksDir, name)
 		if err := s.fs.Rename(s.path(disksDir, name, diskFile), s.path(disksDir, name, damagedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {

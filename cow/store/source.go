@@ -59,13 +59,19 @@ func (s *Store) openSource(name string, o *ImportOptions) (*source, error) {
 
 // openChainFile opens one file of the chain below top and locks it against writers.
 func openChainFile(fsys vfs.FS, path, top string, o *ImportOptions) (*chainFile, error) {
+	if err := refuseImportOf(fsys, path); err != nil {
+		return nil, err
+	}
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
 		return nil, refusedFile("image file", path, err)
 	}
 	c := &chainFile{path: path, realPath: vfs.RealPath(f), top: top, fsys: fsys, file: f}
 	if !o.ForceShare {
-		if err = c.lock(fsys); errors.Is(err, ErrInUse) {
+		if err = refuseSystemUse(fsys, path, "--force-share"); err == nil {
+			err = c.lock(fsys)
+		}
+		if errors.Is(err, ErrInUse) && !errors.Is(err, vfs.ErrSystemUses) {
 			err = fmt.Errorf("%w\nstop what writes to it, or make a snapshot there; --force-share reads it anyway, and the image may mix old and new content", err)
 		}
 	}

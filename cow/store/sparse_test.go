@@ -52,6 +52,17 @@ func sparseQcow2(entry uint64, backing string) []byte {
 	return p
 }
 
+// inHole writes a sparseQcow2 whose clusters are all allocated, at a hole of the file.
+func inHole(t *testing.T, path, backing string) string {
+	t.Helper()
+	p := sparseQcow2(0, backing)
+	write(t, path, sparseQcow2(uint64(len(p))|1<<63, backing))
+	if err := os.Truncate(path, int64(len(p)+65536)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // The cost of an import, of the checks of the image and of its use follows the data, not the size.
 // The costs counted are bytes read and calls.
 func TestImportFollowsData(t *testing.T) {
@@ -67,6 +78,8 @@ func TestImportFollowsData(t *testing.T) {
 		{"qcow2 of zero clusters", write(t, filepath.Join(dir, "zero"), sparseQcow2(1, "")), 0, 1000},
 		{"overlay", write(t, filepath.Join(dir, "overlay"), sparseQcow2(0, raw)), 5 << 20, 1000},
 		{"overlay of zero clusters", write(t, filepath.Join(dir, "zeroed"), sparseQcow2(1, raw)), 0, 1000},
+		{"qcow2 of clusters in a hole", inHole(t, filepath.Join(dir, "hole"), ""), 0, 1000},
+		{"overlay of clusters in a hole", inHole(t, filepath.Join(dir, "covered"), raw), 0, 1000},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

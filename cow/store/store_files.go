@@ -4,7 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/google/uuid"
 
@@ -14,8 +18,8 @@ import (
 
 // Files that belong to a store: a disk must not use one by its path.
 
-// refuseStoreFile refuses a file that belongs to this or another store. The store may remove it at
-// any time.
+// refuseStoreFile refuses a file that belongs to this or another store. The store may remove or
+// overwrite it at any time.
 func (s *Store) refuseStoreFile(what, path string) error {
 	if s.contains(path) {
 		return s.storeFileError(what, path, path, s.dir)
@@ -64,10 +68,13 @@ func (s *Store) adviseOther(file, dir string) string {
 	if kind == imagesDir && CheckName("image", holder) == nil {
 		return "make the disk on the image: --from " + holder
 	}
+	if kind != layersDir || !isUUID(holder) {
+		return "name a file that is not in the store's directory"
+	}
 	disks, _ := s.Disks()
 	for _, m := range disks {
 		for _, l := range m.Layers {
-			if kind != layersDir || l.UUID.String() != holder {
+			if l.UUID.String() != holder {
 				continue
 			}
 			if l.Tag != "" {
@@ -90,30 +97,20 @@ func (s *Store) contains(path string) bool {
 	return err == nil && filepath.IsLocal(rel)
 }
 
-// StoreOf returns the directory of the layer or image that a file belongs to; empty: none. It also
-// checks the files below a loop device or a partition.
-func StoreOf(path string) string {
-	extents, err := vfs.Extents(vfs.OS{}, path, 0, -1)
-	if err != nil {
-		return ""
-	}
-	for _, e := range extents {
-		if dir := storeOf(vfs.OS{}, e.Path); dir != "" {
-			return dir
-		}
-	}
-	return ""
-}
-
-// storeOf returns the directory of the layer or image of any store that a file belongs to:
-// images/NAME with image.json, or layers/UUID with the map of that layer; empty: none.
+// storeOf returns the directory of the store that the file at path lies in; for an image or a layer
+// without a store around it, its own directory; empty: none.
 func storeOf(fsys vfs.FS, path string) string {
-	if path == "" {
-		return ""
-	}
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return ""
+	}
+	for dir, child := filepath.Dir(path), filepath.Base(path); ; dir, child = filepath.Dir(dir), filepath.Base(dir) {
+		if isStore(fsys, dir, child) {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
 	}
 	dir := filepath.Dir(path)
 	switch filepath.Base(path) {
@@ -132,6 +129,81 @@ func storeOf(fsys vfs.FS, path string) string {
 	return ""
 }
 
+// isStore reports whether a directory is a store: see recognize. child is an entry of it. Without a
+// lock file it is one only if the child is a directory of a store, and an image, disk or layer can
+// be read.
+func isStore(fsys vfs.FS, dir, child string) bool {
+	s := &Store{dir: dir, fs: fsys}
+	locked, err := s.exists(s.path(lockFile))
+	if err != nil {
+		return false
+	}
+	if !locked {
+		real := false
+		if slices.Contains(storeDirs, child) {
+			real, err = s.holdsStoreObject()
+		}
+		return err == nil && real
+	}
+	foreign, err := s.findForeign()
+	return err == nil && foreign == ""
+}
+
+// refuseImportOf refuses to import a file of any store, but for the data of an image or a layer.
+func refuseImportOf(fsys vfs.FS, path string) error {
+	extents, err := vfs.Extents(fsys, path, 0, -1)
+	if err != nil {
+		return nil // the open reports the error
+	}
+	for _, e := range extents {
+		if e.Path == "" {
+			continue
+		}
+		dir := storeOf(fsys, e.Path)
+		if dir == "" {
+			continue
+		}
+		real, err := filepath.EvalSymlinks(e.Path)
+		if err != nil {
+			real = e.Path
+		}
+		kind := filepath.Dir(filepath.Dir(real))
+		if filepath.Base(real) == dataFile && (filepath.Dir(real) == dir || kind == filepath.Join(dir, imagesDir) || kind == filepath.Join(dir, layersDir)) {
+			continue
+		}
+		return &Mismatch{File: path, What: "image file", Expected: "a file that is no store's", Found: "a file of " + dir,
+			Advice: "move it out of the store's directory if it is not the store's; to read a disk: cowblk export"}
+	}
+	return nil
+}
+
+// CheckWritable refuses a file or device that is to be written without a store: one that belongs to
+// a store, or that a disk of s uses, served or not, or that the system uses. s nil, or one that
+// cannot be read: only other stores and the system. Errors: ErrRefused, ErrInUse.
+func CheckWritable(s *Store, path string) error {
+	if s == nil || !isStore(s.fs, s.dir, lockFile) {
+		s = &Store{fs: vfs.OS{}, log: slog.Default()}
+	}
+	const advice = "\nserve the disk that lies on it, or a copy; --read-only serves the file as it is"
+	err := s.refuseStoreFile("file to write", path)
+	var found *Mismatch
+	if errors.As(err, &found) {
+		found.Advice = strings.TrimPrefix(advice, "\n")
+		return found
+	}
+	if err == nil && s.dir != "" {
+		p := &part{owner: "the file to serve", kind: partData, path: path, n: -1}
+		if err = s.refuseUsed([]*part{p}, true); errors.Is(err, ErrInUse) {
+			first, _, _ := strings.Cut(err.Error(), "\n")
+			return &classified{errors.New(first + advice), ErrInUse}
+		}
+	}
+	if err != nil {
+		s.log.Warn("whether disks of the store use the file cannot be determined", "file", path, "store", s.dir, "err", err)
+	}
+	return refuseSystemUse(s.fs, path, "")
+}
+
 // inodeInStore finds a file of the store with the inode of one of the extents: a hard link or a
 // bind mount.
 func (s *Store) inodeInStore(extents []vfs.Extent) (string, error) {
@@ -139,26 +211,56 @@ func (s *Store) inodeInStore(extents []vfs.Extent) (string, error) {
 	for _, e := range extents {
 		want[e.Inode] = true
 	}
-	for _, d := range []struct {
-		dir   string
-		files []string
-	}{{imagesDir, []string{dataFile}}, {layersDir, []string{mapFile, dataFile, checksumsFile}}} {
-		entries, err := s.fs.ReadDir(s.path(d.dir))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return "", err
-		}
-		for _, e := range entries {
-			for _, name := range d.files {
-				path := s.path(d.dir, e.Name(), name)
-				found, err := vfs.Extents(s.fs, path, 0, -1)
-				if err == nil && want[found[0].Inode] {
-					return path, nil
-				}
-			}
+	if s.dir == "" {
+		return "", nil
+	}
+	for _, name := range append([]string{lockFile}, storeDirs...) {
+		found, err := s.findInode(s.path(name), want, 0)
+		if found != "" || err != nil {
+			return found, err
 		}
 	}
 	return "", nil
+}
+
+// maxStoreDepth is the number of directories from one of storeDirs to a file:
+// tmp/TXN/layers/UUID/data.
+const maxStoreDepth = 3
+
+// findInode returns a file at or below path with one of the inodes. It follows symbolic links to
+// directories only where a store may have them: at one of storeDirs and at its entries.
+func (s *Store) findInode(path string, want map[vfs.Inode]bool, depth int) (string, error) {
+	st, err := s.fs.Stat(path)
+	if err != nil {
+		return "", nil // removed meanwhile, or a link to nothing
+	}
+	if !st.IsDir() {
+		sys, ok := st.Sys().(*syscall.Stat_t)
+		if ok && st.Mode().IsRegular() && want[vfs.Inode{Dev: sys.Dev, Inode: sys.Ino}] {
+			return path, nil
+		}
+		return "", nil
+	}
+	entries, err := s.fs.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		if depth == maxStoreDepth && e.IsDir() || depth > 0 && e.Type()&fs.ModeSymlink != 0 && s.isDir(path, e.Name()) {
+			continue
+		}
+		found, err := s.findInode(filepath.Join(path, e.Name()), want, depth+1)
+		if found != "" || err != nil {
+			return found, err
+		}
+	}
+	return "", nil
+}
+
+func (s *Store) isDir(elem ...string) bool {
+	st, err := s.fs.Stat(filepath.Join(elem...))
+	return err == nil && st.IsDir()
 }

@@ -151,11 +151,19 @@ func untrustedStore(dir string, untrusted *way.Untrusted) error {
 		return invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, trustedUsers(), name)
 	}
 	err := invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
-	advice := "put the store elsewhere, as into a directory that only " + trustedUsers() + " can change"
-	if foreignOwner && os.Geteuid() == 0 {
-		advice += fmt.Sprintf("; if it is a store of that user, run cowblk as that user: sudo -u %s cowblk ...", sudoName(untrusted.UID))
+	elsewhere := "put the store elsewhere, as into a directory that only " + trustedUsers() + " can change"
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("%w\n%s", err, elsewhere)
 	}
-	return fmt.Errorf("%w\n%s", err, advice)
+	asUser := func(uid uint32) string { return "run cowblk as that user: sudo -u " + sudoName(uid) + " cowblk ..." }
+	var st unix.Stat_t
+	switch {
+	case unix.Stat(dir, &st) == nil && !way.Trusted(st.Uid):
+		return fmt.Errorf("%w\nit is a store of user %s; %s\nor %s", err, way.UserName(st.Uid), asUser(st.Uid), elsewhere)
+	case foreignOwner:
+		elsewhere += "; if it is a store of that user, " + asUser(untrusted.UID)
+	}
+	return fmt.Errorf("%w\n%s", err, elsewhere)
 }
 
 // sudoName returns a user as sudo(8) takes it, quoted for a shell.

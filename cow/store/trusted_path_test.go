@@ -44,6 +44,10 @@ func TestStoresOfOthers(t *testing.T) {
 		{"above is a nameless user's", "sudo -u '#65533' cowblk", func(t *testing.T, dir, _ string) {
 			must(t, os.Chown(filepath.Dir(dir), nobody-1, nobody-1))
 		}},
+		{"it and above are another's", "in its place\nit is a store of user nobody; run cowblk as that user: sudo -u nobody cowblk ...\nor put", func(t *testing.T, dir, _ string) {
+			must(t, os.Chown(dir, nobody, nobody))
+			must(t, os.Chown(filepath.Dir(dir), nobody, nobody))
+		}},
 		{"all may write above", "all users can put", func(t *testing.T, dir, _ string) { must(t, os.Chmod(filepath.Dir(dir), 0o777)) }},
 		{"a group may write above", "the members of group nogroup can put", func(t *testing.T, dir, _ string) {
 			must(t, os.Chown(filepath.Dir(dir), 0, nobody))

@@ -32,40 +32,59 @@ const linkFile = "link"
 type dirLayout struct {
 	files  []string
 	proofs []string             // files that prove the kind
-	dirs   map[string]dirLayout // by name; "UUID": any UUID
+	dirs   map[string]dirLayout // by name; "UUID": that of a layer
+	staged bool                 // it has the files of Pending.stage
+	top    bool                 // a directory in tmp/ itself: its proofs go durably last
 }
 
 var (
 	layerLayout = dirLayout{files: []string{dataFile, checksumsFile}, proofs: layerProofs}
 	diskLayout  = dirLayout{files: []string{lockFile, quiesceFile}, proofs: diskProofs}
 	imageLayout = dirLayout{files: []string{dataFile}, proofs: imageProofs}
-	// Early versions: a removed disk or image.
-	legacyRemovalLayout = dirLayout{files: []string{lockFile, quiesceFile, dataFile}, proofs: slices.Concat(diskProofs, imageProofs)}
-	anyUUID             = "UUID"
-	txnLayout           = dirLayout{files: []string{lockFile}, proofs: txnProofs, dirs: map[string]dirLayout{"layer": layerLayout, "disk": diskLayout, "image": imageLayout, "removed": legacyRemovalLayout, anyUUID: layerLayout}}
-	removalLayout       = dirLayout{
-		files: []string{lockFile, quiesceFile, dataFile, checksumsFile}, proofs: slices.Concat(diskProofs, imageProofs, layerProofs),
-		dirs: map[string]dirLayout{anyUUID: layerLayout},
-	}
+	anyUUID     = "UUID"
+	layerDirs   = map[string]dirLayout{anyUUID: layerLayout}
+	txnLayout   = dirLayout{files: []string{lockFile}, proofs: txnProofs, staged: true, dirs: map[string]dirLayout{
+		"layer": layerLayout, "disk": diskLayout, "image": imageLayout, "removed": diskLayout, anyUUID: layerLayout,
+	}}
 )
 
-func layoutOf(dir string) dirLayout {
-	if isRemoval(dir) {
-		return removalLayout
+// layoutAt returns the layout of a directory in tmp/, or of its directory "removed" of early
+// versions, by what it contains. Names of one kind are foreign in another.
+func (s *Store) layoutAt(dir string, entries []fs.DirEntry) (k dirLayout) {
+	defer func() { k.top = true }()
+	has := func(name string) bool {
+		return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name })
 	}
-	// A layer that an earlier check removed is a directory in tmp/ itself.
-	k := txnLayout
-	k.files = append([]string{dataFile, checksumsFile}, k.files...)
-	k.proofs = append(slices.Clone(layerProofs), k.proofs...)
-	return k
+	only := func(k dirLayout) bool {
+		return !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !k.allows(e) })
+	}
+	isLayer := s.checkMapMagic(filepath.Join(dir, mapFile)) == nil
+	_, noDisk := s.removedDisk(dir)
+	image := new(Image)
+	noImage := s.readDocument(filepath.Join(dir, imageFile), image, func() error { return image.check(image.Name) })
+	switch removal := isRemoval(dir); {
+	case !removal && isLayer && filepath.Base(dir) != "removed": // removed by an earlier check
+		k := txnLayout
+		k.files = slices.Concat(k.files, layerLayout.files)
+		k.proofs = slices.Concat(k.proofs, layerLayout.proofs)
+		return k
+	case !removal && filepath.Base(dir) != "removed":
+		return txnLayout
+	case noDisk != nil && (noImage == nil || has(imageFile) && only(imageLayout)):
+		return imageLayout
+	case has(diskFile), has(damagedFile), has(linkFile):
+		k := diskLayout
+		k.dirs = layerDirs
+		return k
+	case isLayer && only(layerLayout):
+		return layerLayout
+	}
+	return dirLayout{files: []string{lockFile, quiesceFile}, dirs: layerDirs}
 }
 
 // allows reports whether cowblk creates such an entry in a directory of this kind.
 func (k dirLayout) allows(e fs.DirEntry) bool {
 	name := e.Name()
-	if name == damagedFile && slices.Contains(k.proofs, name) {
-		return true // of any type: the user has confirmed its removal
-	}
 	if e.IsDir() {
 		_, known := k.dirs[name]
 		return known || k.dirs != nil && isUUID(name)
@@ -77,10 +96,16 @@ func (k dirLayout) allows(e fs.DirEntry) bool {
 		return false
 	}
 	name = strings.TrimSuffix(name, vfs.TempSuffix)
-	return slices.Contains(k.files, name) || slices.Contains(k.proofs, name) || k.dirs != nil && stagedName.MatchString(name)
+	return slices.Contains(k.files, name) || slices.Contains(k.proofs, name) || k.staged && stagedName.MatchString(name)
 }
 
-func (k dirLayout) subdir(name string) dirLayout {
+// layoutBelow returns the layout of an allowed subdirectory of dir, which has layout k.
+func (s *Store) layoutBelow(k dirLayout, dir, name string) dirLayout {
+	if name == "removed" {
+		path := filepath.Join(dir, name)
+		entries, _ := s.fs.ReadDir(path) // the caller's next access reports the error
+		return s.layoutAt(path, entries)
+	}
 	if below, known := k.dirs[name]; known {
 		return below
 	}
@@ -91,7 +116,6 @@ func (k dirLayout) subdir(name string) dirLayout {
 // cowblk's if a file proves it, or if all entries are permitted and there is a lock file or, if a
 // power cut has lost that, only staged files. An empty directory counts as cowblk's.
 func (s *Store) foreignInTxn(dir string) (string, error) {
-	k := layoutOf(dir)
 	entries, err := s.fs.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil // its process has just ended
@@ -99,6 +123,7 @@ func (s *Store) foreignInTxn(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	k := s.layoutAt(dir, entries)
 	if len(entries) == 0 {
 		return "", nil
 	}
@@ -112,7 +137,7 @@ func (s *Store) foreignInTxn(dir string) (string, error) {
 		if proof {
 			return "", nil
 		}
-		if name == damagedFile && isRemoval(dir) {
+		if name == damagedFile && e.Type().IsRegular() && isRemoval(dir) {
 			return "", nil
 		}
 		if name == commitFile && e.Type().IsRegular() {
@@ -188,7 +213,7 @@ func (s *Store) foreignIn(k dirLayout, dir string, e fs.DirEntry) (string, error
 		return "", err
 	}
 	for _, below := range entries {
-		foreign, err := s.foreignIn(k.subdir(e.Name()), at, below)
+		foreign, err := s.foreignIn(s.layoutBelow(k, dir, e.Name()), at, below)
 		if foreign != "" || err != nil {
 			return filepath.Join(e.Name(), foreign), err
 		}
@@ -199,7 +224,14 @@ func (s *Store) foreignIn(k dirLayout, dir string, e fs.DirEntry) (string, error
 // removeTxnDir removes a directory of tmp/ except for foreign entries. The files that prove its
 // kind go last, so an interrupted removal is recognized.
 func (s *Store) removeTxnDir(dir string) error {
-	left, err := s.removeAllowed(layoutOf(dir), dir)
+	entries, err := s.fs.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	left, err := s.removeAllowed(s.layoutAt(dir, entries), dir)
 	if left != "" && err == nil {
 		s.log.Warn("a directory in the store's tmp is not removed: it contains files that are not cowblk's", "directory", dir, "found", left)
 	}
@@ -231,17 +263,16 @@ func (s *Store) removeAllowed(k dirLayout, dir string) (left string, err error) 
 			}
 			durable = true
 		}
-		durable = durable && (e.Name() != dataFile && e.Name() != checksumsFile || k.dirs == nil)
+		durable = durable && (e.Name() != dataFile && e.Name() != checksumsFile || !k.top)
 		path, below := filepath.Join(dir, e.Name()), ""
 		switch {
 		case !k.allows(e):
-			below = e.Name()
-		case e.IsDir() && e.Name() == damagedFile: // found where a manifest belongs: not cowblk's
-			if s.fs.Remove(path) != nil {
+			// rm --damaged renames whatever is in the place of the manifest.
+			if e.Name() != damagedFile || !e.IsDir() || s.fs.Remove(path) != nil {
 				below = e.Name()
 			}
 		case e.IsDir():
-			if below, err = s.removeAllowed(k.subdir(e.Name()), path); below != "" {
+			if below, err = s.removeAllowed(s.layoutBelow(k, dir, e.Name()), path); below != "" {
 				below = filepath.Join(e.Name(), below)
 			}
 		default:

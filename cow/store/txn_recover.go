@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
@@ -187,6 +188,8 @@ func (s *Store) discardTxn(dir string, j journal) error {
 				"layers", existing, "err", damage)
 		case v.isAway(j.Disks, existing):
 			s.log.Warn("layers of an interrupted command are kept: the directory of its disk was moved away without rm", "layers", existing)
+		case v.lacks(j.Disks) && slices.ContainsFunc(existing, s.written):
+			s.log.Warn("layers of an interrupted command are kept: its disk is missing, and they were written to", "layers", existing)
 		default:
 			for _, name := range j.Disks {
 				if v.disks[name] != nil {
@@ -199,6 +202,18 @@ func (s *Store) discardTxn(dir string, j journal) error {
 		}
 	}
 	return s.removeStaleTxn(dir)
+}
+
+// lacks reports whether one of the disks does not exist.
+func (v *survey) lacks(disks []string) bool {
+	return slices.ContainsFunc(disks, func(name string) bool { return v.disks[name] == nil })
+}
+
+// written reports whether a layer in layers/ was opened for writing, or may have been: it cannot be
+// a new head.
+func (s *Store) written(id uuid.UUID) bool {
+	h, err := layer.ReadHeader(s.fs, s.path(layersDir, id.String(), mapFile))
+	return err != nil || h.State != layer.Head || !h.Clean || h.Owned > 0
 }
 
 // removeStaleTxn is removeTxnDir for a dead process or a failed operation. It keeps layers that a

@@ -96,7 +96,7 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 				t.Errorf("said %q", warned)
 			}
 			write(t, manifest, saved)
-			r, err := s.Check(ctx, CheckOptions{Repair: true})
+			r, err := s.Check(ctx, CheckOptions{Repair: true, Prune: true})
 			if err != nil || r.Found != r.Repaired || (r.Found == 1) != c.stays {
 				t.Errorf("check after the damage: %+v, %v", r, err)
 			}

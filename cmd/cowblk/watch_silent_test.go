@@ -1,0 +1,34 @@
+package main
+
+import (
+	"syscall"
+	"testing"
+
+	"cowblk/backend/control"
+)
+
+// The time limit of watch also ends its dial of a process that does not answer: another dial that
+// begins at the same time, with half the time that queries have, ends later.
+func TestWatchOfASuspendedProcess(t *testing.T) {
+	dir := shortDir(t)
+	command(t, dir, "create", "d", "--size", "1M")
+	p, _ := startServing(t, dir, "d")
+	path := infoOf(t, dir, "d").Serving.Control
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer p.cmd.Process.Signal(syscall.SIGCONT)
+	dialled := make(chan error, 1)
+	go func() {
+		_, err := control.Dial(path, queryTimeout/2)
+		dialled <- err
+	}()
+	if code, text := outcomeOf(t, dir, "watch", "d", "--timeout", "100ms"); code != exitTimeout {
+		t.Errorf("exit %d: %s", code, text)
+	}
+	select {
+	case err := <-dialled:
+		t.Errorf("watch outlived a dial: %v", err)
+	default:
+	}
+}

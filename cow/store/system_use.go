@@ -1,0 +1,42 @@
+package store
+
+import (
+	"fmt"
+
+	"cowblk/cow/vfs"
+)
+
+// refuseSystemUse returns an ErrInUse for a block device that the system uses. word is the option
+// that accepts it; empty: none does.
+func refuseSystemUse(fsys vfs.FS, path, word string) error {
+	err := vfs.CheckSystemUse(fsys, path)
+	if err == nil {
+		return nil
+	}
+	advice := "unmount it, or end that use, first; or name another device"
+	if word != "" {
+		advice += "\nif you know that nothing changes it: " + word
+	}
+	return fmt.Errorf("%w\n%s", classify(err), advice)
+}
+
+// checkDevices refuses a head on a device that the system uses, unless it is only read. For the
+// base it logs a warning: an open compares what it holds.
+func (s *Store) checkDevices(m *Manifest, readOnly bool) error {
+	if b := m.Base; b != nil && b.Image == "" {
+		if err := vfs.CheckSystemUse(s.fs, b.Path); err != nil {
+			s.log.Warn("the system uses the base of the disk, and may change it", "disk", m.Name, "err", err)
+		}
+	}
+	head := m.Head()
+	if readOnly || head.inStore() {
+		return nil
+	}
+	p := s.paths(head)
+	for _, path := range []string{p.Map, p.Data} {
+		if err := refuseSystemUse(s.fs, path, ""); err != nil {
+			return fmt.Errorf("disk %q: %w", m.Name, err)
+		}
+	}
+	return nil
+}
