@@ -152,9 +152,7 @@ func TestTwoStoresOneLayer(t *testing.T) {
 	test.Must(t, os.WriteFile(image, pattern(2, 1<<20), 0o600))
 	command(t, one, "import", image, "golden")
 	link := filepath.Join(dir, "link")
-	if err := os.Link(own, link); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Link(own, link))
 	for _, path := range []string{own, link, filepath.Join(one, "disks", "a", "lock")} {
 		q = start(t, one, nil, "serve", "--blk-file", path, "--format", "raw", "--socket-path", filepath.Join(dir, "q"))
 		if code := q.outcome(t); code != exitRefused {

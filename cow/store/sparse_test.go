@@ -12,6 +12,19 @@ import (
 	"cowblk/cow/vfs"
 )
 
+// countReads counts the bytes that a store reads from files, and its calls that look for data.
+func countReads(s *Store) (bytesRead, lookups *atomic.Int64) {
+	bytesRead, lookups = new(atomic.Int64), new(atomic.Int64)
+	s.fs = faultfs.Over(s.fs, func(c faultfs.Call) (f faultfs.Fault) {
+		if c.Op == "read" || c.Op == "next data" {
+			lookups.Add(1)
+			bytesRead.Add(c.Len)
+		}
+		return f
+	})
+	return bytesRead, lookups
+}
+
 const terabyte = 1 << 40
 
 // sparseFile is 1 TiB with 64 KiB of data at three places.
@@ -84,14 +97,7 @@ func TestImportFollowsData(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStore(t)
-			var bytesRead, lookups atomic.Int64
-			s.fs = faultfs.Over(s.fs, func(c faultfs.Call) (f faultfs.Fault) {
-				if c.Op == "read" || c.Op == "next data" {
-					lookups.Add(1)
-					bytesRead.Add(c.Len)
-				}
-				return f
-			})
+			bytesRead, lookups := countReads(s)
 			// Tables, three samples for a fingerprint of 1.2 MB each, and the data: once to copy,
 			// once to verify.
 			within := func(what string, passes int64) {
