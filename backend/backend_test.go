@@ -8,12 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
 	"cowblk/backend/backendtest"
 	"cowblk/cow"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -45,7 +47,7 @@ func serveOn(t testing.TB, o DeviceOptions, files vfs.FS, prepare ...func(*serve
 	o.Log = slog.New(slog.DiscardHandler)
 	var err error
 	s.dev, err = NewDevice(s.disk, o)
-	must(t, err)
+	test.Must(t, err)
 	for _, f := range prepare {
 		f(s)
 	}
@@ -54,15 +56,10 @@ func serveOn(t testing.TB, o DeviceOptions, files vfs.FS, prepare ...func(*serve
 	return s
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	backendtest.Must(t, err)
-}
-
 func (s *served) dial(o frontend.Options) *frontend.Frontend {
 	s.t.Helper()
 	f, err := frontend.Dial(s.socket, o)
-	must(s.t, err)
+	test.Must(s.t, err)
 	return f
 }
 
@@ -72,7 +69,7 @@ func readBack(t *testing.T, d *frontend.Driver, want []byte) {
 	buf := make([]byte, 1<<20)
 	for off := 0; off < len(want); off += len(buf) {
 		_, err := d.ReadAt(buf, int64(off))
-		must(t, err)
+		test.Must(t, err)
 		if !bytes.Equal(buf, want[off:off+len(buf)]) {
 			t.Fatalf("content differs between %d and %d", off, off+len(buf))
 		}
@@ -111,10 +108,10 @@ func TestReadWriteThroughRings(t *testing.T) {
 					p[j] = byte(i + j)
 				}
 				_, err := d.WriteAt(p, int64(off))
-				must(t, err)
+				test.Must(t, err)
 				copy(want[off:], p)
 				if i%50 == 0 && f.Features()&frontend.FeatureFlush != 0 {
-					must(t, d.Flush())
+					test.Must(t, d.Flush())
 				}
 			}
 			readBack(t, f.Driver(0), want)
@@ -128,15 +125,13 @@ func TestDiscardWriteZeroesAndID(t *testing.T) {
 	defer f.Close()
 	d := f.Driver(0)
 	id, err := d.GetID()
-	must(t, err)
-	if id != "serial-1" {
-		t.Errorf("GET_ID: %q", id)
-	}
+	test.Must(t, err)
+	test.Equal(t, id, "serial-1", "GET_ID")
 	want := bytes.Clone(s.base)
-	must(t, d.WriteZeroes(frontend.Range{Off: 512, Len: 9000 - 9000%512}, frontend.Range{Off: 1 << 20, Len: 2 << 20}))
+	test.Must(t, d.WriteZeroes(frontend.Range{Off: 512, Len: 9000 - 9000%512}, frontend.Range{Off: 1 << 20, Len: 2 << 20}))
 	clear(want[512 : 512+9000-9000%512])
 	clear(want[1<<20 : 3<<20])
-	must(t, d.Discard(frontend.Range{Off: 8 << 20, Len: 1 << 20}))
+	test.Must(t, d.Discard(frontend.Range{Off: 8 << 20, Len: 1 << 20}))
 	clear(want[8<<20 : 9<<20])
 	readBack(t, d, want)
 }
@@ -150,14 +145,14 @@ func TestStopContResetKeepContent(t *testing.T) {
 		p := bytes.Repeat([]byte{byte(i)}, 3*512)
 		off := int64(i) * 4096 * 3
 		_, err := f.Driver(i%2).WriteAt(p, off)
-		must(t, err)
+		test.Must(t, err)
 		copy(want[off:], p)
 		switch i % 3 {
 		case 0:
-			must(t, f.Stop())
-			must(t, f.Cont())
+			test.Must(t, f.Stop())
+			test.Must(t, f.Cont())
 		case 1:
-			must(t, f.Reset())
+			test.Must(t, f.Reset())
 		}
 	}
 	readBack(t, f.Driver(1), want)
@@ -170,12 +165,12 @@ func TestNextFrontendOnTheSameSocket(t *testing.T) {
 		f := s.dial(frontend.Options{})
 		p := bytes.Repeat([]byte{byte(i + 1)}, 4096)
 		_, err := f.Driver(0).WriteAt(p, int64(i)*8192)
-		must(t, err)
+		test.Must(t, err)
 		copy(want[i*8192:], p)
 		if i%2 == 0 {
-			must(t, f.Close())
+			test.Must(t, f.Close())
 		} else {
-			must(t, f.Abort()) // as when QEMU is killed
+			test.Must(t, f.Abort()) // as when QEMU is killed
 		}
 	}
 	f := s.dial(frontend.Options{})
@@ -207,13 +202,13 @@ func TestWriteCacheOff(t *testing.T) {
 	d := f.Driver(0)
 	rounds := func() uint64 { return s.disk.Stats().FlushRounds }
 	_, err := d.WriteAt(make([]byte, 4096), 0)
-	must(t, err)
+	test.Must(t, err)
 	if rounds() != 0 {
 		t.Fatal("a write with the cache on was flushed")
 	}
-	must(t, f.SetConfig(32, []byte{0}))
+	test.Must(t, f.SetConfig(32, []byte{0}))
 	_, err = d.WriteAt(make([]byte, 4096), 0)
-	must(t, err)
+	test.Must(t, err)
 	if rounds() != 1 {
 		t.Errorf("%d flush rounds after a write with the cache off, expected 1", rounds())
 	}
@@ -226,13 +221,8 @@ func TestMemoryShrunkUnderTheQueue(t *testing.T) {
 	healthy := good.dial(frontend.Options{})
 	defer healthy.Close()
 	f := bad.dial(frontend.Options{NoKick: true, Timeout: 2 * time.Second})
-	must(t, os.Truncate(memoryFile(f), 0))
-	for deadline := time.Now().Add(10 * time.Second); bad.dev.Stats().Broken == 0; {
-		if time.Now().After(deadline) {
-			t.Fatal("the queue did not break")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	test.Must(t, os.Truncate(memoryFile(f), 0))
+	test.Eventually(t, "the queue breaks", func() bool { return bad.dev.Stats().Broken > 0 })
 	f.Abort()
 	readBack(t, healthy.Driver(0), good.base)
 
@@ -253,7 +243,10 @@ func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 	defer f.Abort()
 	d := f.Driver(0)
 	stopped := make(chan struct{})
-	go func() { time.Sleep(20 * time.Millisecond); s.stop(); close(stopped) }()
+	stop := sync.OnceFunc(func() {
+		go func() { s.stop(); close(stopped) }()
+	})
+	completed := 0
 	var done []frontend.Completion
 	inFlight := make([]bool, d.Slots())
 	for running := true; running; {
@@ -267,7 +260,7 @@ func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 				inFlight[i] = true
 			}
 		}
-		must(t, d.Kick())
+		test.Must(t, d.Kick())
 		done = d.Poll(done[:0])
 		for _, c := range done {
 			inFlight[c.ID] = false
@@ -275,8 +268,11 @@ func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 				t.Fatalf("status %d", c.Status)
 			}
 		}
+		if completed += len(done); completed > 1000 {
+			stop()
+		}
 	}
-	must(t, d.Err())
+	test.Must(t, d.Err())
 }
 
 func TestNoAllocationPerRequest(t *testing.T) {
@@ -286,10 +282,10 @@ func TestNoAllocationPerRequest(t *testing.T) {
 	d := f.Driver(0)
 	done := make([]frontend.Completion, 0, 8)
 	round := func(op frontend.Op, off int64) {
-		must(t, d.Submit(0, op, off, 4096))
-		must(t, d.Kick())
+		test.Must(t, d.Submit(0, op, off, 4096))
+		test.Must(t, d.Kick())
 		for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
-			must(t, d.Wait())
+			test.Must(t, d.Wait())
 		}
 	}
 	round(frontend.OpWrite, 0)

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -62,15 +63,15 @@ func flood(b *testing.B, d *frontend.Driver, n, depth int, think time.Duration) 
 	random := uint64(1)
 	submit := func(slot int) {
 		random = random*6364136223846793005 + 1442695040888963407
-		must(b, d.Submit(slot, frontend.OpRead, int64(random>>33)%(testDisk/4096)*4096, 4096))
+		test.Must(b, d.Submit(slot, frontend.OpRead, int64(random>>33)%(testDisk/4096)*4096, 4096))
 	}
 	sent, back := 0, 0
 	for ; sent < min(depth, n); sent++ {
 		submit(sent)
 	}
 	for back < n {
-		must(b, d.Kick())
-		must(b, d.Wait())
+		test.Must(b, d.Kick())
+		test.Must(b, d.Wait())
 		done = d.Poll(done[:0])
 		back += len(done)
 		if think > 0 {
@@ -92,6 +93,6 @@ func flood(b *testing.B, d *frontend.Driver, n, depth int, think time.Duration) 
 // cpuTime is what this process has used so far.
 func cpuTime(b *testing.B) time.Duration {
 	var u unix.Rusage
-	must(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	test.Must(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

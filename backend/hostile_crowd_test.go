@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -33,19 +34,17 @@ func newCrowd(t testing.TB, pause time.Duration) *crowd {
 	go func() { served <- serveSession(b, to) }()
 	var err error
 	c.front, err = frontend.New(a, frontend.Options{Memory: 4 << 20, QueueSize: 16, MaxTransfer: 64 << 10})
-	must(t, err)
+	test.Must(t, err)
 	buf := make([]byte, targetDisk)
 	_, err = c.front.Driver(0).ReadAt(buf, 0) // all of it is in memory from here on
-	must(t, err)
+	test.Must(t, err)
 	c.last.Store(time.Now().UnixNano())
 	go c.read(to.base)
 	t.Cleanup(func() {
 		close(c.stop)
 		<-c.ended
-		must(t, c.front.Close())
-		if err := <-served; err != nil {
-			t.Errorf("the healthy session: %v", err)
-		}
+		test.Must(t, c.front.Close())
+		test.Check(t, <-served, "the healthy session")
 		c.check(t)
 	})
 	return c

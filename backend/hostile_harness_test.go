@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // How long the generated runs of the hostile fuzzers take: COWBLK_FUZZ_SECONDS seconds, by default
@@ -29,9 +31,7 @@ func fuzzLimits(t *testing.T) (d time.Duration, execs int, seed uint64) {
 			return missing
 		}
 		n, err := strconv.ParseUint(s, 0, 64)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
+		test.Must(t, err, name)
 		return n
 	}
 	d = time.Duration(number("COWBLK_FUZZ_SECONDS", 60)) * time.Second
@@ -78,10 +78,10 @@ func (in *input) odd() uint64 {
 func openFiles(t testing.TB) []string {
 	t.Helper()
 	d, err := os.Open("/proc/self/fd")
-	must(t, err)
+	test.Must(t, err)
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
-	must(t, err)
+	test.Must(t, err)
 	var out []string
 	for _, n := range names {
 		if to, err := os.Readlink("/proc/self/fd/" + n); err == nil && !strings.HasSuffix(to, "/fd") {
@@ -121,13 +121,13 @@ func newUnderWay(t *testing.T, lane int) *underWay {
 	t.Helper()
 	u := &underWay{path: filepath.Join(os.TempDir(), fmt.Sprintf("cowblk-%s-%d-%d.input", strings.ReplaceAll(t.Name(), "/", "-"), os.Getpid(), lane))}
 	f, err := os.Create(u.path)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
-	must(t, f.Truncate(8<<10))
+	test.Must(t, f.Truncate(8<<10))
 	u.mem, err = unix.Mmap(int(f.Fd()), 0, 8<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() {
-		must(t, unix.Munmap(u.mem))
+		test.Must(t, unix.Munmap(u.mem))
 		os.Remove(u.path)
 	})
 	return u
@@ -193,15 +193,13 @@ func generate(t *testing.T, fuzz string, seeds [][]byte, bodies []func(in []byte
 func corpus(t testing.TB, fuzz string, seeds [][]byte) [][]byte {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join("testdata", "fuzz", fuzz, "*"))
-	must(t, err)
+	test.Must(t, err)
 	for _, name := range files {
 		b, err := os.ReadFile(name)
-		must(t, err)
+		test.Must(t, err)
 		text, _ := strings.CutPrefix(string(b), "go test fuzz v1\n[]byte(")
 		in, err := strconv.Unquote(strings.TrimSuffix(strings.TrimSpace(text), ")"))
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
+		test.Must(t, err, name)
 		seeds = append(seeds, []byte(in))
 	}
 	return seeds
@@ -247,9 +245,9 @@ func mutate(r *rand.Rand, seeds [][]byte) []byte {
 // save writes an input where the fuzz test of that name finds it.
 func save(t *testing.T, fuzz string, in []byte) string {
 	dir := filepath.Join("testdata", "fuzz", fuzz)
-	must(t, os.MkdirAll(dir, 0o755))
+	test.Must(t, os.MkdirAll(dir, 0o755))
 	name := filepath.Join(dir, fmt.Sprintf("%x", sha256.Sum256(in))[:16])
-	must(t, os.WriteFile(filepath.Join(dir, filepath.Base(name)), fmt.Appendf(nil, "go test fuzz v1\n[]byte(%q)\n", in), 0o644))
+	test.Must(t, os.WriteFile(filepath.Join(dir, filepath.Base(name)), fmt.Appendf(nil, "go test fuzz v1\n[]byte(%q)\n", in), 0o644))
 	return name
 }
 

@@ -17,6 +17,7 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/backend/loglimit"
 	"cowblk/eventfd"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -30,11 +31,11 @@ func TestLongChainsInFlightAreBounded(t *testing.T) {
 	a := newAttacker(t, to)
 	const num = 1024
 	mem, err := virtqtest.NewMemory(virtqtest.Layout(atkBase, 1<<20, 16<<20)...)
-	must(t, err)
-	must(t, a.mem.Close())
+	test.Must(t, err)
+	test.Must(t, a.mem.Close())
 	a.mem = mem
 	a.ring, err = virtqtest.NewRing(mem, num, atkBase)
-	must(t, err)
+	test.Must(t, err)
 	// 1,022 segments of a sector each, then the status, in one indirect table that all requests
 	// share.
 	const table, data = atkBase + 1<<20, atkBase + 2<<20
@@ -90,9 +91,9 @@ func heap() uint64 {
 func resident(t testing.TB) int64 {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/statm")
-	must(t, err)
+	test.Must(t, err)
 	pages, err := strconv.ParseInt(strings.Fields(string(b))[1], 10, 64)
-	must(t, err)
+	test.Must(t, err)
 	return pages * int64(os.Getpagesize())
 }
 
@@ -146,7 +147,7 @@ func TestReconnectingInALoop(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
 	defer backendtest.Serve(t, socket, to.dev, loglimit.New(slog.New(to.log)))()
 	memfd, err := unix.MemfdCreate("reconnecting", unix.MFD_CLOEXEC)
-	must(t, err)
+	test.Must(t, err)
 	defer unix.Close(memfd)
 	var g *growth
 	for i := range rounds {
@@ -154,17 +155,17 @@ func TestReconnectingInALoop(t *testing.T) {
 			g = startGrowth(t, to)
 		}
 		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
-		must(t, err)
-		must(t, c.SetDeadline(time.Now().Add(patience)))
+		test.Must(t, err)
+		test.Must(t, c.SetDeadline(time.Now().Add(patience)))
 		head := vhost.Header{Request: vhost.Request(i % 60), Flags: vhost.FlagVersion, Size: uint32(i)}.Append(nil)
 		_, _, err = c.WriteMsgUnix(head, unix.UnixRights(memfd, memfd, memfd), nil)
-		must(t, err)
-		must(t, c.CloseWrite())
+		test.Must(t, err)
+		test.Must(t, c.CloseWrite())
 		var b [64]byte
 		for err == nil {
 			_, err = c.Read(b[:]) // until the session has ended
 		}
-		must(t, c.Close())
+		test.Must(t, c.Close())
 	}
 	g.check(rounds-100, "connections", 3)
 	if n := to.dev.Stats().Rejected; n < rounds*9/10 || n > rounds {
@@ -188,9 +189,7 @@ func TestBreakingInALoop(t *testing.T) {
 		a.restart()
 	}
 	g.check(rounds-100, "broken queues", 1)
-	if n := to.dev.Stats().Broken; n != rounds {
-		t.Errorf("%d broken queues counted", n)
-	}
+	test.Equal(t, to.dev.Stats().Broken, rounds, "broken queues counted")
 }
 
 // A million requests that are refused, each for a reason of its guest's.
@@ -222,9 +221,7 @@ func TestMillionBadRequests(t *testing.T) {
 		}
 	}
 	g.check(rounds*atkNum, "bad requests", 0)
-	if n := to.dev.Stats().Refused; n != rounds*atkNum {
-		t.Errorf("%d refused requests counted", n)
-	}
+	test.Equal(t, to.dev.Stats().Refused, rounds*atkNum, "refused requests counted")
 }
 
 // Messages that are refused with an answer, and settings that go to and fro.

@@ -9,6 +9,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/eventfd"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -26,7 +27,7 @@ func putHeader(b []byte, typ uint32, sector uint64) {
 // cut takes region i's file away but for its first n bytes.
 func (a *attacker) cut(i int, n int64) {
 	a.t.Helper()
-	must(a.t, os.Truncate(fdPath(a.mem.FDs()[i]), n))
+	test.Must(a.t, os.Truncate(fdPath(a.mem.FDs()[i]), n))
 }
 
 func fdPath(fd int) string { return filepath.Join("/proc/self/fd", strconv.Itoa(fd)) }
@@ -122,9 +123,7 @@ func TestMemoryCutUnderARequest(t *testing.T) {
 			if tc.broken {
 				want = 1
 			}
-			if got := a.to.dev.Stats().Broken; got != want {
-				t.Errorf("%d broken queues counted, expected %d", got, want)
-			}
+			test.Equal(t, a.to.dev.Stats().Broken, want, "broken queues counted")
 			// The queue starts again, and serves what lies in what is left.
 			a.restart()
 			a.write(24)
@@ -186,9 +185,7 @@ func TestMemoryCutUnderManyCompletions(t *testing.T) {
 			a.ring.SetAvailIdx(5)
 			_ = eventfd.Signal(a.kick)
 			a.broke()
-			if err := a.leave(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, a.leave())
 		}
 	}
 }
@@ -211,7 +208,7 @@ func TestMemoryCutUnderTheRing(t *testing.T) {
 					desc, avail, used = atkBorder, atkBorder+0x1000, atkBorder+0x2000
 				}
 				ring, err := virtqtest.NewRingAt(a.mem, atkNum, desc, avail, used)
-				must(t, err)
+				test.Must(t, err)
 				a.ring = ring
 				a.link(0, a.request(0, blk.TypeFlush, 0))
 				a.ring.Offer(0)
@@ -226,9 +223,7 @@ func TestMemoryCutUnderTheRing(t *testing.T) {
 					}
 					_ = eventfd.Signal(a.kick)
 					a.broke()
-					if err := a.leave(); err != nil {
-						t.Error(err)
-					}
+					test.Check(t, a.leave())
 					return
 				}
 				a.cut(1, 0)

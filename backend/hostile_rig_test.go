@@ -3,7 +3,6 @@ package backend
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,10 +12,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/backend/backendtest"
 	"cowblk/cow"
-	"cowblk/cow/layer"
-	"cowblk/cow/vfs"
 	"cowblk/eventfd"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/virtq/virtqtest"
 )
@@ -42,31 +41,12 @@ func newTarget(t testing.TB, size int64, o DeviceOptions) *target {
 
 func openTarget(t testing.TB, size int64, o DeviceOptions, how cow.Options) *target {
 	t.Helper()
-	x := &target{base: make([]byte, size), log: &logCount{}}
-	rand.NewChaCha8([32]byte{2}).Read(x.base)
-	dir := t.TempDir()
-	base := filepath.Join(dir, "base")
-	must(t, os.WriteFile(base, x.base, 0o600))
-	f, err := vfs.OS{}.OpenFile(base, os.O_RDONLY, 0)
-	must(t, err)
-	print, err := layer.ComputeFingerprint(f, 0, size)
-	must(t, err)
-	must(t, f.Close())
-	x.data = filepath.Join(dir, "data")
-	paths := layer.Paths{Map: filepath.Join(dir, "map"), Data: x.data}
-	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: size, Base: print, BaseSize: size})
-	must(t, err)
-	must(t, l.Close())
-	x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, how)
-	if err != nil && how.Direct {
-		t.Logf("without direct I/O, which the file system of %s refuses: %v", dir, err)
-		x.disk, err = cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}, cow.Options{LoseUnflushed: true})
-	}
-	must(t, err)
-	t.Cleanup(func() { must(t, x.disk.Close()) })
+	d := backendtest.OpenDisk(t, size, how)
+	x := &target{base: d.Base, disk: d.Disk, log: &logCount{}, data: filepath.Join(d.Dir, "data")}
+	var err error
 	o.Name, o.Log = "target", slog.New(x.log)
 	x.dev, err = NewDevice(x.disk, o)
-	must(t, err)
+	test.Must(t, err)
 	return x
 }
 
@@ -127,17 +107,17 @@ func newAttacker(t testing.TB, to *target) *attacker {
 	a := &attacker{t: t, to: to, end: make(chan error, 1)}
 	var err error
 	a.mem, err = virtqtest.NewMemory(virtqtest.Layout(atkBase, atkRegion, atkRegion)...)
-	must(t, err)
+	test.Must(t, err)
 	a.ring, err = virtqtest.NewRing(a.mem, atkNum, atkBase)
-	must(t, err)
+	test.Must(t, err)
 	for _, p := range []*int{&a.kick, &a.call, &a.err} {
 		*p, err = eventfd.New()
-		must(t, err)
+		test.Must(t, err)
 	}
 	a.connect()
 	t.Cleanup(func() {
 		a.leave()
-		must(t, a.mem.Close())
+		test.Must(t, a.mem.Close())
 		for _, fd := range []int{a.kick, a.call, a.err} {
 			unix.Close(fd)
 		}
@@ -149,11 +129,11 @@ func newAttacker(t testing.TB, to *target) *attacker {
 func (a *attacker) connect() {
 	a.t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(a.t, err)
+	test.Must(a.t, err)
 	conn := unixConn(a.t, pair[1])
 	limit := unix.NsecToTimeval(int64(patience))
-	must(a.t, unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
-	must(a.t, unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit))
+	test.Must(a.t, unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
+	test.Must(a.t, unix.SetsockoptTimeval(pair[0], unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit))
 	a.sock, a.served = pair[0], true
 	to := a.to
 	go func() { a.end <- serveSession(conn, to) }()
@@ -170,7 +150,7 @@ func unixConn(t testing.TB, fd int) *net.UnixConn {
 	f := os.NewFile(uintptr(fd), "socket")
 	defer f.Close()
 	conn, err := net.FileConn(f)
-	must(t, err)
+	test.Must(t, err)
 	return conn.(*net.UnixConn)
 }
 
@@ -178,7 +158,7 @@ func unixConn(t testing.TB, fd int) *net.UnixConn {
 func connected(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
+	test.Must(t, err)
 	return unixConn(t, pair[0]), unixConn(t, pair[1])
 }
 
@@ -229,7 +209,7 @@ func (a *attacker) receive() ([]byte, bool) {
 		return nil, false
 	}
 	h, err := vhost.DecodeHeader(head[:])
-	must(a.t, err)
+	test.Must(a.t, err)
 	p := make([]byte, h.Size)
 	return p, a.fill(p)
 }
@@ -260,7 +240,7 @@ func (a *attacker) ask(r vhost.Request, payload []byte, fds ...int) uint64 {
 		a.t.Fatalf("%v: no answer; session: %v", r, a.leave())
 	}
 	v, err := vhost.DecodeU64(p[:8])
-	must(a.t, err)
+	test.Must(a.t, err)
 	return v
 }
 

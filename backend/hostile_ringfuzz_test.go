@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cowblk/eventfd"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -24,7 +25,7 @@ func newRingRig(t testing.TB) *ringRig {
 	r := &ringRig{attacker: newAttacker(t, newTarget(t, targetDisk, DeviceOptions{}))}
 	for _, fd := range r.mem.FDs() {
 		f, err := os.OpenFile(fdPath(fd), os.O_RDWR, 0)
-		must(t, err)
+		test.Must(t, err)
 		t.Cleanup(func() { f.Close() })
 		r.cuts = append(r.cuts, f)
 	}
@@ -67,17 +68,15 @@ func (r *ringRig) execute(t testing.TB, raw []byte) {
 		r.tell(vhost.RemMemReg, vhost.AppendMemReg(nil, r.mem.Regions()[1]))
 	}
 	if how&0x70 == 0x70 {
-		must(t, r.cuts[1].Truncate(int64(in.n(2))*4096))
+		test.Must(t, r.cuts[1].Truncate(int64(in.n(2))*4096))
 		for range in.n(8) {
 			r.to.dev.Stats()
 		}
-		must(t, r.cuts[1].Truncate(atkRegion))
+		test.Must(t, r.cuts[1].Truncate(atkRegion))
 	}
 	_ = eventfd.Signal(r.kick)
 	if r.settled() {
-		if got := r.to.dev.Stats().Broken; got != broken+1 {
-			t.Errorf("%d broken queues counted, expected %d", got, broken+1)
-		}
+		test.Equal(t, r.to.dev.Stats().Broken, broken+1, "broken queues counted")
 		if !drain(r.err) {
 			t.Error("the queue broke and did not signal its error eventfd")
 		}
@@ -212,9 +211,7 @@ func (r *ringRig) field(b []byte, i int, v uint64) {
 func (r *ringRig) after(t testing.TB) {
 	t.Helper()
 	r.t = t
-	if err := r.leave(); err != nil {
-		t.Errorf("session: %v", err)
-	}
+	test.Check(t, r.leave(), "session")
 	if st, err := os.Stat(r.to.data); err != nil || st.Size() > targetDisk {
 		t.Errorf("the disk's file has %d bytes, %v; the disk has %d", st.Size(), err, targetDisk)
 	}

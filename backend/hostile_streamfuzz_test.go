@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/eventfd"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/virtq"
@@ -146,10 +147,10 @@ func (r *streamRig) disturb(in *input, what int) {
 	case 2: // the files
 		fd := r.fds[[...]int{kindMemory, kindMemory2, kindInflight}[in.n(3)]]
 		var st unix.Stat_t
-		must(r.t, unix.Fstat(fd, &st))
-		must(r.t, unix.Ftruncate(fd, int64(in.n(2))*4096))
+		test.Must(r.t, unix.Fstat(fd, &st))
+		test.Must(r.t, unix.Ftruncate(fd, int64(in.n(2))*4096))
 		runtime.Gosched()
-		must(r.t, unix.Ftruncate(fd, st.Size))
+		test.Must(r.t, unix.Ftruncate(fd, st.Size))
 	case 3: // indexes
 		r.ring.SetAvailIdx(uint16(in.odd()))
 		r.ring.SetUsedIdx(uint16(in.odd()))
@@ -168,16 +169,14 @@ type leftovers struct {
 func (l *leftovers) look(t testing.TB) {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")
-	must(t, err)
+	test.Must(t, err)
 	shared := strings.Count(string(maps), "/memfd:")
 	if l.looks++; l.looks < 3 {
 		l.files, l.maps = openFiles(t), shared
 		return
 	}
 	sameFiles(t, l.files)
-	if shared != l.maps {
-		t.Errorf("%d mappings of memory files, expected %d", shared, l.maps)
-	}
+	test.Equal(t, shared, l.maps, "mappings of memory files")
 	if n := goroutines("(*worker).run("); n != 1 {
 		t.Errorf("%d queues run, expected the healthy one", n)
 	}

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 )
@@ -38,24 +39,24 @@ type streamRig struct {
 
 func newStreamRig(t testing.TB) *streamRig {
 	r := &streamRig{attacker: newAttacker(t, newTarget(t, targetDisk, DeviceOptions{Queues: 4}))}
-	must(t, r.leave())
+	test.Must(t, r.leave())
 	var pipe [2]int
-	must(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK))
+	test.Must(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK))
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
+	test.Must(t, err)
 	open := func(name string, flag int) int {
 		fd, err := unix.Open(name, flag|unix.O_CLOEXEC, 0o600)
-		must(t, err)
+		test.Must(t, err)
 		return fd
 	}
 	memory := func(size int64) int {
 		fd, err := unix.MemfdCreate("hostile", unix.MFD_CLOEXEC)
-		must(t, err)
-		must(t, unix.Ftruncate(fd, size))
+		test.Must(t, err)
+		test.Must(t, unix.Ftruncate(fd, size))
 		return fd
 	}
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	must(t, err)
+	test.Must(t, err)
 	r.fds = [kinds]int{
 		kindMemory: r.mem.FDs()[0], kindMemory2: r.mem.FDs()[1], kindEvent: r.kick, kindEvent2: r.call,
 		kindSmall: memory(4096), kindInflight: memory(inflightSize), kindPipeIn: pipe[0], kindPipeOut: pipe[1],
@@ -63,11 +64,11 @@ func newStreamRig(t testing.TB) *streamRig {
 		kindDirectory: open(t.TempDir(), unix.O_RDONLY), kindSocket: pair[0], kindEpoll: epoll,
 		kindReadOnly: open(fdPath(r.mem.FDs()[0]), unix.O_RDONLY),
 	}
-	must(t, unix.Ftruncate(r.fds[kindFile], atkRegion))
+	test.Must(t, unix.Ftruncate(r.fds[kindFile], atkRegion))
 	r.inflight, err = unix.Mmap(r.fds[kindInflight], 0, inflightSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() {
-		must(t, unix.Munmap(r.inflight))
+		test.Must(t, unix.Munmap(r.inflight))
 		unix.Close(pair[1])
 		for _, fd := range r.fds[kindSmall:] {
 			unix.Close(fd)

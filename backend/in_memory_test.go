@@ -15,6 +15,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -49,18 +50,18 @@ func serveInMemory(t *testing.T, o DeviceOptions) *inMemory {
 		return f
 	})
 	b, err := files.OpenFile("/base", os.O_RDONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	print, err := layer.ComputeFingerprint(b, 0, memoryDisk)
-	must(t, errors.Join(err, b.Close()))
+	test.Must(t, errors.Join(err, b.Close()))
 	paths := layer.Paths{Map: "/map", Data: "/data"}
 	l, err := layer.CreateHead(files, paths, layer.CreateParams{Size: memoryDisk, BlockSize: memoryBlock, Base: print, BaseSize: memoryDisk})
-	must(t, err)
-	must(t, l.Close())
-	must(t, files.SyncDir("/"))
+	test.Must(t, err)
+	test.Must(t, l.Close())
+	test.Must(t, files.SyncDir("/"))
 	s.machine.Record()
 	s.spec = cow.Spec{Base: &cow.BaseSpec{Path: "/base"}, Layers: []layer.Paths{paths}}
 	s.disk, err = cow.Open(s.spec, cow.Options{FS: files, FlushInterval: -1, LoseUnflushed: true})
-	must(t, err)
+	test.Must(t, err)
 	s.export(o)
 	t.Cleanup(func() {
 		s.stop()
@@ -78,7 +79,7 @@ func (s *inMemory) export(o DeviceOptions) {
 	o.Name, o.Log = "test", slog.New(slog.DiscardHandler)
 	var err error
 	s.dev, err = NewDevice(s.disk, o)
-	must(s.t, err)
+	test.Must(s.t, err)
 	s.socket = filepath.Join(s.t.TempDir(), "sock")
 	s.stop = backendtest.Serve(s.t, s.socket, s.dev, o.Log)
 }
@@ -91,11 +92,11 @@ func (s *inMemory) afterPowerCut(off int64, n int) []byte {
 		return faultfs.Choice{Keep: make([]bool, len(d.Pending()))}
 	})
 	d, err := cow.Open(s.spec, cow.Options{FS: m.Process(nil), FlushInterval: -1})
-	must(s.t, err)
+	test.Must(s.t, err)
 	defer d.Close()
 	p := make([]byte, n)
 	_, err = d.ReadAt(p, off)
-	must(s.t, err)
+	test.Must(s.t, err)
 	return p
 }
 
@@ -105,8 +106,8 @@ func (s *inMemory) stable(d *frontend.Driver) bool {
 	s.t.Helper()
 	at := func(n int) int64 { return int64(s.used+n) * memoryBlock }
 	whole := func(n int) frontend.Range { return frontend.Range{Off: at(n), Len: memoryBlock} }
-	must(s.t, backendtest.Write(d, 'o', at(0))())
-	must(s.t, s.disk.Flush()) // the head owns block 0
+	test.Must(s.t, backendtest.Write(d, 'o', at(0))())
+	test.Must(s.t, s.disk.Flush()) // the head owns block 0
 	kinds := []struct {
 		name string
 		want byte
@@ -120,7 +121,7 @@ func (s *inMemory) stable(d *frontend.Driver) bool {
 	stable := 0
 	var found []string
 	for i, k := range kinds {
-		must(s.t, k.do())
+		test.Must(s.t, k.do())
 		p := s.afterPowerCut(at(i), memoryBlock)
 		ok := bytes.Equal(p, bytes.Repeat([]byte{k.want}, memoryBlock))
 		found = append(found, fmt.Sprintf("%s %v", k.name, ok))

@@ -2,7 +2,6 @@ package backend
 
 import (
 	"bytes"
-	"errors"
 	"path/filepath"
 	"testing"
 
@@ -10,6 +9,7 @@ import (
 
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 )
@@ -19,9 +19,9 @@ import (
 func otherBuffer(t *testing.T, f *frontend.Frontend, queues int) (fd int) {
 	t.Helper()
 	fd, err := unix.MemfdCreate("inflight", unix.MFD_CLOEXEC)
-	must(t, err)
-	must(t, unix.Ftruncate(fd, 1<<20))
-	must(t, f.SetInflight(fd, vhost.Inflight{Size: 1 << 20, Queues: uint16(queues), QueueSize: 128}))
+	test.Must(t, err)
+	test.Must(t, unix.Ftruncate(fd, 1<<20))
+	test.Must(t, f.SetInflight(fd, vhost.Inflight{Size: 1 << 20, Queues: uint16(queues), QueueSize: 128}))
 	return fd
 }
 
@@ -33,25 +33,23 @@ func TestInflightBufferShrunk(t *testing.T) {
 	defer healthy.Close()
 	f := s.dial(frontend.Options{Queues: 2})
 	defer f.Close()
-	must(t, f.Stop())
+	test.Must(t, f.Stop())
 	fd := otherBuffer(t, f, 2)
-	must(t, f.Cont())
+	test.Must(t, f.Cont())
 	for q := range 2 {
 		_, err := f.Driver(q).WriteAt(make([]byte, 4096), 0)
-		must(t, err)
+		test.Must(t, err)
 	}
-	must(t, unix.Ftruncate(fd, 0))
+	test.Must(t, unix.Ftruncate(fd, 0))
 	for q := range 2 {
-		if _, err := f.Driver(q).WriteAt(make([]byte, 4096), 0); !errors.Is(err, frontend.ErrQueueBroken) {
-			t.Errorf("queue %d: %v, expected ErrQueueBroken", q, err)
-		}
+		test.ErrorIs(t, test.Err(f.Driver(q).WriteAt(make([]byte, 4096), 0)), frontend.ErrQueueBroken, q)
 	}
 	_, err := healthy.Driver(0).ReadAt(make([]byte, 4096), 0)
-	must(t, err)
-	must(t, f.Reset())
+	test.Must(t, err)
+	test.Must(t, f.Reset())
 	for q := range 2 {
 		_, err := f.Driver(q).WriteAt(make([]byte, 4096), 0)
-		must(t, err)
+		test.Must(t, err)
 	}
 }
 
@@ -60,16 +58,14 @@ func TestInflightBufferDamaged(t *testing.T) {
 	s := serve(t, DeviceOptions{})
 	f := s.dial(frontend.Options{})
 	defer f.Close()
-	must(t, f.Stop())
+	test.Must(t, f.Stop())
 	fd := otherBuffer(t, f, 1)
 	_, err := unix.Pwrite(fd, bytes.Repeat([]byte{0xff}, 4096), 0)
-	must(t, err)
-	must(t, f.Cont())
-	if err := f.Driver(0).Flush(); !errors.Is(err, frontend.ErrQueueBroken) {
-		t.Errorf("%v, expected ErrQueueBroken", err)
-	}
-	must(t, f.Reset())
-	must(t, f.Driver(0).Flush())
+	test.Must(t, err)
+	test.Must(t, f.Cont())
+	test.ErrorIs(t, f.Driver(0).Flush(), frontend.ErrQueueBroken)
+	test.Must(t, f.Reset())
+	test.Must(t, f.Driver(0).Flush())
 }
 
 // A ring that the in-flight buffer has no region for is served: after a stop, after the connection
@@ -92,19 +88,19 @@ func TestRingBeyondItsInflightBuffer(t *testing.T) {
 			}
 		}
 		moves("tracked", 1)
-		must(t, f.Stop())
+		test.Must(t, f.Stop())
 		otherBuffer(t, f, 2) // for rings of 128
-		must(t, f.Cont())
+		test.Must(t, f.Cont())
 		moves("in a buffer for 128", 2)
-		must(t, f.Stop())
-		must(t, f.Cont())
+		test.Must(t, f.Stop())
+		test.Must(t, f.Cont())
 		moves("after stop and cont", 3)
-		must(t, f.Disconnect())
-		must(t, f.Reconnect(s.socket))
+		test.Must(t, f.Disconnect())
+		test.Must(t, f.Reconnect(s.socket))
 		moves("reconnected", 4)
-		must(t, f.Reset())
+		test.Must(t, f.Reset())
 		moves("after a reset", 5)
-		must(t, f.Close())
+		test.Must(t, f.Close())
 	}
 }
 
@@ -118,21 +114,21 @@ func TestResubmittedToTheCurrentHead(t *testing.T) {
 	defer f.Close()
 	s.fill(unix.ENOSPC)
 	s.fillUp(f.Driver(0), n)
-	must(t, f.Stop()) // the requests are in the region only
+	test.Must(t, f.Stop()) // the requests are in the region only
 	former := s.disk.Layers()[0]
 	paths := layer.Paths{Map: filepath.Join(s.dir, "map2"), Data: filepath.Join(s.dir, "data2")}
 	next, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Parent: former.UUID, Size: former.Size, BlockSize: former.BlockSize, Base: former.Base, BaseSize: former.BaseSize})
-	must(t, err)
+	test.Must(t, err)
 	p, err := s.disk.Promote(next)
-	must(t, err)
+	test.Must(t, err)
 	<-p.Done()
-	must(t, p.Err())
+	test.Must(t, p.Err())
 	s.free()
-	must(t, f.Cont())
+	test.Must(t, f.Cont())
 	collect(t, f.Driver(0), n, frontend.StatusOK)
 	written(t, f.Driver(0), n)
 	h, err := layer.ReadHeader(vfs.OS{}, filepath.Join(s.dir, "map"))
-	must(t, err)
+	test.Must(t, err)
 	if h.State != layer.Sealed || h.Owned != 0 {
 		t.Errorf("the former head is %v and owns %d blocks, expected none", h.State, h.Owned)
 	}

@@ -10,22 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/backendtest"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
 // Of requests that fail within ten seconds, the first is logged and reported, the others are not.
 func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
-	x := &cowtest.Intercept{FS: vfs.OS{}}
-	var log strings.Builder
+	x := faultfs.Over(vfs.OS{}, nil)
+	var log test.Log
 	var events atomic.Int32
 	s := serveOn(t, DeviceOptions{}, x, func(v *served) {
-		v.dev.log = slog.New(slog.NewTextHandler(&log, nil))
+		v.dev.log = log.Logger()
 		v.dev.Observe(Observer{IOError: func(IOErrorEvent) { events.Add(1) }})
 	})
-	x.OnCall(func(c cowtest.Call) error {
-		if c.Op == "pwritev" {
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "write" && strings.HasSuffix(c.Name, "/data") {
 			return unix.EIO
 		}
 		return nil
@@ -40,17 +41,13 @@ func TestErrorsAreLoggedOnceInAWhile(t *testing.T) {
 		}
 	}
 	failing()
-	if n := events.Load(); n != 1 {
-		t.Errorf("%d events for errors of one moment", n)
-	}
+	test.Equal(t, events.Load(), 1, "events for errors of one moment")
 	s.dev.ioErrors.AllowN(time.Now().Add(errorLogInterval), 0) // that time passes
 	failing()
-	if n := events.Load(); n != 2 {
-		t.Errorf("%d events after %s", n, errorLogInterval)
-	}
+	test.Equal(t, events.Load(), 2, "events after", errorLogInterval)
 	f.Close()
 	s.stop()
-	if n := strings.Count(log.String(), "request failed"); n != 2 {
-		t.Errorf("%d lines:\n%s", n, log.String())
+	if n := log.Count(slog.LevelError); n != 2 {
+		t.Errorf("%d lines:\n%s", n, &log)
 	}
 }

@@ -1,15 +1,14 @@
 package backend
 
 import (
-	"log/slog"
-	"strings"
+	"slices"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/backendtest"
 	"cowblk/eventfd"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 )
@@ -17,47 +16,38 @@ import (
 // A driver that kicks and never fills its ring is one whose memory is another: it is told of. One
 // whose request comes with the kick is not.
 func TestKicksWithoutRequests(t *testing.T) {
-	log := &backendtest.Log{}
+	var log test.Log
 	s := serve(t, DeviceOptions{})
 	s.stop()
 	s.dev.Reopen(s.disk)
-	s.stop = backendtest.Serve(t, s.socket, s.dev, slog.New(slog.NewTextHandler(log, nil)))
+	s.stop = backendtest.Serve(t, s.socket, s.dev, log.Logger())
 	t.Cleanup(s.stop)
 	kick, err := eventfd.New()
-	must(t, err)
+	test.Must(t, err)
 	defer unix.Close(kick)
 	f := s.dial(frontend.Options{})
-	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
-	must(t, f.Barrier())
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(log.String(), "its rings stay empty"); time.Sleep(5 * time.Millisecond) {
+	test.Must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
+	test.Must(t, f.Barrier())
+	test.Eventually(t, "the warning", func() bool {
 		_ = eventfd.Signal(kick)
-		if time.Now().After(end) {
-			t.Fatalf("not told of: %s", log)
-		}
-	}
-	if !strings.Contains(log.String(), "share=on") {
-		t.Errorf("no advice: %s", log)
-	}
-	must(t, f.Close())
+		return slices.Contains(log.Values("advice"), vhost.MemoryAdvice)
+	}, &log)
+	test.Must(t, f.Close())
 
 	f = s.dial(frontend.Options{})
-	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
-		t.Fatal(err)
-	}
-	must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
-	must(t, f.Barrier())
-	for end := time.Now().Add(20 * time.Second); s.dev.kicks.armed.Load(); time.Sleep(time.Millisecond) {
+	test.Must(t, test.Err(f.Driver(0).ReadAt(make([]byte, 512), 0)))
+	test.Must(t, f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, 0), kick))
+	test.Must(t, f.Barrier())
+	test.Eventually(t, "the kick is noticed", func() bool {
 		_ = eventfd.Signal(kick)
-		if time.Now().After(end) {
-			t.Fatal("the kick was not noticed")
-		}
-	}
+		return !s.dev.kicks.armed.Load()
+	})
 	s.dev.kicks.mu.Lock()
 	check := s.dev.kicks.check
 	s.dev.kicks.mu.Unlock()
 	check()
-	must(t, f.Close())
-	if n := strings.Count(log.String(), "its rings stay empty"); n != 1 {
+	test.Must(t, f.Close())
+	if n := len(log.Values("advice")); n != 1 {
 		t.Errorf("told of %d times", n)
 	}
 }

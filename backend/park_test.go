@@ -4,15 +4,17 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 )
@@ -25,10 +27,10 @@ type full struct {
 }
 
 func serveFull(t *testing.T) *full {
-	x := &cowtest.Intercept{FS: vfs.OS{}}
+	x := faultfs.Over(vfs.OS{}, nil)
 	s := &full{served: serveOn(t, DeviceOptions{}, x)}
-	x.OnCall(func(c cowtest.Call) error {
-		if err := s.err.Load(); err != nil && (c.Op == "pwritev" || c.Op == "punch") {
+	x.OnCall(func(c faultfs.Call) error {
+		if err := s.err.Load(); err != nil && (c.Op == "write" || c.Op == "punch") && strings.Contains(filepath.Base(c.Name), "data") {
 			return *err
 		}
 		return nil
@@ -48,20 +50,16 @@ func (s *full) fillUp(d *frontend.Driver, n int) {
 		for j := range 4096 {
 			d.Buffer(i)[j] = byte(i + 1)
 		}
-		must(s.t, d.Submit(i, frontend.OpWrite, int64(i)*8192, 4096))
+		test.Must(s.t, d.Submit(i, frontend.OpWrite, int64(i)*8192, 4096))
 	}
-	must(s.t, d.Kick())
+	test.Must(s.t, d.Kick())
 	s.parks(n)
 }
 
 // parks waits until n requests are parked.
 func (s *full) parks(n int) {
 	s.t.Helper()
-	for end := time.Now().Add(30 * time.Second); s.dev.Parked() != n; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			s.t.Fatalf("%d requests are parked, expected %d", s.dev.Parked(), n)
-		}
-	}
+	test.Eventually(s.t, fmt.Sprint(n, " requests are parked"), func() bool { return s.dev.Parked() == n })
 }
 
 // collect waits for n completions of one status, each of another slot.
@@ -69,7 +67,7 @@ func collect(t *testing.T, d *frontend.Driver, n int, status byte) {
 	t.Helper()
 	seen := map[int]bool{}
 	for len(seen) < n {
-		must(t, d.Wait())
+		test.Must(t, d.Wait())
 		for _, c := range d.Poll(nil) {
 			if c.Status != status || seen[c.ID] {
 				t.Fatalf("slot %d: status %d, seen before: %v; expected status %d, once", c.ID, c.Status, seen[c.ID], status)
@@ -77,9 +75,7 @@ func collect(t *testing.T, d *frontend.Driver, n int, status byte) {
 			seen[c.ID] = true
 		}
 	}
-	if d.InFlight() != 0 {
-		t.Errorf("%d requests are left", d.InFlight())
-	}
+	test.Equal(t, d.InFlight(), 0, "requests are left")
 }
 
 // written checks what fillUp wrote.
@@ -88,7 +84,7 @@ func written(t *testing.T, d *frontend.Driver, n int) {
 	p := make([]byte, 4096)
 	for i := range n {
 		_, err := d.ReadAt(p, int64(i)*8192)
-		must(t, err)
+		test.Must(t, err)
 		if !bytes.Equal(p, bytes.Repeat([]byte{byte(i + 1)}, 4096)) {
 			t.Fatalf("write %d is not on the disk", i)
 		}
@@ -112,7 +108,7 @@ func TestParkedUntilThereIsSpace(t *testing.T) {
 		}
 		for _, q := range []int{0, 1} {
 			_, err := f.Driver(q).ReadAt(make([]byte, 4096), 1<<20)
-			must(t, err)
+			test.Must(t, err)
 		}
 		if n := s.dev.ResumeParked(); n != 20 {
 			t.Errorf("resumed %d, expected 20", n)
@@ -122,10 +118,8 @@ func TestParkedUntilThereIsSpace(t *testing.T) {
 		s.dev.ResumeParked()
 		collect(t, d, 20, frontend.StatusOK)
 		written(t, d, 20)
-		if n := s.dev.Parked() + s.dev.ResumeParked(); n != 0 {
-			t.Errorf("%d requests are parked still", n)
-		}
-		must(t, f.Close())
+		test.Equal(t, s.dev.Parked()+s.dev.ResumeParked(), 0, "requests are parked still")
+		test.Must(t, f.Close())
 	}
 }
 
@@ -177,16 +171,14 @@ func TestParkedOverStop(t *testing.T) {
 		s.fill(unix.ENOSPC)
 		s.fillUp(f.Driver(0), n)
 		for range 3 {
-			must(t, f.Stop())
-			if got := s.dev.Parked(); got != 0 {
-				t.Errorf("%d requests are parked by a worker that is gone", got)
-			}
-			must(t, f.Cont())
+			test.Must(t, f.Stop())
+			test.Equal(t, s.dev.Parked(), 0, "requests are parked by a worker that is gone")
+			test.Must(t, f.Cont())
 			s.parks(n)
 		}
-		must(t, f.Stop())
+		test.Must(t, f.Stop())
 		s.free()
-		must(t, f.Cont())
+		test.Must(t, f.Cont())
 		collect(t, f.Driver(0), n, frontend.StatusOK)
 		written(t, f.Driver(0), n)
 	})
@@ -197,10 +189,10 @@ func TestParkedOverStop(t *testing.T) {
 		defer f.Close()
 		s.fill(unix.ENOSPC)
 		s.fillUp(f.Driver(0), n)
-		must(t, f.Disconnect())
+		test.Must(t, f.Disconnect())
 		s.parks(0)
 		s.free()
-		must(t, f.Reconnect(s.socket))
+		test.Must(t, f.Reconnect(s.socket))
 		collect(t, f.Driver(0), n, frontend.StatusOK)
 		written(t, f.Driver(0), n)
 	})
@@ -211,11 +203,11 @@ func TestParkedOverStop(t *testing.T) {
 		defer f.Close()
 		s.fill(unix.ENOSPC)
 		s.fillUp(f.Driver(0), n)
-		must(t, f.Stop())
+		test.Must(t, f.Stop())
 		collect(t, f.Driver(0), n, frontend.StatusIOErr)
 		s.free()
-		must(t, f.Cont())
+		test.Must(t, f.Cont())
 		_, err := f.Driver(0).WriteAt(make([]byte, 4096), 0)
-		must(t, err)
+		test.Must(t, err)
 	})
 }

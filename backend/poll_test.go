@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -27,10 +28,10 @@ func TestQueueLooksBeforeItSleeps(t *testing.T) {
 			for end := time.Now().Add(30 * time.Second); s.dev.Stats().PollHits == 0; {
 				for range 100 {
 					_, err := d.ReadAt(p, 0)
-					must(t, err)
+					test.Must(t, err)
 				}
 				if f.Features()&frontend.FeatureFlush != 0 {
-					must(t, d.Flush())
+					test.Must(t, d.Flush())
 				}
 				if time.Now().After(end) {
 					t.Fatalf("nothing was found by looking: %+v", s.dev.Stats())
@@ -41,13 +42,13 @@ func TestQueueLooksBeforeItSleeps(t *testing.T) {
 			}
 			s.dev.SetPoll(0)
 			_, err := d.ReadAt(p, 0) // the look that is under way may be counted yet
-			must(t, err)
+			test.Must(t, err)
 			_, err = d.ReadAt(p, 0)
-			must(t, err)
+			test.Must(t, err)
 			before := s.dev.Stats()
 			for range 100 {
 				_, err := d.ReadAt(p, 0)
-				must(t, err)
+				test.Must(t, err)
 			}
 			if after := s.dev.Stats(); after.PollHits != before.PollHits || after.PollMisses != before.PollMisses {
 				t.Errorf("polling is off: %+v, then %+v", before, after)
@@ -82,14 +83,14 @@ func TestMailReachesALookingQueue(t *testing.T) {
 	for i := range 20 {
 		for range 50 {
 			_, err := f.Driver(i%2).ReadAt(p, 0)
-			must(t, err)
+			test.Must(t, err)
 		}
 		if i%4 == 3 {
-			must(t, f.Reset())
+			test.Must(t, f.Reset())
 			continue
 		}
-		must(t, f.Stop())
-		must(t, f.Cont())
+		test.Must(t, f.Stop())
+		test.Must(t, f.Cont())
 	}
 }
 
@@ -140,10 +141,8 @@ func TestProcessors(t *testing.T) {
 func TestCacheNames(t *testing.T) {
 	for _, name := range []string{"writeback", "writethrough", "none", "directsync"} {
 		var c Cache
-		must(t, c.UnmarshalText([]byte(name)))
-		if got := c.String(); got != name {
-			t.Errorf("%s became %s", name, got)
-		}
+		test.Must(t, c.UnmarshalText([]byte(name)))
+		test.Equal(t, c.String(), name, "became")
 	}
 	if (Cache{}).String() != "writeback" {
 		t.Error("the zero value is not writeback")

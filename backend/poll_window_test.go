@@ -3,6 +3,8 @@ package backend
 import (
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 const us = time.Microsecond
@@ -118,9 +120,7 @@ func TestPaceSteps(t *testing.T) {
 		{"limit has been lowered", pollWindow{length: time.Millisecond}, 20 * us, true, 0, pollWindow{length: limit}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := tc.p.next(tc.gap, tc.found, limit, tc.wake); got != tc.want {
-				t.Errorf("%+v, expected %+v", got, tc.want)
-			}
+			test.Equal(t, tc.p.next(tc.gap, tc.found, limit, tc.wake), tc.want)
 		})
 	}
 	if got := (pollWindow{length: limit, backoff: 3, skip: 2}).next(us, false, 0, 0); got != (pollWindow{}) {

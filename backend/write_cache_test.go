@@ -10,6 +10,7 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/cow"
 	"cowblk/cow/cowtest/faultfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/frontend"
 )
@@ -34,15 +35,15 @@ func TestWriteIsStableWhenItCompletes(t *testing.T) {
 					for _, running := range []bool{false, true} {
 						name := fmt.Sprintf("%s option %v features %s written %d running %v", mode, c.option, features, write-1, running)
 						o := DeviceOptions{WritebackWithoutFlush: c.option}
-						must(t, o.Cache.UnmarshalText([]byte(mode)))
+						test.Must(t, o.Cache.UnmarshalText([]byte(mode)))
 						t.Run(name, func(t *testing.T) {
 							s := serveInMemory(t, o)
 							f := dialWith(t, s.socket, features, !running)
 							if write > 0 {
-								must(t, f.SetConfig(blk.WritebackOffset, []byte{byte(write - 1)}))
+								test.Must(t, f.SetConfig(blk.WritebackOffset, []byte{byte(write - 1)}))
 							}
 							if !running {
-								must(t, f.Start())
+								test.Must(t, f.Start())
 							}
 							if got := s.stable(f.Driver(0)); got != (stable == 'S') {
 								t.Errorf("writes are stable when they complete: %v, expected %v", got, !got)
@@ -55,7 +56,7 @@ func TestWriteIsStableWhenItCompletes(t *testing.T) {
 	}
 	for _, mode := range []string{"writethrough", "directsync"} {
 		o := DeviceOptions{WritebackWithoutFlush: true}
-		must(t, o.Cache.UnmarshalText([]byte(mode)))
+		test.Must(t, o.Cache.UnmarshalText([]byte(mode)))
 		if _, err := NewDevice(serveInMemory(t, DeviceOptions{}).disk, o); err == nil {
 			t.Errorf("%s was accepted with writeback-without-flush", mode)
 		}
@@ -74,7 +75,7 @@ func dialWith(t *testing.T, socket, features string, noStart bool) *frontend.Fro
 		o.Refuse |= frontend.FeatureConfigWCE
 	}
 	f, err := frontend.Dial(socket, o)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -88,14 +89,12 @@ func TestWriteCacheAfterStopAndReset(t *testing.T) {
 			f := dialWith(t, s.socket, features, false)
 			for _, again := range []func() error{
 				func() error { return nil },
-				func() error { must(t, f.Stop()); return f.Cont() },
+				func() error { test.Must(t, f.Stop()); return f.Cont() },
 				f.Reset, f.Reset,
-				func() error { must(t, f.Disconnect()); return f.Reconnect(s.socket) },
+				func() error { test.Must(t, f.Disconnect()); return f.Reconnect(s.socket) },
 			} {
-				must(t, again())
-				if got := s.stable(f.Driver(0)); got != want {
-					t.Errorf("stable: %v, expected %v", got, want)
-				}
+				test.Must(t, again())
+				test.Equal(t, s.stable(f.Driver(0)), want, "stable")
 			}
 		})
 	}
@@ -121,20 +120,16 @@ func TestWriteCacheAfterAnotherProcess(t *testing.T) {
 			s := serveInMemory(t, c.before)
 			f := dialWith(t, s.socket, "FW", false)
 			for _, v := range c.write {
-				must(t, f.SetConfig(blk.WritebackOffset, []byte{v}))
+				test.Must(t, f.SetConfig(blk.WritebackOffset, []byte{v}))
 			}
 			for range 2 {
 				s.export(DeviceOptions{})
-				must(t, f.Reconnect(s.socket))
-				if got := s.stable(f.Driver(0)); got != c.want {
-					t.Errorf("stable: %v, expected %v", got, c.want)
-				}
-				must(t, f.Reset()) // QEMU shows the next driver the same
-				if got := s.stable(f.Driver(0)); got != c.want {
-					t.Errorf("after a reset: stable: %v, expected %v", got, c.want)
-				}
+				test.Must(t, f.Reconnect(s.socket))
+				test.Equal(t, s.stable(f.Driver(0)), c.want, "stable")
+				test.Must(t, f.Reset()) // QEMU shows the next driver the same
+				test.Equal(t, s.stable(f.Driver(0)), c.want, "after a reset: stable")
 			}
-			must(t, f.Close())
+			test.Must(t, f.Close())
 			if s.stable(dialWith(t, s.socket, "FW", false).Driver(0)) {
 				t.Error("a front-end that starts anew finds no write cache")
 			}
@@ -174,7 +169,7 @@ func TestWriteCacheFollowsTheDrivers(t *testing.T) {
 				d.cache.write(what == "1", running)
 			case "r", "s":
 				p := make([]byte, blk.SpaceSize)
-				must(t, d.Config(p))
+				test.Must(t, d.Config(p))
 				if on := p[blk.WritebackOffset] == 1; on != (what == "s") {
 					t.Errorf("%s:%s: writeback reads as %v", c.name, done, on)
 				}
@@ -190,7 +185,7 @@ func TestWriteCacheFollowsTheDrivers(t *testing.T) {
 				if strings.Contains(what, "W") {
 					f |= wce
 				}
-				must(t, d.SetFeatures(f))
+				test.Must(t, d.SetFeatures(f))
 			}
 			if off := d.cache.off.Load(); off != (state == "!") {
 				t.Errorf("%s:%s: the write cache is off: %v", c.name, done, off)
@@ -237,7 +232,7 @@ func TestFailedFlushIsOneEvent(t *testing.T) {
 			if err := f.Driver(0).Flush(); err == nil {
 				t.Error("the flush did not fail")
 			}
-			must(t, f.Close())
+			test.Must(t, f.Close())
 		} else if err := s.disk.Flush(); !errors.Is(err, cow.ErrFailed) { // as a background round does
 			t.Errorf("flush: %v", err)
 		}

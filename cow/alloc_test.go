@@ -7,19 +7,16 @@ import (
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
 	"cowblk/eventfd"
+	"cowblk/internal/test"
 )
 
 // No request allocates.
 func TestNoAllocations(t *testing.T) {
 	const runs = 200
 	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 64 << 20, BlockSize: 4096, BaseSize: 16 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ch, err := rig.Disk.NewChannel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	out := make([]*cow.Request, 0, 1)
 	buf := make([]byte, 8192)
 	submit := func(r *cow.Request) {
@@ -61,10 +58,6 @@ func TestNoAllocations(t *testing.T) {
 			t.Errorf("%s: %v allocations per request", tt.name, n)
 		}
 	}
-	if err := ch.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := rig.Close(); err != nil {
-		t.Error(err)
-	}
+	test.Check(t, ch.Close())
+	test.Check(t, rig.Close())
 }

@@ -14,7 +14,9 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // asyncChannel opens an asynchronous channel on this goroutine's thread.
@@ -22,18 +24,12 @@ func asyncChannel(t testing.TB, d *cow.Disk) *cow.Channel {
 	t.Helper()
 	runtime.LockOSThread()
 	ch, err := d.NewAsyncChannel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() {
 		for ch.InFlight() > 0 {
-			if err := waitCompletions(ch, 1); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, waitCompletions(ch, 1))
 		}
-		if err := ch.Close(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, ch.Close())
 		runtime.UnlockOSThread()
 	})
 	return ch
@@ -43,16 +39,10 @@ func asyncChannel(t testing.TB, d *cow.Disk) *cow.Channel {
 func dropCache(t testing.TB, name string) {
 	t.Helper()
 	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer f.Close()
-	if err := f.Sync(); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, f.Sync())
+	test.Must(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
 }
 
 // A request that blocks does not delay the requests behind it: not a cold read, not a copy-up of a
@@ -64,8 +54,8 @@ func TestNothingWaitsBehindABlockedRequest(t *testing.T) {
 		file string
 		req  cow.Request
 	}{
-		{"cold read", "preadv", "base", cow.Request{Op: cow.OpRead, Offset: 8192, Length: 4096, Data: [][]byte{make([]byte, 4096)}}},
-		{"copy-up", "preadv", "base", cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 512, Data: [][]byte{make([]byte, 512)}}},
+		{"cold read", "read", "base", cow.Request{Op: cow.OpRead, Offset: 8192, Length: 4096, Data: [][]byte{make([]byte, 4096)}}},
+		{"copy-up", "read", "base", cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 512, Data: [][]byte{make([]byte, 512)}}},
 		{"discard", "punch", "data", cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 8192, Length: 4096}}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -73,7 +63,6 @@ func TestNothingWaitsBehindABlockedRequest(t *testing.T) {
 			write(t, rig.Disk, 7, 0, 4096)
 			ch := asyncChannel(t, rig.Disk)
 			held := setTrap(t, x, tt.call, tt.file)
-			x.Cold(func(c cowtest.Call) bool { return strings.HasSuffix(c.Name, "base") })
 			ch.Submit(&tt.req)
 			<-held.caught
 			hot := cow.Request{Op: cow.OpRead, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
@@ -94,7 +83,7 @@ func TestNothingWaitsBehindABlockedRequest(t *testing.T) {
 // channel goes on, and both writes take effect.
 func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	held := setTrap(t, x, "preadv", "base")
+	held := setTrap(t, x, "read", "base")
 	first := startWrite(rig.Disk, 1, 0, 512)
 	<-held.caught
 	ch := asyncChannel(t, rig.Disk)
@@ -106,7 +95,7 @@ func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 		t.Fatalf("expected the uncontended write alone, found %d requests", len(out))
 	}
 	held.open()
-	finished(t, first)
+	first.Must(t)
 	if err := waitCompletions(ch, 1); err != nil || second.Err != nil {
 		t.Fatal(err, second.Err)
 	}
@@ -136,23 +125,17 @@ func TestColdReads(t *testing.T) {
 func coldReads(t *testing.T, ioUring, direct bool) {
 	const size = 8 << 20
 	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: size, BlockSize: 4096, BaseSize: size})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { rig.Close() })
 	content := make([]byte, size)
-	if _, err := rig.Disk.ReadAt(content, 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(rig.Disk.ReadAt(content, 0)))
 	rng := rand.New(rand.NewPCG(1, 2))
 	for layer := range 3 {
 		for range 200 {
 			off := rng.Int64N(size/512-16) * 512
 			p := fill(byte(layer+1), 512*(1+rng.IntN(16)))
 			copy(content[off:], p)
-			if _, err := rig.Disk.WriteAt(p, off); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(rig.Disk.WriteAt(p, off)))
 		}
 		sealed(t, promote(t, rig))
 	}
@@ -160,9 +143,7 @@ func coldReads(t *testing.T, ioUring, direct bool) {
 	if !ioUring {
 		rig.OnOpen = disableIOUring
 	}
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Reopen())
 	ch := asyncChannel(t, rig.Disk)
 	for round := range 5 {
 		dropCache(t, rig.Spec.Base.Path)
@@ -184,9 +165,7 @@ func coldReads(t *testing.T, ioUring, direct bool) {
 		if round == 2 {
 			p = promote(t, rig)
 		}
-		if err := waitCompletions(ch, n); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, waitCompletions(ch, n))
 		for i := range reqs {
 			r := &reqs[i]
 			got := append(append([]byte(nil), r.Data[0]...), r.Data[2]...)
@@ -227,19 +206,13 @@ func TestModelAsync(t *testing.T) {
 func TestWithoutIOUring(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	content, err := cowtest.ReadAll(rig.Disk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := rig.Close(); err != nil {
-		t.Fatal(err)
-	}
-	var log bytes.Buffer
-	rig.Disk, err = cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, Log: slog.New(slog.NewTextHandler(&log, nil))})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, rig.Close())
+	var log test.Log
+	rig.Disk, err = cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, Log: log.Logger()})
+	test.Must(t, err)
 	attempts := rig.Disk.DisableIOUring()
-	x.Cold(func(c cowtest.Call) bool { return strings.HasSuffix(c.Name, "base") })
+	x.SetHook(func(c faultfs.Call) faultfs.Fault { return faultfs.Fault{Cold: strings.HasSuffix(c.Name, "base")} })
 	for range 3 {
 		ch := asyncChannel(t, rig.Disk)
 		for off := int64(0); off < 16*4096; off += 4096 {
@@ -256,7 +229,7 @@ func TestWithoutIOUring(t *testing.T) {
 	if n := attempts(); n != 3 {
 		t.Errorf("%d attempts to make an engine, expected one for each of 3 channels", n)
 	}
-	if n := strings.Count(log.String(), "io_uring is not available"); n != 1 {
-		t.Errorf("expected one line about io_uring, found %d:\n%s", n, log.String())
+	if n := log.Count(slog.LevelWarn); n != 1 {
+		t.Errorf("expected one line about io_uring, found %d:\n%s", n, &log)
 	}
 }

@@ -1,7 +1,6 @@
 package cow_test
 
 import (
-	"bytes"
 	"errors"
 	"log/slog"
 	"strings"
@@ -14,15 +13,17 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // background is a disk in a bubble of testing/synctest, where hours pass at once.
 type background struct {
 	*cowtest.Rig
-	x      *cowtest.Intercept
-	log    bytes.Buffer // read only while nothing runs
+	x      *faultfs.FS
+	log    test.Log
 	events atomic.Int32
 }
 
@@ -30,15 +31,13 @@ type background struct {
 func inBubble(t *testing.T, interval time.Duration, f func(*testing.T, *background)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &background{x: &cowtest.Intercept{FS: vfs.OS{}}}
+		b := &background{x: faultfs.Over(vfs.OS{}, nil)}
 		var err error
 		b.Rig, err = cowtest.NewRig(t.TempDir(), b.x, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 		if err == nil {
 			err = b.Close()
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		b.open(t, interval)
 		f(t, b)
 		b.x.OnCall(nil)
@@ -53,12 +52,10 @@ func (b *background) open(t *testing.T, interval time.Duration) {
 	var err error
 	b.Disk, err = cow.Open(b.Spec, cow.Options{
 		LoseUnflushed: true,
-		FS:            b.x, FlushInterval: interval, Log: slog.New(slog.NewTextHandler(&b.log, nil)),
+		FS:            b.x, FlushInterval: interval, Log: b.log.Logger(),
 		OnFailure: func(error) { b.events.Add(1) },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 }
 
 // rounds lets time pass and returns the number of flush rounds meanwhile.
@@ -80,15 +77,11 @@ func TestBackgroundFlush(t *testing.T) {
 					open = b.Disk.NewAsyncChannel
 				}
 				ch, err := open()
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				for i := range int64(3) {
 					r := &cow.Request{Op: op, Offset: i * 4096, Length: 4096, Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: i * 4096, Length: 4096}}}
 					ch.Submit(r)
-					if err := errors.Join(waitCompletions(ch, 1), r.Err); err != nil {
-						t.Fatal(err)
-					}
+					test.Must(t, errors.Join(waitCompletions(ch, 1), r.Err))
 				}
 				if n := b.rounds(cow.DefaultFlushInterval - time.Second); n != 0 || bit(t, b.Rig, 0, 0) {
 					t.Errorf("%v: %d rounds before the interval is over", op, n)
@@ -99,9 +92,7 @@ func TestBackgroundFlush(t *testing.T) {
 				if n := b.rounds(24 * time.Hour); n != 0 {
 					t.Errorf("%v: %d rounds while nobody wrote", op, n)
 				}
-				if err := ch.Close(); err != nil {
-					t.Error(err)
-				}
+				test.Check(t, ch.Close())
 			})
 		}
 	}
@@ -111,27 +102,15 @@ func TestBackgroundFlush(t *testing.T) {
 // guest, which stops the timer that the write before it had started.
 func TestBackgroundFlushOfACleanDisk(t *testing.T) {
 	inBubble(t, time.Second, func(t *testing.T, b *background) {
-		if n := b.rounds(time.Hour); n != 0 {
-			t.Errorf("%d rounds after the opening", n)
-		}
-		if _, err := b.Disk.ReadAt(make([]byte, 4096), 0); err != nil {
-			t.Fatal(err)
-		}
-		if n := b.rounds(time.Hour); n != 0 {
-			t.Errorf("%d rounds after a read", n)
-		}
+		test.Equal(t, b.rounds(time.Hour), 0, "rounds after the opening")
+		test.Must(t, test.Err(b.Disk.ReadAt(make([]byte, 4096), 0)))
+		test.Equal(t, b.rounds(time.Hour), 0, "rounds after a read")
 		for range 3 {
 			write(t, b.Disk, 'a', 0, 4096)
-			if err := b.Disk.Flush(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, b.Disk.Flush())
 		}
-		if err := do(b.Disk, &cow.Request{Op: cow.OpWrite, FUA: true, Length: 4096, Data: [][]byte{fill('b', 4096)}}); err != nil {
-			t.Fatal(err)
-		}
-		if n := b.rounds(time.Hour); n != 0 {
-			t.Errorf("%d rounds after the guest's own flush", n)
-		}
+		test.Must(t, do(b.Disk, &cow.Request{Op: cow.OpWrite, FUA: true, Length: 4096, Data: [][]byte{fill('b', 4096)}}))
+		test.Equal(t, b.rounds(time.Hour), 0, "rounds after the guest's own flush")
 	})
 }
 
@@ -140,20 +119,16 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
 		var during sync.Once
-		b.x.OnCall(func(c cowtest.Call) error {
-			if c.Op == "datasync" && strings.HasSuffix(c.Name, "0000.data") {
+		b.x.OnCall(func(c faultfs.Call) error {
+			if c.Op == "sync" && strings.HasSuffix(c.Name, "0000.data") {
 				during.Do(func() { // bits are copied already, data is not synced yet
 					err := do(b.Disk, &cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 4096, Data: [][]byte{fill('b', 4096)}})
-					if err != nil {
-						t.Error(err)
-					}
+					test.Check(t, err)
 				})
 			}
 			return nil
 		})
-		if err := b.Disk.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, b.Disk.Flush())
 		if !bit(t, b.Rig, 0, 0) || bit(t, b.Rig, 0, 2) {
 			t.Fatal("expected the first write's bit durable, and not the one's during the round")
 		}
@@ -166,8 +141,8 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 // The round is repeated until it succeeds, whatever the error of the map's write, and logged once.
 func TestBackgroundFlushWithoutSpace(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
-		full := func(c cowtest.Call) error {
-			if c.Op == "pwritev" && strings.HasSuffix(c.Name, ".map") {
+		full := func(c faultfs.Call) error {
+			if c.Op == "write" && strings.HasSuffix(c.Name, ".map") {
 				return syscall.ENOSPC
 			}
 			return nil
@@ -179,16 +154,14 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 			if n := b.rounds(10 * time.Minute); n != 10 || b.Disk.Stats().Failed != nil {
 				t.Errorf("%d rounds in 10 minutes, disk: %v", n, b.Disk.Stats().Failed)
 			}
-			if n := strings.Count(b.log.String(), "a background flush failed"); n != failure {
+			if n := b.log.Count(slog.LevelWarn); n != failure {
 				t.Errorf("expected %d lines about %d failures, found %d:\n%s", failure, failure, n, &b.log)
 			}
 			b.x.OnCall(nil)
 			if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, block) {
 				t.Errorf("with space again: %d rounds, bit %v", n, bit(t, b.Rig, 0, block))
 			}
-			if n := b.rounds(time.Hour); n != 0 {
-				t.Errorf("%d rounds afterwards", n)
-			}
+			test.Equal(t, b.rounds(time.Hour), 0, "rounds afterwards")
 		}
 		// A failed flush of the guest leaves dirty bits too.
 		b.x.OnCall(full)
@@ -207,8 +180,8 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 func TestBackgroundFlushFailure(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
-		b.x.OnCall(func(c cowtest.Call) error {
-			if c.Op == "datasync" {
+		b.x.OnCall(func(c faultfs.Call) error {
+			if c.Op == "sync" {
 				return syscall.EIO
 			}
 			return nil
@@ -217,12 +190,8 @@ func TestBackgroundFlushFailure(t *testing.T) {
 			t.Errorf("%d rounds, %d events, disk: %v", n, b.events.Load(), b.Disk.Stats().Failed)
 		}
 		b.x.OnCall(nil)
-		if _, err := b.Disk.WriteAt(fill('b', 512), 0); !errors.Is(err, cow.ErrFailed) {
-			t.Errorf("write: expected ErrFailed, found %v", err)
-		}
-		if err := b.Disk.Flush(); !errors.Is(err, cow.ErrFailed) {
-			t.Errorf("flush: expected ErrFailed, found %v", err)
-		}
+		test.ErrorIs(t, test.Err(b.Disk.WriteAt(fill('b', 512), 0)), cow.ErrFailed)
+		test.ErrorIs(t, b.Disk.Flush(), cow.ErrFailed)
 		if n := b.rounds(time.Hour); n != 0 || b.events.Load() != 1 {
 			t.Errorf("%d rounds and %d events after the failure", n, b.events.Load())
 		}
@@ -233,16 +202,12 @@ func TestBackgroundFlushFailure(t *testing.T) {
 func TestBackgroundFlushOfAnUncleanHead(t *testing.T) {
 	inBubble(t, time.Minute, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
-		if _, err := b.Disk.Detach(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, test.Err(b.Disk.Detach()))
 		b.open(t, time.Minute)
 		if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, 0) {
 			t.Errorf("not closed in order: %d rounds, bit %v, expected 1", n, bit(t, b.Rig, 0, 0))
 		}
-		if n := b.rounds(time.Hour); n != 0 {
-			t.Errorf("%d rounds afterwards", n)
-		}
+		test.Equal(t, b.rounds(time.Hour), 0, "rounds afterwards")
 	})
 }
 
@@ -253,9 +218,7 @@ func TestBackgroundFlushEndsWithTheDisk(t *testing.T) {
 		for range 10 {
 			write(t, b.Disk, 'a', 0, 4096)
 			time.Sleep(time.Second) // the timer expires while the disk is closed
-			if err := b.Close(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, b.Close())
 			time.Sleep(time.Hour)
 			b.open(t, time.Second)
 		}
@@ -266,14 +229,11 @@ func TestBackgroundFlushEndsWithTheDisk(t *testing.T) {
 func TestNoBackgroundFlush(t *testing.T) {
 	inBubble(t, -1, func(t *testing.T, b *background) {
 		write(t, b.Disk, 'a', 0, 4096)
-		if n := b.rounds(24 * time.Hour); n != 0 {
-			t.Errorf("%d rounds", n)
-		}
+		test.Equal(t, b.rounds(24*time.Hour), 0, "rounds")
 	})
 	for _, d := range []time.Duration{1, cow.MinFlushInterval - 1, cow.MaxFlushInterval + 1} {
-		if _, err := cow.Open(cow.Spec{}, cow.Options{FlushInterval: d}); err == nil || !strings.Contains(err.Error(), "flush interval") {
-			t.Errorf("interval %v: %v", d, err)
-		}
+		_, err := cow.Open(cow.Spec{}, cow.Options{FlushInterval: d})
+		test.Texts(t, "interval.texts")(t, d.String(), err)
 	}
 }
 
@@ -285,8 +245,8 @@ func TestSealIsRetried(t *testing.T) {
 		inBubble(t, time.Hour, func(t *testing.T, b *background) {
 			write(t, b.Disk, 'a', 0, 4096)
 			var changes atomic.Int32
-			b.x.OnCall(func(c cowtest.Call) error {
-				if (c.Op == "writeat" || c.Op == "pwritev") && strings.HasSuffix(c.Name, "0000.map") && changes.Add(1) == n {
+			b.x.OnCall(func(c faultfs.Call) error {
+				if c.Op == "write" && strings.HasSuffix(c.Name, "0000.map") && changes.Add(1) == n {
 					return syscall.ENOSPC
 				}
 				return nil
@@ -294,24 +254,16 @@ func TestSealIsRetried(t *testing.T) {
 			p := promote(t, b.Rig)
 			<-p.Done()
 			if failed = changes.Load() >= n; !failed {
-				if err := p.Err(); err != nil {
-					t.Error(err)
-				}
+				test.Check(t, p.Err())
 				return
 			}
 			if !errors.Is(p.Err(), syscall.ENOSPC) {
 				t.Errorf("change %d of the map failed, the promotion ended with %v", n, p.Err())
 			}
-			if err := p.Sealed(t.Context()); err != nil {
-				t.Errorf("change %d of the map failed once: %v", n, err)
-			}
+			test.Check(t, p.Sealed(t.Context()), "change", n, "of the map failed once")
 			l, err := layer.Open(vfs.OS{}, b.Spec.Layers[0], layer.OpenParams{Expect: layer.Expect{State: layer.Sealed}})
-			if err != nil {
-				t.Fatalf("change %d of the map failed once: %v", n, err)
-			}
-			if err := l.Close(); err != nil {
-				t.Error(err)
-			}
+			test.Must(t, err, "change", n, "of the map failed once")
+			test.Check(t, l.Close())
 			want(t, b.Disk, 'a', 0, 4096)
 		})
 		if !failed {

@@ -10,6 +10,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 const (
@@ -22,21 +23,15 @@ const (
 func benchStack(b *testing.B, depth int) *cowtest.Rig {
 	b.Helper()
 	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize, BlockSize: benchBlock})
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	b.Cleanup(func() { rig.Close() })
 	chunk := fill('b', 1<<20)
 	for off := int64(0); off < benchSize; off += int64(len(chunk)) {
-		if _, err := rig.Disk.WriteAt(chunk, off); err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, test.Err(rig.Disk.WriteAt(chunk, off)))
 	}
 	for range depth {
 		p, err := rig.Promote()
-		if err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, err)
 		if <-p.Done(); p.Err() != nil {
 			b.Fatal(p.Err())
 		}
@@ -55,13 +50,9 @@ func BenchmarkOverwrite(b *testing.B) {
 	benchDepths(b, func(b *testing.B, rig *cowtest.Rig) {
 		chunk := fill('h', 1<<20)
 		for off := int64(0); off < benchSize; off += int64(len(chunk)) {
-			if _, err := rig.Disk.WriteAt(chunk, off); err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, test.Err(rig.Disk.WriteAt(chunk, off)))
 		}
-		if err := rig.Disk.Flush(); err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, rig.Disk.Flush())
 		benchRequests(b, rig, cow.OpWrite)
 	})
 }
@@ -77,9 +68,7 @@ func BenchmarkFirstWrite(b *testing.B) {
 			if n == len(order) { // everything is owned: a new head
 				b.StopTimer()
 				p, err := rig.Promote()
-				if err != nil {
-					b.Fatal(err)
-				}
+				test.Must(b, err)
 				<-p.Done()
 				n = 0
 				b.StartTimer()
@@ -157,13 +146,9 @@ func BenchmarkFile(b *testing.B) {
 		b.Run(op, func(b *testing.B) {
 			rig := benchStack(b, 0)
 			f, err := vfs.OS{}.OpenFile(rig.Spec.Layers[0].Data, unix.O_RDWR, 0)
-			if err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, err)
 			defer f.Close()
-			if err := f.AdviseRandom(); err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, f.AdviseRandom())
 			buf := make([]byte, benchBlock)
 			iov := []vfs.Iovec{{Base: &buf[0], Len: benchBlock}}
 			rng := rand.New(rand.NewPCG(1, 2))
@@ -174,9 +159,7 @@ func BenchmarkFile(b *testing.B) {
 				} else {
 					_, err = f.Pwritev(iov, off)
 				}
-				if err != nil {
-					b.Fatal(err)
-				}
+				test.Must(b, err)
 			}
 		})
 	}
@@ -186,24 +169,16 @@ func BenchmarkFile(b *testing.B) {
 // seal.
 func BenchmarkPromote(b *testing.B) {
 	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize, BlockSize: benchBlock})
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	defer rig.Close()
 	for b.Loop() {
 		b.StopTimer()
 		next, err := rig.NextHead()
-		if err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, err)
 		p, err := rig.Disk.Prepare(next)
-		if err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, err)
 		b.StartTimer()
-		if err := cow.Swap(p); err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, cow.Swap(p))
 		b.StopTimer()
 		<-p.Done()
 		b.StartTimer()

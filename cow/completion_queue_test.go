@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/eventfd"
+	"cowblk/internal/test"
 )
 
 // No completion of many goroutines is lost on its way to a channel that sleeps whenever there is
@@ -15,9 +16,7 @@ import (
 func TestCompletionQueue(t *testing.T) {
 	const senders, each = 4, 20_000
 	c := &Channel{}
-	if err := c.completions.notifier.Open(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, c.completions.notifier.Open())
 	var wg sync.WaitGroup
 	for id := range senders {
 		wg.Go(func() {
@@ -51,9 +50,7 @@ func TestCompletionQueue(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if err := c.completions.close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, c.completions.close())
 }
 
 // A completion may be taken before its signal arrives. When the signal arrives and is read with the
@@ -61,9 +58,7 @@ func TestCompletionQueue(t *testing.T) {
 func TestSignalAfterItsCompletion(t *testing.T) {
 	c := &Channel{inFlight: 2}
 	l := &c.completions
-	if err := l.notifier.Open(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, l.notifier.Open())
 	defer l.close()
 	var room [2]*Request
 	l.head.Store(&Request{ch: c}) // the first half of complete

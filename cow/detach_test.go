@@ -11,6 +11,7 @@ import (
 	"cowblk/cow/cowtest"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 )
 
 // machineDisk is a disk of a machine in memory that records the calls of each process.
@@ -26,16 +27,10 @@ func newMachineDisk(t *testing.T, size int64) *machineDisk {
 	t.Helper()
 	m := &machineDisk{Machine: faultfs.New(), spec: cow.Spec{Layers: []layer.Paths{{Map: "/d/map", Data: "/d/data"}}}}
 	p := m.Process(nil)
-	if err := errors.Join(p.MkdirAll("/d", 0o700), p.MakeSharedDir("/run/x")); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, errors.Join(p.MkdirAll("/d", 0o700), p.MakeSharedDir("/run/x")))
 	l, err := layer.CreateHead(p, m.spec.Layers[0], layer.CreateParams{Size: size, BlockSize: 4096})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, l.Close())
 	return m
 }
 
@@ -52,9 +47,7 @@ func (m *machineDisk) open(t *testing.T, o cow.Options) (*cow.Disk, *faultfs.Pro
 	})
 	o.FS = p
 	d, err := cow.Open(m.spec, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return d, p
 }
 
@@ -74,9 +67,7 @@ func TestDetachAndReopen(t *testing.T) {
 	o := cow.Options{SharedDir: "/run/x"}
 	d, _ := m.open(t, o)
 	write(t, d, 'b', 4096, 4096)
-	if err := d.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, d.Flush())
 	write(t, d, 'c', 8192, 512)      // the rest of the block is zeros
 	write(t, d, 'd', 1<<30, 512)     // the partial last block
 	write(t, d, 'e', 1<<29, 64*4096) // a whole word of the map
@@ -85,9 +76,7 @@ func TestDetachAndReopen(t *testing.T) {
 	if detached, err := d.Detach(); !detached || err != nil {
 		t.Fatal(detached, err)
 	}
-	if _, err := d.Detach(); !errors.Is(err, cow.ErrClosed) {
-		t.Errorf("detached twice: %v", err)
-	}
+	test.ErrorIs(t, test.Err(d.Detach()), cow.ErrClosed, "detached twice")
 	check := func(d *cow.Disk) {
 		t.Helper()
 		want(t, d, 'b', 4096, 4096)
@@ -107,16 +96,12 @@ func TestDetachAndReopen(t *testing.T) {
 	d, _ = m.open(t, o)
 	check(d)
 	m.taken()
-	if err := d.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, d.Flush())
 	ops := m.taken()
 	if i, j := slices.Index(ops, "sync data"), slices.Index(ops, "write map"); i < 0 || j < i || !slices.Contains(ops[j:], "sync map") {
 		t.Errorf("the first flush: %v, expected the data's sync, then the map's writes, then its sync", ops)
 	}
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, d.Close())
 	if files := m.Files("/run/x"); len(files) != 0 {
 		t.Errorf("left after it was closed: %q", files)
 	}
@@ -166,29 +151,19 @@ func TestDetachWithoutASharedMap(t *testing.T) {
 func TestDetachRefused(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	ch, err := rig.Disk.NewChannel()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := rig.Disk.Detach(); !errors.Is(err, cow.ErrInFlight) {
-		t.Errorf("with a channel: %v", err)
-	}
-	if err := ch.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.ErrorIs(t, test.Err(rig.Disk.Detach()), cow.ErrInFlight, "with a channel")
+	test.Must(t, ch.Close())
 	write(t, rig.Disk, 'a', 0, 4096)
 	write(t, rig.Disk, 'b', 0, 4096)
 	bad := errors.New("bad sector")
-	x.OnCall(func(c cowtest.Call) error {
-		if c.Op == "datasync" {
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "sync" {
 			return bad
 		}
 		return nil
 	})
-	if err := rig.Disk.Flush(); !errors.Is(err, bad) {
-		t.Errorf("flush: %v", err)
-	}
-	if _, err := rig.Disk.Detach(); !errors.Is(err, cow.ErrFailed) {
-		t.Errorf("after a failed flush: %v", err)
-	}
+	test.ErrorIs(t, rig.Disk.Flush(), bad, "flush")
+	test.ErrorIs(t, test.Err(rig.Disk.Detach()), cow.ErrFailed, "after a failed flush")
 	want(t, rig.Disk, 'b', 0, 4096) // the disk is unchanged
 }

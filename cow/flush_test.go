@@ -9,30 +9,32 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
+	"cowblk/internal/test"
 )
 
 // A round does not serve a flush that arrives during it; flushes that wait together share a round.
 func TestFlushDuringARoundWaitsForTheNext(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
-	hold := setTrap(t, x, "datasync", "0000.data")
+	hold := setTrap(t, x, "sync", "0000.data")
 	before := rig.Disk.Stats().FlushRounds
-	first := start(rig.Disk.Flush)
+	first := test.Go(rig.Disk.Flush)
 	<-hold.caught
 	write(t, rig.Disk, 'b', 4096, 4096) // too late for the round under way
-	var second []*task
+	var second []*test.Task
 	for range 5 {
-		second = append(second, start(rig.Disk.Flush))
+		second = append(second, test.Go(rig.Disk.Flush))
 	}
 	for _, k := range second {
-		if !pending(k) {
+		if !k.Waits() {
 			t.Error("a flush was served by a round that began before it")
 		}
 	}
 	hold.open()
-	finished(t, first)
+	first.Must(t)
 	for _, k := range second {
-		finished(t, k)
+		k.Must(t)
 	}
 	if rounds := rig.Disk.Stats().FlushRounds - before; rounds != 2 {
 		t.Errorf("rounds for one flush and five during it: expected 2, found %d", rounds)
@@ -45,11 +47,9 @@ func TestFlushDuringARoundWaitsForTheNext(t *testing.T) {
 // Reads and writes of a channel go on while its flush runs.
 func TestFlushDoesNotBlockItsChannel(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "datasync", "0000.data")
+	hold := setTrap(t, x, "sync", "0000.data")
 	ch, err := rig.Disk.NewChannel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	flush := &cow.Request{Op: cow.OpFlush}
 	ch.Submit(flush)
 	<-hold.caught
@@ -61,16 +61,10 @@ func TestFlushDoesNotBlockItsChannel(t *testing.T) {
 			t.Fatalf("%v while a flush runs: %v, %v", op, out, r.Err)
 		}
 	}
-	if err := ch.Close(); !errors.Is(err, cow.ErrInFlight) {
-		t.Errorf("close of a channel with a flush under way: %v", err)
-	}
-	if err := rig.Disk.Close(); !errors.Is(err, cow.ErrInFlight) {
-		t.Errorf("close of a disk with an open channel: %v", err)
-	}
+	test.ErrorIs(t, ch.Close(), cow.ErrInFlight, "close of a channel with a flush under way")
+	test.ErrorIs(t, rig.Disk.Close(), cow.ErrInFlight, "close of a disk with an open channel")
 	hold.open()
-	if err := errors.Join(waitCompletions(ch, 1), flush.Err, ch.Close()); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, errors.Join(waitCompletions(ch, 1), flush.Err, ch.Close()))
 }
 
 // A write-through completes when data and bit are durable.
@@ -78,16 +72,14 @@ func TestFUAIsDurableWhenComplete(t *testing.T) {
 	for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
 		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 		var syncs atomic.Int32
-		x.OnCall(func(c cowtest.Call) error {
-			if c.Op == "datasync" {
+		x.OnCall(func(c faultfs.Call) error {
+			if c.Op == "sync" {
 				syncs.Add(1)
 			}
 			return nil
 		})
 		r := &cow.Request{Op: op, FUA: true, Offset: 4096, Length: 4096, Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: 4096, Length: 4096}}}
-		if err := do(rig.Disk, r); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, do(rig.Disk, r))
 		if n := syncs.Load(); n != 2 || !bit(t, rig, 0, 1) {
 			t.Errorf("%v: expected data and map synced and the bit set, found %d syncs, bit %v", op, n, bit(t, rig, 0, 1))
 		}
@@ -101,8 +93,8 @@ func TestFlushCoversUnsealedHead(t *testing.T) {
 	// A blocked write to the former head keeps the seal waiting, so that the flush has to do the
 	// work.
 	caught, release := make(chan struct{}), make(chan struct{})
-	x.OnCall(func(c cowtest.Call) error {
-		if strings.Contains(c.Op, "write") && strings.HasSuffix(c.Name, "0000.data") {
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "write" && strings.HasSuffix(c.Name, "0000.data") {
 			close(caught)
 			<-release
 		}
@@ -118,16 +110,12 @@ func TestFlushCoversUnsealedHead(t *testing.T) {
 	if bit(t, rig, 0, 1) {
 		t.Fatal("the bit is durable already")
 	}
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	if !bit(t, rig, 0, 1) {
 		t.Error("a flush after the promotion did not cover the former head")
 	}
 	close(release)
-	if err := <-written; err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, <-written)
 	sealed(t, p)
 }
 
@@ -137,18 +125,14 @@ func TestFailedSyncIsSticky(t *testing.T) {
 	for _, file := range []string{"0000.data", "0000.map"} {
 		t.Run(file, func(t *testing.T) {
 			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-			if err := rig.Close(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, rig.Close())
 			var events atomic.Int32
 			d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, OnFailure: func(error) { events.Add(1) }})
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			rig.Disk = d
 			write(t, d, 'a', 0, 4096)
-			x.OnCall(func(c cowtest.Call) error {
-				if c.Op == "datasync" && strings.HasSuffix(c.Name, file) {
+			x.OnCall(func(c faultfs.Call) error {
+				if c.Op == "sync" && strings.HasSuffix(c.Name, file) {
 					return syscall.EIO
 				}
 				return nil
@@ -157,25 +141,17 @@ func TestFailedSyncIsSticky(t *testing.T) {
 				t.Fatalf("flush: expected ErrFailed and EIO, found %v", err)
 			}
 			x.OnCall(nil)
-			if err := d.Flush(); !errors.Is(err, cow.ErrFailed) {
-				t.Errorf("second flush: expected ErrFailed, found %v", err)
-			}
+			test.ErrorIs(t, d.Flush(), cow.ErrFailed)
 			for _, op := range []cow.Op{cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
 				r := &cow.Request{Op: op, Length: 512, Data: [][]byte{fill('b', 512)}}
-				if err := do(d, r); !errors.Is(err, cow.ErrFailed) {
-					t.Errorf("%v: expected ErrFailed, found %v", op, err)
-				}
+				test.ErrorIs(t, do(d, r), cow.ErrFailed, op)
 			}
-			if _, err := rig.Promote(); !errors.Is(err, cow.ErrFailed) {
-				t.Errorf("promote: expected ErrFailed, found %v", err)
-			}
+			test.ErrorIs(t, test.Err(rig.Promote()), cow.ErrFailed)
 			want(t, d, 'a', 0, 4096)
 			if d.Stats().Failed == nil || events.Load() != 1 {
 				t.Errorf("Stats().Failed is %v, %d events", d.Stats().Failed, events.Load())
 			}
-			if err := d.Close(); !errors.Is(err, cow.ErrFailed) {
-				t.Errorf("close: expected ErrFailed, found %v", err)
-			}
+			test.ErrorIs(t, d.Close(), cow.ErrFailed)
 			rig.Disk = nil
 		})
 	}
@@ -185,8 +161,8 @@ func TestFailedSyncIsSticky(t *testing.T) {
 func TestFailedMapWriteIsRepeated(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
-	x.OnCall(func(c cowtest.Call) error {
-		if c.Op == "pwritev" && strings.HasSuffix(c.Name, ".map") {
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "write" && strings.HasSuffix(c.Name, ".map") {
 			return syscall.ENOSPC
 		}
 		return nil
@@ -195,9 +171,7 @@ func TestFailedMapWriteIsRepeated(t *testing.T) {
 		t.Fatalf("flush: expected ENOSPC alone, found %v", err)
 	}
 	x.OnCall(nil)
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	if !bit(t, rig, 0, 0) {
 		t.Error("the second flush did not write the map")
 	}
@@ -206,8 +180,8 @@ func TestFailedMapWriteIsRepeated(t *testing.T) {
 // A failed write takes no block: the old content stays.
 func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	x.OnCall(func(c cowtest.Call) error {
-		if c.Op == "pwritev" || c.Op == "punch" {
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "write" || c.Op == "punch" {
 			return syscall.ENOSPC
 		}
 		return nil
@@ -227,8 +201,6 @@ func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	if err == nil {
 		err = m.CheckIdle(p, 0)
 	}
-	if err != nil {
-		t.Error(err)
-	}
+	test.Check(t, err)
 	write(t, rig.Disk, 'w', 512, 512) // the guard is free
 }

@@ -6,22 +6,21 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 	"cowblk/eventfd"
+	"cowblk/internal/test"
 )
 
-// newRig makes a stack with an Intercept on its files.
-func newRig(t testing.TB, s cowtest.Shape) (*cowtest.Rig, *cowtest.Intercept) {
+// newRig makes a stack with a hook on its files.
+func newRig(t testing.TB, s cowtest.Shape) (*cowtest.Rig, *faultfs.FS) {
 	t.Helper()
-	x := &cowtest.Intercept{FS: vfs.OS{}}
+	x := faultfs.Over(vfs.OS{}, nil)
 	rig, err := cowtest.NewRig(t.TempDir(), x, s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() {
 		x.OnCall(nil)
 		if err := rig.Close(); err != nil && !errors.Is(err, cow.ErrFailed) {
@@ -35,18 +34,14 @@ func fill(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
 
 func write(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
 	t.Helper()
-	if _, err := d.WriteAt(fill(b, n), off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.WriteAt(fill(b, n), off)))
 }
 
 // want checks that n bytes at off are b.
 func want(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
 	t.Helper()
 	p := make([]byte, n)
-	if _, err := d.ReadAt(p, off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.ReadAt(p, off)))
 	for i := range p {
 		if p[i] != b {
 			t.Fatalf("byte %d: expected %#x, found %#x", off+int64(i), b, p[i])
@@ -57,18 +52,14 @@ func want(t testing.TB, d *cow.Disk, b byte, off int64, n int) {
 func promote(t testing.TB, rig *cowtest.Rig) *cow.Promotion {
 	t.Helper()
 	p, err := rig.Promote()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return p
 }
 
 func sealed(t testing.TB, p *cow.Promotion) {
 	t.Helper()
 	<-p.Done()
-	if err := p.Err(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.Err())
 }
 
 // do performs one request on a channel of its own.
@@ -104,53 +95,23 @@ type trap struct {
 	once    sync.Once
 }
 
-// setTrap blocks calls of op on files whose name ends in suffix.
-func setTrap(t testing.TB, x *cowtest.Intercept, op, suffix string) *trap {
+// setTrap blocks calls of op on files whose name ends in suffix. A read that must not wait would
+// have to.
+func setTrap(t testing.TB, x *faultfs.FS, op, suffix string) *trap {
 	p := &trap{caught: make(chan struct{}, 64), release: make(chan struct{})}
 	t.Cleanup(p.open)
-	x.OnCall(func(c cowtest.Call) error {
-		if c.Op == op && strings.HasSuffix(c.Name, suffix) {
+	x.SetHook(func(c faultfs.Call) faultfs.Fault {
+		if c.Op == op && strings.HasSuffix(c.Name, suffix) && !c.Nowait {
 			p.caught <- struct{}{}
 			<-p.release
 		}
-		return nil
+		return faultfs.Fault{Cold: c.Op == op && strings.HasSuffix(c.Name, suffix)}
 	})
 	return p
 }
 
 func (p *trap) open() { p.once.Do(func() { close(p.release) }) }
 
-// task is a function that runs on a goroutine of its own.
-type task struct {
-	done chan struct{}
-	err  error // valid once done is closed
-}
-
-func start(f func() error) *task {
-	k := &task{done: make(chan struct{})}
-	go func() { k.err = f(); close(k.done) }()
-	return k
-}
-
-func startWrite(d *cow.Disk, b byte, off int64, n int) *task {
-	return start(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
-}
-
-// pending reports whether k does not end for a while. On a slow machine it may be wrong, which
-// makes a test pass, never fail.
-func pending(k *task) bool {
-	select {
-	case <-k.done:
-		return false
-	case <-time.After(50 * time.Millisecond):
-		return true
-	}
-}
-
-func finished(t testing.TB, k *task) {
-	t.Helper()
-	<-k.done
-	if k.err != nil {
-		t.Fatal(k.err)
-	}
+func startWrite(d *cow.Disk, b byte, off int64, n int) *test.Task {
+	return test.Go(func() error { _, err := d.WriteAt(fill(b, n), off); return err })
 }

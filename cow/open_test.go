@@ -3,8 +3,10 @@ package cow_test
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -12,12 +14,15 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
+	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // threeLayers is a closed stack of base, two sealed layers and a head, each owning some blocks.
-func threeLayers(t *testing.T) (*cowtest.Rig, *cowtest.Intercept) {
+func threeLayers(t *testing.T) (*cowtest.Rig, *faultfs.FS) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1<<20 + 512, BlockSize: 4096, BaseSize: 1 << 20})
 	for i := range 3 {
 		write(t, rig.Disk, byte('a'+i), int64(i)*8192, 4096)
@@ -25,9 +30,7 @@ func threeLayers(t *testing.T) (*cowtest.Rig, *cowtest.Intercept) {
 			sealed(t, promote(t, rig))
 		}
 	}
-	if err := rig.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Close())
 	return rig, x
 }
 
@@ -38,16 +41,14 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 		name     string
 		spoil    func(t *testing.T, rig *cowtest.Rig)
 		sentinel error
-		says     string
+		about    string // file and property
 	}{
 		{"base changed in size", func(t *testing.T, rig *cowtest.Rig) {
 			appendTo(t, rig.Spec.Base.Path, "x")
 		}, cow.ErrBaseChanged, "base"},
 		{"base changed in time", func(t *testing.T, rig *cowtest.Rig) {
 			later := time.Now().Add(time.Hour)
-			if err := os.Chtimes(rig.Spec.Base.Path, later, later); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.Chtimes(rig.Spec.Base.Path, later, later))
 		}, cow.ErrBaseChanged, "modification time"},
 		{"base changed in content", func(t *testing.T, rig *cowtest.Rig) {
 			scribble(t, rig.Spec.Base.Path, 1000)
@@ -58,9 +59,7 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 			rig.Spec.Base = &cow.BaseSpec{Path: rig.Spec.Base.Path, Size: rig.Spec.Base.Size}
 		}, cow.ErrMismatch, "fingerprint"},
 		{"base truncated", func(t *testing.T, rig *cowtest.Rig) {
-			if err := os.Truncate(rig.Spec.Base.Path, 4096); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.Truncate(rig.Spec.Base.Path, 4096))
 			rig.Spec.Base.Identity = vfs.Identity{}
 		}, cow.ErrBaseChanged, "length"},
 		{"no base given", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Base = nil }, cow.ErrMismatch, "0000.map"},
@@ -81,16 +80,12 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 			scribble(t, rig.Spec.Layers[0].Map, 80)
 		}, layer.ErrDamaged, "0000.map"},
 		{"data truncated", func(t *testing.T, rig *cowtest.Rig) {
-			if err := os.Truncate(rig.Spec.Layers[1].Data, 4096); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.Truncate(rig.Spec.Layers[1].Data, 4096))
 		}, layer.ErrDamaged, "0001.data"},
 		{"map missing", func(t *testing.T, rig *cowtest.Rig) {
-			if err := os.Remove(rig.Spec.Layers[0].Map); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.Remove(rig.Spec.Layers[0].Map))
 		}, os.ErrNotExist, "0000.map"},
-		{"no layers", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Layers = nil }, cow.ErrSpec, "head"},
+		{"no layers", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Layers = nil }, cow.ErrSpec, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -102,8 +97,16 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 				d.Close()
 				t.Fatal("opened")
 			}
-			if !errors.Is(err, tt.sentinel) || !strings.Contains(err.Error(), tt.says) {
-				t.Errorf("expected %v that says %q, found %v", tt.sentinel, tt.says, err)
+			var fault *finding.Finding
+			var failed *fs.PathError
+			about := ""
+			if errors.As(err, &fault) {
+				about = filepath.Base(fault.File) + ", " + fault.What
+			} else if errors.As(err, &failed) {
+				about = filepath.Base(failed.Path)
+			}
+			if !errors.Is(err, tt.sentinel) || !strings.Contains(about, tt.about) {
+				t.Errorf("expected %v about %q, found one about %q: %v", tt.sentinel, tt.about, about, err)
 			}
 			if !maps.Equal(before, files(t, rig.Dir)) {
 				t.Error("a refused open changed a file")
@@ -114,13 +117,9 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 
 func TestDiskInUseIsRefused(t *testing.T) {
 	rig, _ := threeLayers(t)
-	if err := rig.Open(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Open())
 	before := files(t, rig.Dir)
-	if _, err := cow.Open(rig.Spec, cow.Options{}); !errors.Is(err, layer.ErrInUse) {
-		t.Errorf("expected ErrInUse, found %v", err)
-	}
+	test.ErrorIs(t, test.Err(cow.Open(rig.Spec, cow.Options{})), layer.ErrInUse)
 	if !maps.Equal(before, files(t, rig.Dir)) {
 		t.Error("a refused open changed a file")
 	}
@@ -140,33 +139,23 @@ func appendTo(t *testing.T, name, s string) {
 func scribble(t *testing.T, name string, off int64) {
 	t.Helper()
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer f.Close()
 	var b [1]byte
-	if _, err := f.ReadAt(b[:], off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.ReadAt(b[:], off)))
 	b[0] ^= 0x55
-	if _, err := f.WriteAt(b[:], off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.WriteAt(b[:], off)))
 }
 
 // files returns the content of every file of a directory, by name.
 func files(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	m := map[string]string{}
 	for _, e := range entries {
 		content, err := os.ReadFile(dir + "/" + e.Name())
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		m[e.Name()] = string(content)
 	}
 	return m
@@ -176,12 +165,10 @@ func files(t *testing.T, dir string) map[string]string {
 func TestBaseAndSealedLayersNeverChange(t *testing.T) {
 	rig, x := threeLayers(t)
 	before, err := rig.Hashes(2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var mu sync.Mutex
 	flags := map[string]int{}
-	x.OnCall(func(c cowtest.Call) error {
+	x.OnCall(func(c faultfs.Call) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if c.Op == "open" {
@@ -189,9 +176,7 @@ func TestBaseAndSealedLayersNeverChange(t *testing.T) {
 		}
 		return nil
 	})
-	if err := rig.Open(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Open())
 	for name := range before {
 		if f, ok := flags[name]; !ok || f&(os.O_WRONLY|os.O_RDWR) != 0 {
 			t.Errorf("%s: expected it opened read-only, found flags %#x (opened: %v)", name, f, ok)
@@ -201,19 +186,13 @@ func TestBaseAndSealedLayersNeverChange(t *testing.T) {
 	write(t, d, 'x', 0, 1<<19)
 	write(t, d, 'y', 1<<19+512, 512)
 	for _, op := range []cow.Op{cow.OpDiscard, cow.OpWriteZeroes} {
-		if err := do(d, &cow.Request{Op: op, Ranges: []cow.Range{{Offset: 512, Length: 1 << 19}}}); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, do(d, &cow.Request{Op: op, Ranges: []cow.Range{{Offset: 512, Length: 1 << 19}}}))
 	}
 	sealed(t, promote(t, rig))
 	write(t, rig.Disk, 'z', 0, 1<<20)
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Reopen())
 	after, err := rig.Hashes(2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if !maps.Equal(before, after) {
 		t.Error("bytes of the base or of a sealed layer have changed")
 	}
@@ -225,12 +204,8 @@ func TestOpenAcceptsAndSealsInterruptedPromotion(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 8192)
 	next, err := rig.NextHead()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := next.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, next.Close())
 	if err := rig.Reopen(); err != nil { // as if the process had died before the seal
 		t.Fatal(err)
 	}
@@ -241,13 +216,9 @@ func TestOpenAcceptsAndSealsInterruptedPromotion(t *testing.T) {
 	write(t, rig.Disk, 'b', 0, 512)
 	want(t, rig.Disk, 'a', 512, 512)
 	tag, err := rig.OpenTag(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	want(t, tag, 'a', 0, 512)
-	if err := tag.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, tag.Close())
 }
 
 // A disk larger than the layer below it: beyond that layer's size there are zeros.
@@ -256,16 +227,10 @@ func TestGrownDisk(t *testing.T) {
 	write(t, rig.Disk, 'a', 64<<10, 512) // the partial last block
 	l, err := layer.CreateHead(vfs.OS{}, layer.Paths{Map: rig.Dir + "/big.map", Data: rig.Dir + "/big.data"},
 		layer.CreateParams{Parent: rig.Disk.Layers()[0].UUID, Size: 1 << 20, BlockSize: 4096})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	rig.Spec.Layers = append(rig.Spec.Layers, l.Paths())
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, l.Close())
+	test.Must(t, rig.Reopen())
 	if rig.Disk.Size() != 1<<20 {
 		t.Fatalf("size %d", rig.Disk.Size())
 	}
@@ -280,13 +245,9 @@ func TestGrownDisk(t *testing.T) {
 func TestBaseAlone(t *testing.T) {
 	name := t.TempDir() + "/image"
 	content := append(fill('i', 10*512), "tail"...)
-	if err := os.WriteFile(name, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(name, content, 0o600))
 	d, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: name}, ReadOnly: true}, cow.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if d.Size() != 10*512 || d.Depth() != 0 || !d.ReadOnly() {
 		t.Errorf("size %d, depth %d, read-only %v", d.Size(), d.Depth(), d.ReadOnly())
 	}
@@ -294,23 +255,11 @@ func TestBaseAlone(t *testing.T) {
 	if err != nil || !bytes.Equal(got, content[:10*512]) {
 		t.Errorf("content differs: %v", err)
 	}
-	if _, err := d.WriteAt(fill('w', 512), 0); !errors.Is(err, cow.ErrReadOnly) {
-		t.Errorf("write: expected ErrReadOnly, found %v", err)
-	}
-	if err := d.Flush(); err != nil {
-		t.Errorf("flush: %v", err)
-	}
+	test.ErrorIs(t, test.Err(d.WriteAt(fill('w', 512), 0)), cow.ErrReadOnly)
+	test.Check(t, d.Flush(), "flush")
 	// The image is truncated meanwhile: an error, not zeros.
-	if err := os.Truncate(name, 512); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.ReadAt(make([]byte, 1024), 0); !errors.Is(err, cow.ErrTruncated) {
-		t.Errorf("read beyond the cut: expected ErrTruncated, found %v", err)
-	}
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Close(); !errors.Is(err, cow.ErrClosed) {
-		t.Errorf("second close: %v", err)
-	}
+	test.Must(t, os.Truncate(name, 512))
+	test.ErrorIs(t, test.Err(d.ReadAt(make([]byte, 1024), 0)), cow.ErrTruncated)
+	test.Must(t, d.Close())
+	test.ErrorIs(t, d.Close(), cow.ErrClosed, "second close")
 }

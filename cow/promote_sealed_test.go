@@ -3,6 +3,8 @@ package cow
 import (
 	"context"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // A context that ends just after the former head was sealed does not make it an error.
@@ -14,7 +16,5 @@ func TestSealedWhenTheContextEnds(t *testing.T) {
 		t.Errorf("before: %v", err)
 	}
 	close(p.done)
-	if err := p.Sealed(ended); err != nil {
-		t.Errorf("after: %v", err)
-	}
+	test.Check(t, p.Sealed(ended), "after")
 }

@@ -9,15 +9,14 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // twoDisks are two rigs with a promotion prepared on each.
 func twoDisks(t *testing.T) (rigs [2]*cowtest.Rig) {
 	for i := range rigs {
 		rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { rig.Close() })
 		rigs[i] = rig
 	}
@@ -27,13 +26,9 @@ func twoDisks(t *testing.T) (rigs [2]*cowtest.Rig) {
 func prepare(t *testing.T, rigs [2]*cowtest.Rig) (ps []*cow.Promotion) {
 	for _, r := range rigs {
 		next, err := r.NextHead()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		p, err := r.Disk.Prepare(next)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		ps = append(ps, p)
 	}
 	return ps
@@ -56,11 +51,11 @@ func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 		t.Fatal("not claimed")
 	}
 	release := rigs[1].Disk.HoldSwap()
-	swap := start(func() error { cow.SwapAll(ps...); return nil })
+	swap := test.Go(func() error { cow.SwapAll(ps...); return nil })
 	for !rigs[0].Disk.ViewChanged() {
 		runtime.Gosched()
 	}
-	both := start(func() error {
+	both := test.Go(func() error {
 		for _, ch := range chs {
 			r := &cow.Request{Op: cow.OpWrite, Length: 512, Data: [][]byte{fill('w', 512)}}
 			ch.Submit(r)
@@ -70,22 +65,20 @@ func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 		}
 		return nil
 	})
-	read := start(func() error {
+	read := test.Go(func() error {
 		_, err := rigs[0].Disk.ReadAt(make([]byte, 512), 0)
 		return err
 	})
-	finished(t, read) // reads pass the gate
-	if !pending(both) {
+	read.Must(t) // reads pass the gate
+	if !both.Waits() {
 		t.Error("a write got through between the cuts of two disks")
 	}
 	release()
-	finished(t, swap)
-	finished(t, both)
+	swap.Must(t)
+	both.Must(t)
 	for i, r := range rigs {
 		sealed(t, ps[i])
-		if err := chs[i].Close(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, chs[i].Close())
 		want(t, r.Disk, 'w', 0, 512)
 		if n := counter(t, r, 1); n != 0 {
 			t.Errorf("disk %d: the tag holds the write that came after the cut", i)
@@ -98,7 +91,7 @@ func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 	rigs := twoDisks(t)
 	var stop atomic.Bool
-	writer := start(func() error {
+	writer := test.Go(func() error {
 		for n := uint32(1); !stop.Load(); n++ {
 			p := fill(0, 512)
 			p[0], p[1], p[2], p[3] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
@@ -113,19 +106,15 @@ func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 	const cuts = 30
 	for range cuts {
 		ps := prepare(t, rigs)
-		if err := cow.Swap(ps...); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, cow.Swap(ps...))
 		for _, p := range ps {
 			sealed(t, p)
 		}
 	}
 	stop.Store(true)
-	finished(t, writer)
+	writer.Must(t)
 	for _, r := range rigs {
-		if err := r.Close(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, r.Close())
 	}
 	for cut := 1; cut <= cuts; cut++ {
 		a, b := counter(t, rigs[0], cut), counter(t, rigs[1], cut)
@@ -139,13 +128,9 @@ func TestSwapOfSeveralDisksIsAtomic(t *testing.T) {
 func counter(t *testing.T, r *cowtest.Rig, layers int) uint32 {
 	t.Helper()
 	d, err := r.OpenTag(layers)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer d.Close()
 	var p [4]byte
-	if _, err := d.ReadAt(p[:], 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.ReadAt(p[:], 0)))
 	return uint32(p[0])<<24 | uint32(p[1])<<16 | uint32(p[2])<<8 | uint32(p[3])
 }

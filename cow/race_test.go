@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/internal/test"
 )
 
 // The tests in this file block one call and let others overtake it. Each fails when the rule in its
@@ -20,17 +20,17 @@ func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096) // the old head owns block 0
 
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	old := startWrite(rig.Disk, 'o', 0, 512)
 	<-hold.caught // on the old view, past every check
 	p := promote(t, rig)
 	newer := startWrite(rig.Disk, 'n', 1024, 512)
-	if !pending(newer) {
+	if !newer.Waits() {
 		t.Error("the copy-up did not wait for the overwrite under way")
 	}
 	hold.open()
-	finished(t, old)
-	finished(t, newer)
+	old.Must(t)
+	newer.Must(t)
 	sealed(t, p)
 	want(t, rig.Disk, 'o', 0, 512)
 	want(t, rig.Disk, 'a', 512, 512)
@@ -44,17 +44,17 @@ func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 	for _, n := range []int{4096, 512} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-			hold := setTrap(t, x, "pwritev", "0000.data")
+			hold := setTrap(t, x, "write", "0000.data")
 			old := startWrite(rig.Disk, 'o', 0, n)
 			<-hold.caught
 			p := promote(t, rig)
 			late := startWrite(rig.Disk, 'n', 1024, 512)
-			if !pending(late) {
+			if !late.Waits() {
 				t.Error("the copy-up did not wait for the first write under way")
 			}
 			hold.open()
-			finished(t, old)
-			finished(t, late)
+			old.Must(t)
+			late.Must(t)
 			sealed(t, p)
 			want(t, rig.Disk, 'o', 0, 512)
 			want(t, rig.Disk, 'n', 1024, 512)
@@ -66,7 +66,7 @@ func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 8192)
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	old := startWrite(rig.Disk, 'o', 0, 512)
 	<-hold.caught
 	p := promote(t, rig)
@@ -77,7 +77,7 @@ func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 	want(t, rig.Disk, 'w', 4608, 512)
 	want(t, rig.Disk, 'y', 0, 4096)
 	hold.open()
-	finished(t, old)
+	old.Must(t)
 	sealed(t, p)
 	want(t, rig.Disk, 'y', 0, 4096) // the old write may lose, the completed one may not
 }
@@ -87,25 +87,23 @@ func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	// Blocks 0 and 1, first write on the old view, held while it has the guard.
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	first := startWrite(rig.Disk, 'a', 0, 8192)
 	<-hold.caught
 	p := promote(t, rig)
 	// New view: waits for the guard.
 	second := startWrite(rig.Disk, 'b', 4096, 4096)
-	if !pending(second) {
+	if !second.Waits() {
 		t.Error("two first writes of one block at once")
 	}
 	hold.open()
-	finished(t, first)
-	finished(t, second)
+	first.Must(t)
+	second.Must(t)
 	sealed(t, p)
 	want(t, rig.Disk, 'a', 0, 4096)
 	want(t, rig.Disk, 'b', 4096, 4096)
 	tag, err := rig.OpenTag(1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer tag.Close()
 	want(t, tag, 'a', 0, 8192)
 }
@@ -115,21 +113,21 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 // write meanwhile. (Rule: ownership is rechecked under the guard.)
 func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	first := startWrite(rig.Disk, 'a', 0, 512)
 	<-hold.caught
 	second := startWrite(rig.Disk, 'b', 512, 512)
-	if !pending(second) {
+	if !second.Waits() {
 		t.Error("two first writes of one block at once")
 	}
-	again := setTrap(t, x, "pwritev", "0000.data")
+	again := setTrap(t, x, "write", "0000.data")
 	hold.open()
-	finished(t, first)
+	first.Must(t)
 	<-again.caught // the second, with all that it is going to write
 	x.OnCall(nil)
 	write(t, rig.Disk, 'c', 1024, 512)
 	again.open()
-	finished(t, second)
+	second.Must(t)
 	want(t, rig.Disk, 'a', 0, 512)
 	want(t, rig.Disk, 'b', 512, 512)
 	want(t, rig.Disk, 'c', 1024, 512)
@@ -140,14 +138,14 @@ func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 func TestOldWriteIsSuperseded(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	old := startWrite(rig.Disk, 'o', 0, 4096+512+8192) // block 0 a hit, 1 to 3 first writes
 	<-hold.caught
 	p := promote(t, rig)
 	write(t, rig.Disk, 'n', 4096, 4096)
 	write(t, rig.Disk, 'm', 3*4096, 4096)
 	hold.open()
-	finished(t, old)
+	old.Must(t)
 	sealed(t, p)
 	want(t, rig.Disk, 'o', 0, 4096)
 	want(t, rig.Disk, 'n', 4096, 4096)
@@ -159,16 +157,16 @@ func TestOldWriteIsSuperseded(t *testing.T) {
 // (Rule: guard.)
 func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	one := startWrite(rig.Disk, '1', 0, 512)
 	<-hold.caught
 	two := startWrite(rig.Disk, '2', 512, 512)
-	if !pending(two) {
+	if !two.Waits() {
 		t.Error("the second copy-up did not wait")
 	}
 	hold.open()
-	finished(t, one)
-	finished(t, two)
+	one.Must(t)
+	two.Must(t)
 	want(t, rig.Disk, '1', 0, 512)
 	want(t, rig.Disk, '2', 512, 512)
 	want(t, rig.Disk, 0, 1024, 3072)
@@ -178,34 +176,34 @@ func TestTwoCopyUpsOfOneBlock(t *testing.T) {
 // meanwhile. (Rule: whole first writes hold the guard too.)
 func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught // has read, is about to write
 	whole := startWrite(rig.Disk, 'w', 0, 4096)
-	if !pending(whole) {
+	if !whole.Waits() {
 		t.Error("the whole-block write did not wait for the copy-up")
 	}
 	hold.open()
-	finished(t, part)
-	finished(t, whole)
+	part.Must(t)
+	whole.Must(t)
 	want(t, rig.Disk, 'w', 0, 4096)
 }
 
 // The same against a discard.
 func TestCopyUpAgainstDiscard(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught
-	discard := start(func() error {
+	discard := test.Go(func() error {
 		return do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 4096}}})
 	})
-	if !pending(discard) {
+	if !discard.Waits() {
 		t.Error("the discard did not wait for the copy-up")
 	}
 	hold.open()
-	finished(t, part)
-	finished(t, discard)
+	part.Must(t)
+	discard.Must(t)
 	want(t, rig.Disk, 0, 0, 4096)
 }
 
@@ -213,30 +211,24 @@ func TestCopyUpAgainstDiscard(t *testing.T) {
 // makes no bit of it durable. (Rule: data, then bit, then index.)
 func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	hold := setTrap(t, x, "pwritev", "0000.data")
+	hold := setTrap(t, x, "write", "0000.data")
 	done := startWrite(rig.Disk, 'w', 8192, 4096)
 	<-hold.caught
 	p := make([]byte, 4096)
-	if _, err := rig.Disk.ReadAt(p, 8192); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(rig.Disk.ReadAt(p, 8192)))
 	if c, err := cowtest.Identify(p, 16, nil); err != nil || len(c) != 1 || c[0] != cowtest.BaseContent {
 		t.Errorf("read during a first write: expected the base, found %v, %v", c, err)
 	}
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	if bit(t, rig, 0, 2) {
 		t.Error("the bit is durable and its data is not written")
 	}
 	hold.open()
-	finished(t, done)
+	done.Must(t)
 	if bit(t, rig, 0, 2) {
 		t.Error("the bit is in the map file without a flush")
 	}
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	if !bit(t, rig, 0, 2) {
 		t.Error("the bit is not durable after a flush")
 	}
@@ -249,14 +241,14 @@ func TestOldReadFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	// A read of two runs: block 0 from the base, held; block 1 from the head.
 	write(t, rig.Disk, 'a', 4096, 4096)
-	hold := setTrap(t, x, "preadv", "base")
+	hold := setTrap(t, x, "read", "base")
 	p := make([]byte, 8192)
-	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+	read := test.Go(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
 	done := promote(t, rig)
 	write(t, rig.Disk, 'b', 4096, 4096)
 	hold.open()
-	finished(t, read)
+	read.Must(t)
 	if got := string(p[4096:4097]); got != "b" {
 		t.Errorf("block 1: expected the acknowledged write, found %q", got)
 	}
@@ -267,20 +259,18 @@ func TestOldReadFindsNewerOwner(t *testing.T) {
 func TestOldFileStaysOpenForReads(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 0, 4096)
-	hold := setTrap(t, x, "preadv", "0000.data")
+	hold := setTrap(t, x, "read", "0000.data")
 	p := make([]byte, 4096)
-	read := start(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+	read := test.Go(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
 	done := promote(t, rig)
-	for rig.Disk.Stats().Unsealed > 0 {
-		time.Sleep(time.Millisecond)
-	}
-	if !pending(start(func() error { <-done.Done(); return nil })) {
+	test.Eventually(t, "the former head is sealed", func() bool { return rig.Disk.Stats().Unsealed == 0 })
+	if !test.Go(func() error { <-done.Done(); return nil }).Waits() {
 		t.Error("the promotion has finished while a read is on the old view")
 	}
 	write(t, rig.Disk, 'b', 0, 4096)
 	hold.open()
-	finished(t, read)
+	read.Must(t)
 	sealed(t, done)
 	if c := strings.Count(string(p), "a"); c != 4096 {
 		t.Errorf("expected the old content, found %d bytes of it", c)

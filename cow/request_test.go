@@ -9,6 +9,7 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 )
 
 func TestRequestsOutsideTheDiskAreRefused(t *testing.T) {
@@ -19,19 +20,13 @@ func TestRequestsOutsideTheDiskAreRefused(t *testing.T) {
 	for _, r := range []cow.Range{{-512, 512}, {size, 512}, {size - 512, 1024}, {0, -512}, {huge, 512}, {512, huge}, {huge, huge}} {
 		for _, op := range []cow.Op{cow.OpRead, cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
 			req := &cow.Request{Op: op, Offset: r.Offset, Length: r.Length, Data: buf, Ranges: []cow.Range{{0, 512}, r}}
-			if err := do(rig.Disk, req); !errors.Is(err, cow.ErrRange) {
-				t.Errorf("%v of %+v: expected ErrRange, found %v", op, r, err)
-			}
+			test.ErrorIs(t, do(rig.Disk, req), cow.ErrRange, op, r)
 		}
 	}
 	for _, op := range []cow.Op{cow.OpRead, cow.OpWrite} {
-		if err := do(rig.Disk, &cow.Request{Op: op, Length: 1536, Data: buf}); !errors.Is(err, cow.ErrRange) {
-			t.Errorf("%v with short buffers: expected ErrRange, found %v", op, err)
-		}
+		test.ErrorIs(t, do(rig.Disk, &cow.Request{Op: op, Length: 1536, Data: buf}), cow.ErrRange, op)
 	}
-	if err := do(rig.Disk, &cow.Request{Op: 77}); !errors.Is(err, cow.ErrOp) {
-		t.Errorf("unknown operation: found %v", err)
-	}
+	test.ErrorIs(t, do(rig.Disk, &cow.Request{Op: 77}), cow.ErrOp, "unknown operation")
 	if n := rig.Disk.Stats().HeadBlocks; n != 0 {
 		t.Errorf("refused requests made the head own %d blocks", n)
 	}
@@ -58,9 +53,7 @@ func TestLongScatterLists(t *testing.T) {
 			{Op: cow.OpWrite, Offset: 512, Length: int64(total), Data: cut(pattern[:total])}, // again
 			{Op: cow.OpRead, Offset: 512, Length: int64(total), Data: cut(back)},
 		} {
-			if err := do(rig.Disk, r); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, do(rig.Disk, r))
 		}
 		if string(back) != string(pattern[:total]) {
 			t.Errorf("pieces of %d bytes: read something else than was written", piece)
@@ -74,9 +67,7 @@ func TestDiscardAndWriteZeroes(t *testing.T) {
 	d := rig.Disk
 	zero := func(op cow.Op, off, n int64) {
 		t.Helper()
-		if err := do(d, &cow.Request{Op: op, Ranges: []cow.Range{{off, n}}}); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, do(d, &cow.Request{Op: op, Ranges: []cow.Range{{off, n}}}))
 	}
 	zero(cow.OpDiscard, 0, 10*4096+512)
 	if n := d.Stats().HeadBlocks; n != 0 {
@@ -99,9 +90,7 @@ func TestDiscardAndWriteZeroes(t *testing.T) {
 	want(t, d, 'a', 16384+512, 4096-512)
 	zero(cow.OpDiscard, 5*4096, 4096) // hides what is below
 	want(t, d, 0, 5*4096, 4096)
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Reopen())
 	want(t, rig.Disk, 0, 5*4096, 4096)
 	want(t, rig.Disk, 0, 8192+512, 8192)
 }
@@ -110,32 +99,20 @@ func TestDiscardAndWriteZeroes(t *testing.T) {
 func TestBufferWithoutBacking(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	fd, err := unix.MemfdCreate("guest", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, 8192); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Ftruncate(fd, 8192))
 	mem, err := unix.Mmap(fd, 0, 8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Munmap(mem)
-	if err := unix.Ftruncate(fd, 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Ftruncate(fd, 0))
 	req := func(op cow.Op) *cow.Request { return &cow.Request{Op: op, Length: 4096, Data: [][]byte{mem[:4096]}} }
 	if err := do(rig.Disk, req(cow.OpRead)); !errors.Is(err, cow.ErrFault) { // zeros: no file is read
 		t.Errorf("read of zeros: expected ErrFault, found %v", err)
 	}
-	if err := do(rig.Disk, req(cow.OpWrite)); !errors.Is(err, unix.EFAULT) {
-		t.Errorf("write: expected EFAULT, found %v", err)
-	}
+	test.ErrorIs(t, do(rig.Disk, req(cow.OpWrite)), unix.EFAULT)
 	write(t, rig.Disk, 'a', 0, 4096)
-	if err := do(rig.Disk, req(cow.OpRead)); !errors.Is(err, unix.EFAULT) {
-		t.Errorf("read: expected EFAULT, found %v", err)
-	}
+	test.ErrorIs(t, do(rig.Disk, req(cow.OpRead)), unix.EFAULT)
 	want(t, rig.Disk, 'a', 0, 4096)
 	sealed(t, promote(t, rig)) // no pin is left
 }
@@ -145,9 +122,7 @@ func TestPromotionRefused(t *testing.T) {
 	head := rig.Disk.Layers()[0]
 	create := func(name string, c layer.CreateParams) *layer.Layer {
 		l, err := layer.CreateHead(x, layer.Paths{Map: rig.Dir + "/" + name + ".map", Data: rig.Dir + "/" + name + ".data"}, c)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { l.Close() })
 		return l
 	}
@@ -157,31 +132,21 @@ func TestPromotionRefused(t *testing.T) {
 		"blocks": {Size: 1 << 20, BlockSize: 512, Parent: head.UUID},
 		"base":   {Size: 1 << 20, BlockSize: 4096, Parent: head.UUID, Base: layer.Fingerprint{1}},
 	} {
-		if _, err := rig.Disk.Promote(create(name, c)); !errors.Is(err, cow.ErrMismatch) {
-			t.Errorf("%s: expected ErrMismatch, found %v", name, err)
-		}
+		test.ErrorIs(t, test.Err(rig.Disk.Promote(create(name, c))), cow.ErrMismatch, name)
 	}
 	used := create("used", layer.CreateParams{Size: 1 << 20, BlockSize: 4096, Parent: head.UUID})
 	used.Bitmap().Set(3, 1)
-	if _, err := rig.Disk.Promote(used); !errors.Is(err, cow.ErrMismatch) {
-		t.Errorf("head with content: expected ErrMismatch, found %v", err)
-	}
+	test.ErrorIs(t, test.Err(rig.Disk.Promote(used)), cow.ErrMismatch)
 
 	good := create("good", layer.CreateParams{Size: 1 << 20, BlockSize: 4096, Parent: head.UUID})
 	p, err := rig.Disk.Prepare(good)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := rig.Disk.Prepare(good); !errors.Is(err, cow.ErrPromoting) {
-		t.Errorf("second Prepare: expected ErrPromoting, found %v", err)
-	}
+	test.Must(t, err)
+	test.ErrorIs(t, test.Err(rig.Disk.Prepare(good)), cow.ErrPromoting)
 	p.Cancel()
 	if <-p.Done(); !errors.Is(p.Err(), cow.ErrCancelled) {
 		t.Errorf("cancelled: %v", p.Err())
 	}
-	if err := cow.Swap(p); !errors.Is(err, cow.ErrCancelled) {
-		t.Errorf("swap of a cancelled promotion: %v", err)
-	}
+	test.ErrorIs(t, cow.Swap(p), cow.ErrCancelled, "swap of a cancelled promotion")
 	if rig.Disk.Depth() != 1 {
 		t.Errorf("depth %d after refused promotions", rig.Disk.Depth())
 	}

@@ -6,22 +6,20 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // bit reads a block's bit from a layer's map file, without the engine.
 func bit(t testing.TB, rig *cowtest.Rig, layerIndex int, block int64) bool {
 	t.Helper()
 	f, err := os.Open(rig.Spec.Layers[layerIndex].Map)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer f.Close()
 	var b [1]byte
-	if _, err := f.ReadAt(b[:], layer.MapOffset+block/8); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.ReadAt(b[:], layer.MapOffset+block/8)))
 	return b[0]>>(block%8)&1 != 0
 }
 
@@ -33,21 +31,15 @@ func TestRFCEightSectorsShareOneBit(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 512, BaseSize: 1 << 20})
 	const sector = 8*5 + 3
 	write(t, rig.Disk, 'w', sector*512, 512)
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	for s := int64(0); s < 128; s++ {
 		if got := bit(t, rig, 0, s); got != (s == sector) {
 			t.Errorf("bit of sector %d: %v after a write of sector %d alone", s, got, sector)
 		}
 	}
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Reopen())
 	p, err := cowtest.ReadAll(rig.Disk)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for s := int64(0); s < 128; s++ {
 		c, err := cowtest.Identify(p[s*512:][:512], s, nil)
 		if base := err == nil && len(c) == 1 && c[0] == cowtest.BaseContent; base != (s != sector) {
@@ -64,9 +56,7 @@ func TestRFCRestOfWriteAfterOwnedFirstSector(t *testing.T) {
 		write(t, rig.Disk, '1', 0, n)        // the head owns block 0
 		write(t, rig.Disk, '3', 3*64<<10, n) // and one further on
 		write(t, rig.Disk, 'w', 0, 4*64<<10)
-		if err := rig.Reopen(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, rig.Reopen())
 		want(t, rig.Disk, 'w', 0, 4*64<<10)
 		for b := range 4 * (64 << 10) / int64(bs) {
 			if !bit(t, rig, 0, b) {
@@ -81,32 +71,20 @@ func TestRFCRestOfWriteAfterOwnedFirstSector(t *testing.T) {
 // at its own sector 0.
 func TestRFCNonZeroTableOffset(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20, BaseOffset: 63 * 512})
-	if err := rig.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Close())
 	const offset = 2048 * 512
 	p := layer.Paths{Map: rig.Dir + "/o.map", Data: rig.Dir + "/o.data", DataOffset: offset}
 	sum := rig.Spec.Base.Fingerprint
 	l, err := layer.CreateHead(vfs.OS{}, p, layer.CreateParams{Size: 1 << 20, BlockSize: 4096, Base: sum, BaseSize: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, l.Close())
 	rig.Spec.Layers = []layer.Paths{p}
-	if err := rig.Open(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Open())
 	const at = 100*4096 + 512
 	write(t, rig.Disk, 'w', at, 512)
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	data, err := os.ReadFile(p.Data)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if data[offset+at] != 'w' || data[at] == 'w' {
 		t.Error("the write is not where the data offset puts it")
 	}
@@ -114,9 +92,7 @@ func TestRFCNonZeroTableOffset(t *testing.T) {
 		t.Error("the bit is not that of the disk's block 100")
 	}
 	got, err := cowtest.ReadAll(rig.Disk)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for s := int64(0); s < int64(len(got))/512; s++ {
 		if s == at/512 {
 			continue
@@ -133,16 +109,14 @@ func TestRFCNonZeroTableOffset(t *testing.T) {
 func TestRFCBitBeforeData(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	var calls []string
-	x.OnCall(func(c cowtest.Call) error { // one goroutine at a time calls here
+	x.OnCall(func(c faultfs.Call) error { // one goroutine at a time calls here
 		calls = append(calls, c.Op+" "+c.Name[len(rig.Dir)+1:])
 		return nil
 	})
 	write(t, rig.Disk, 'w', 0, 4096)
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	x.OnCall(nil)
-	expected := []string{"pwritev 0000.data", "datasync 0000.data", "pwritev 0000.map", "datasync 0000.map"}
+	expected := []string{"write 0000.data", "sync 0000.data", "write 0000.map", "sync 0000.map"}
 	if len(calls) != len(expected) {
 		t.Fatalf("expected %q, found %q", expected, calls)
 	}
@@ -153,13 +127,11 @@ func TestRFCBitBeforeData(t *testing.T) {
 	}
 	// Nothing new: the data alone is synced.
 	calls = nil
-	x.OnCall(func(c cowtest.Call) error { calls = append(calls, c.Op+" "+c.Name[len(rig.Dir)+1:]); return nil })
+	x.OnCall(func(c faultfs.Call) error { calls = append(calls, c.Op+" "+c.Name[len(rig.Dir)+1:]); return nil })
 	write(t, rig.Disk, 'x', 0, 4096)
-	if err := rig.Disk.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.Flush())
 	x.OnCall(nil)
-	if len(calls) != 2 || calls[1] != "datasync 0000.data" {
+	if len(calls) != 2 || calls[1] != "sync 0000.data" {
 		t.Fatalf("flush of an overwrite: expected one data sync, found %q", calls)
 	}
 }
@@ -192,14 +164,10 @@ func TestRFCTenLayers(t *testing.T) {
 		want(t, rig.Disk, byte(depth&0xff), 0, 512)
 	}
 	check()
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Reopen())
 	check()
 	for i, p := range promotions {
-		if err := p.Err(); err != nil {
-			t.Errorf("promotion %d: %v", i, err)
-		}
+		test.Check(t, p.Err(), "promotion", i)
 	}
 	for i := 1; i <= depth; i++ {
 		if owned := i < depth; owned != (rig.Disk.Layers()[i-1].State == layer.Sealed) {

@@ -1,7 +1,6 @@
 package cow_test
 
 import (
-	"errors"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -9,6 +8,8 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
+	"cowblk/internal/test"
 )
 
 // Every sync of sealing a former head (its data, twice, its map, its header) fails once: from then
@@ -18,23 +19,17 @@ func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 	failed := 0
 	for n := int32(1); ; n++ {
 		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-		if err := rig.Close(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, rig.Close())
 		var events atomic.Int32
 		d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, OnFailure: func(error) { events.Add(1) }})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		rig.Disk = d
 		write(t, d, 'a', 0, 4096)
-		if err := d.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.Flush())
 		write(t, d, 'b', 4096, 4096)
 		var syncs atomic.Int32
-		x.OnCall(func(c cowtest.Call) error {
-			if c.Op == "datasync" && strings.Contains(c.Name, "0000.") && syncs.Add(1) == n {
+		x.OnCall(func(c faultfs.Call) error {
+			if c.Op == "sync" && strings.Contains(c.Name, "0000.") && syncs.Add(1) == n {
 				return syscall.EIO
 			}
 			return nil
@@ -52,23 +47,15 @@ func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 		if p.Err() == nil {
 			t.Errorf("sync %d failed and the promotion did not", n)
 		}
-		if err := d.Flush(); !errors.Is(err, cow.ErrFailed) {
-			t.Errorf("sync %d failed, then a flush: %v", n, err)
-		}
-		if _, err := d.WriteAt(fill('c', 512), 0); !errors.Is(err, cow.ErrFailed) {
-			t.Errorf("sync %d failed, then a write: %v", n, err)
-		}
+		test.ErrorIs(t, d.Flush(), cow.ErrFailed, n)
+		test.ErrorIs(t, test.Err(d.WriteAt(fill('c', 512), 0)), cow.ErrFailed, n)
 		want(t, d, 'b', 4096, 4096) // reads go on
 		if events.Load() != 1 {
 			t.Errorf("sync %d failed: %d events", n, events.Load())
 		}
-		if err := d.Close(); !errors.Is(err, cow.ErrFailed) {
-			t.Errorf("sync %d failed, then close: %v", n, err)
-		}
+		test.ErrorIs(t, d.Close(), cow.ErrFailed, n)
 		rig.Disk = nil
-		if err := rig.Open(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, rig.Open())
 		want(t, rig.Disk, 'a', 0, 4096)
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/internal/test"
 )
 
 // A batch may hold any request, and any number of them.
@@ -25,9 +26,7 @@ func TestSubmitBatch(t *testing.T) {
 			}
 			rng.Shuffle(len(rs), func(i, j int) { rs[i], rs[j] = rs[j], rs[i] })
 			ch.SubmitBatch(rs)
-			if err := waitCompletions(ch, len(rs)); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, waitCompletions(ch, len(rs)))
 			for _, r := range rs {
 				if r.Err != nil {
 					t.Fatal(r.Err)
@@ -38,9 +37,7 @@ func TestSubmitBatch(t *testing.T) {
 				{Op: cow.OpRead}, {Op: cow.OpWrite, Offset: 512}, {Op: cow.OpRead, Offset: 512},
 			}
 			ch.SubmitBatch(odd)
-			if err := waitCompletions(ch, len(odd)); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, waitCompletions(ch, len(odd)))
 		}
 	}
 	want(t, rig.Disk, 7, 1<<20, 1<<19)
@@ -53,7 +50,7 @@ func TestSubmitBatch(t *testing.T) {
 func TestBatchFindsNewerOwner(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
 	write(t, rig.Disk, 'a', 4096, 4096)
-	hold := setTrap(t, x, "preadv", "base")
+	hold := setTrap(t, x, "read", "base")
 	first, second, third := make([]byte, 4096), make([]byte, 4096), make([]byte, 4096)
 	rs := []*cow.Request{
 		{Op: cow.OpRead, Length: 4096, Data: [][]byte{first}},
@@ -62,19 +59,19 @@ func TestBatchFindsNewerOwner(t *testing.T) {
 		{Op: cow.OpRead, Offset: 8192, Length: 4096, Data: [][]byte{third}},
 	}
 	ch := channel(t, rig.Disk, false)
-	batch := start(func() error { ch.SubmitBatch(rs); return waitCompletions(ch, len(rs)) })
+	batch := test.Go(func() error { ch.SubmitBatch(rs); return waitCompletions(ch, len(rs)) })
 	<-hold.caught
 	done := promote(t, rig)
 	write(t, rig.Disk, 'b', 4096, 4096)
-	stop := setTrap(t, x, "pwritev", "0001.data")
-	if !pending(start(func() error { <-done.Done(); return nil })) {
+	stop := setTrap(t, x, "write", "0001.data")
+	if !test.Go(func() error { <-done.Done(); return nil }).Waits() {
 		t.Error("the promotion has finished while a read is on the old view")
 	}
 	hold.open()
 	<-stop.caught
 	sealed(t, done) // the batch is in its write
 	stop.open()
-	finished(t, batch)
+	batch.Must(t)
 	for i, r := range rs {
 		if r.Err != nil {
 			t.Errorf("request %d: %v", i, r.Err)

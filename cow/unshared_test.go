@@ -6,6 +6,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest/faultfs"
+	"cowblk/internal/test"
 )
 
 // Without a shared map a block whose bit is not durable dies with the process, and with it
@@ -27,9 +28,7 @@ func TestOverwriteOfAnUnsharedBlock(t *testing.T) {
 				return faultfs.Fault{}
 			})
 			d, err := cow.Open(m.spec, cow.Options{FS: p})
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			var ch [2]*cow.Channel
 			for i := range ch {
 				if ch[i], err = d.NewChannel(); err != nil {
@@ -48,15 +47,11 @@ func TestOverwriteOfAnUnsharedBlock(t *testing.T) {
 			}
 			close(hold)
 			for i, c := range ch {
-				if err := waitCompletions(c, 1); err != nil {
-					t.Errorf("request %d: %v", i+1, err)
-				}
+				test.Check(t, waitCompletions(c, 1), "request", i+1)
 			}
 			p.Kill()
 			again, err := cow.Open(m.spec, cow.Options{FS: m.Process(nil)})
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			expected := byte(0)
 			if next.Op == cow.OpWrite {
 				expected = 'b'

@@ -19,6 +19,7 @@ import (
 	"cowblk/cow/layer"
 	"cowblk/cow/pagecache"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 const (
@@ -31,24 +32,16 @@ const (
 func verified(t *testing.T, fsys vfs.FS, blockSize uint32, direct, apart bool) *cowtest.Rig {
 	t.Helper()
 	rig, err := cowtest.NewRig(t.TempDir(), fsys, cowtest.Shape{Size: verifiedSize, BlockSize: blockSize, ChecksumFiles: apart})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() {
-		if err := rig.Close(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, rig.Close())
 	})
 	rig.Direct = direct
 	write(t, rig.Disk, 7, 0, verifiedSize)
 	sealed(t, promote(t, rig))
-	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.AddChecksums(context.Background(), nil))
 	write(t, rig.Disk, 8, 3<<20, 1<<20)
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Reopen())
 	if h := rig.Disk.Layers()[0]; h.HasChecksums() == apart {
 		t.Fatalf("%+v", h)
 	}
@@ -96,9 +89,7 @@ func TestDamagedDataIsAnError(t *testing.T) {
 							}
 							r := &cow.Request{Op: cow.OpRead, Offset: c.off, Length: c.n, Data: splitBuffers(int(c.n), 512)}
 							ch.Submit(r)
-							if err := waitCompletions(ch, 1); err != nil {
-								t.Fatal(err)
-							}
+							test.Must(t, waitCompletions(ch, 1))
 							if c.fails != errors.Is(r.Err, layer.ErrDamaged) || !c.fails && r.Err != nil {
 								t.Errorf("%d bytes at %d: %v", c.n, c.off, r.Err)
 							}
@@ -126,9 +117,7 @@ func TestDamagedDataIsAnError(t *testing.T) {
 func pages(t *testing.T, n int) []byte {
 	t.Helper()
 	p, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Munmap(p) })
 	return p
 }
@@ -137,31 +126,23 @@ func pages(t *testing.T, n int) []byte {
 // too. (A file system in memory has no device.)
 func TestDataDamagedLater(t *testing.T) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(t.TempDir(), &st); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Statfs(t.TempDir(), &st))
 	for _, async := range []bool{false, true} {
 		rig := verified(t, vfs.OS{}, 4096, true, async) // past the page cache: async means the engine
 		ch := channel(t, rig.Disk, async)
 		read := func(off, n int64) error {
 			r := &cow.Request{Op: cow.OpRead, Offset: off, Length: n, Data: [][]byte{pages(t, int(n))}}
 			ch.Submit(r)
-			if err := waitCompletions(ch, 1); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, waitCompletions(ch, 1))
 			return r.Err
 		}
 		const page = rotten / 4096 * 4096
-		if err := read(page, 8192); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, read(page, 8192))
 		scribble(t, rig.Spec.Layers[0].Data, rotten)
 		if err := read(page, 4096); errors.Is(err, layer.ErrDamaged) == (async && st.Type == unix.TMPFS_MAGIC) {
 			t.Errorf("async %v: %v", async, err)
 		}
-		if err := read(page+4096, 4096); err != nil {
-			t.Errorf("async %v, the next block: %v", async, err)
-		}
+		test.Check(t, read(page+4096, 4096), "async", async, "the next block")
 	}
 }
 
@@ -169,9 +150,7 @@ func TestDataDamagedLater(t *testing.T) {
 // a mapping that takes it for resident, is an error too. (A file system in memory has no device.)
 func TestDataDamagedUnderMapping(t *testing.T) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(t.TempDir(), &st); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Statfs(t.TempDir(), &st))
 	rig := verified(t, vfs.OS{}, 4096, false, false)
 	ch := asyncChannel(t, rig.Disk)
 	read := func(off int64) error { return readPage(t, ch, off) }
@@ -179,9 +158,7 @@ func TestDataDamagedUnderMapping(t *testing.T) {
 	const page = rotten / 4096 * 4096
 	for i := range int64(100) { // of which some are timed anyway
 		for range 3 {
-			if err := read(page + i*8192); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, read(page+i*8192))
 		}
 	}
 	damagePage(t, data, page)
@@ -189,9 +166,7 @@ func TestDataDamagedUnderMapping(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	for i := int64(1); i < 100; i++ {
-		if err := read(page + i*8192); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, read(page+i*8192))
 	}
 }
 
@@ -200,9 +175,7 @@ func readPage(t *testing.T, ch *cow.Channel, off int64) error {
 	t.Helper()
 	r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
 	ch.Submit(r)
-	if err := waitCompletions(ch, 1); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, waitCompletions(ch, 1))
 	return r.Err
 }
 
@@ -211,18 +184,12 @@ func readPage(t *testing.T, ch *cow.Channel, off int64) error {
 func damagePage(t *testing.T, name string, page int64) {
 	t.Helper()
 	f, err := os.OpenFile(name, os.O_RDWR|unix.O_DIRECT, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer f.Close()
 	p := pages(t, 4096)
-	if _, err := f.ReadAt(p, page); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.ReadAt(p, page)))
 	p[1000] ^= 1
-	if _, err := f.WriteAt(p, page); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.WriteAt(p, page)))
 }
 
 func channel(t *testing.T, d *cow.Disk, async bool) *cow.Channel {
@@ -230,9 +197,7 @@ func channel(t *testing.T, d *cow.Disk, async bool) *cow.Channel {
 		return asyncChannel(t, d)
 	}
 	ch, err := d.NewChannel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { ch.Close() })
 	return ch
 }
@@ -248,24 +213,14 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 		put := func(off int64, n int) error {
 			r := &cow.Request{Op: cow.OpWrite, Offset: off, Length: int64(n), Data: [][]byte{fill(9, n)}}
 			ch.Submit(r)
-			if err := waitCompletions(ch, 1); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, waitCompletions(ch, 1))
 			return r.Err
 		}
-		if err := put(block+512, 512); !errors.Is(err, layer.ErrDamaged) {
-			t.Errorf("part of the block: %v", err)
-		}
-		if n := rig.Disk.Stats().FirstWrites; n != 0 {
-			t.Errorf("%d blocks are the head's", n)
-		}
-		if err := put(block+65536+512, 512); err != nil {
-			t.Errorf("part of the next block: %v", err)
-		}
+		test.ErrorIs(t, put(block+512, 512), layer.ErrDamaged, "part of the block")
+		test.Equal(t, rig.Disk.Stats().FirstWrites, 0, "blocks are the head's")
+		test.Check(t, put(block+65536+512, 512), "part of the next block")
 		want(t, rig.Disk, 7, block+65536+1024, 65536-1024)
-		if err := put(block, 65536); err != nil {
-			t.Errorf("the whole block: %v", err)
-		}
+		test.Check(t, put(block, 65536), "the whole block")
 		want(t, rig.Disk, 9, block, 65536)
 	}
 }
@@ -323,9 +278,7 @@ func TestDataCorruptedInTransfer(t *testing.T) {
 			for off := first * (1 << 20); off < (first+1)<<20; off += 4096 {
 				r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: splitBuffers(4096, 1024)}
 				ch.Submit(r)
-				if err := waitCompletions(ch, 1); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, waitCompletions(ch, 1))
 				if got := bytes.Join(r.Data, nil); r.Err != nil || !bytes.Equal(got, fill(7, 4096)) {
 					t.Fatalf("async %v, byte %d: %v, wrong %v", async, off, r.Err, r.Err == nil)
 				}
@@ -350,9 +303,7 @@ func addChecksumsToOpenDisk(t *testing.T, apart bool) {
 		p := promote(t, rig)
 		_ = rig.Disk.AddChecksums(context.Background(), nil) // at any stage of the promotion
 		sealed(t, p)
-		if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, rig.Disk.AddChecksums(context.Background(), nil))
 		for j, p := range rig.Spec.Layers {
 			found, err := layer.Inspect(vfs.OS{}, p, layer.InspectParams{})
 			if errors.Is(err, layer.ErrInUse) && j > i {
@@ -364,9 +315,7 @@ func addChecksumsToOpenDisk(t *testing.T, apart bool) {
 		}
 		want(t, rig.Disk, byte(i+1), off, 4096)
 		scribble(t, rig.Spec.Layers[i].Data, off+8192)
-		if _, err := rig.Disk.ReadAt(make([]byte, 512), off+8192+1024); !errors.Is(err, layer.ErrDamaged) {
-			t.Errorf("layer %d: %v", i, err)
-		}
+		test.ErrorIs(t, test.Err(rig.Disk.ReadAt(make([]byte, 512), off+8192+1024)), layer.ErrDamaged, i)
 		want(t, rig.Disk, byte(i+1), off+12288, 4096)
 	}
 }
@@ -375,33 +324,21 @@ func addChecksumsToOpenDisk(t *testing.T, apart bool) {
 // has them.
 func TestAddChecksumsVerifiesResidentPages(t *testing.T) {
 	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096}) // which maps files
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() {
-		if err := rig.Close(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, rig.Close())
 	})
 	write(t, rig.Disk, 7, 0, 65536)
 	sealed(t, promote(t, rig))
 	ch := channel(t, rig.Disk, true)
 	read := func(off int64) error { return readPage(t, ch, off) }
 	for range 2 { // from the file, and from its mapping
-		if err := read(8192); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, read(8192))
 	}
-	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, rig.Disk.AddChecksums(context.Background(), nil))
 	scribble(t, rig.Spec.Layers[0].Data, 8192+1000)
-	if err := read(8192); !errors.Is(err, layer.ErrDamaged) {
-		t.Errorf("a damaged block that had been read before: %v", err)
-	}
-	if err := read(12288); err != nil {
-		t.Error(err)
-	}
+	test.ErrorIs(t, read(8192), layer.ErrDamaged, "a damaged block that had been read before")
+	test.Check(t, read(12288))
 }
 
 // Close does not wait for throttle.
@@ -410,7 +347,7 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 	write(t, rig.Disk, 7, 0, 4<<20)
 	sealed(t, promote(t, rig))
 	resting := make(chan struct{}, 64)
-	work := start(func() error {
+	work := test.Go(func() error {
 		return rig.Disk.AddChecksums(context.Background(), func(ctx context.Context) error {
 			resting <- struct{}{}
 			select {
@@ -421,13 +358,8 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 		})
 	})
 	<-resting
-	if err := rig.Reopen(); err != nil {
-		t.Fatal(err)
-	}
-	<-work.done
-	if !errors.Is(work.err, cow.ErrClosed) {
-		t.Errorf("AddChecksums: %v", work.err)
-	}
+	test.Must(t, rig.Reopen())
+	test.ErrorIs(t, work.Wait(), cow.ErrClosed, "AddChecksums")
 	if h := rig.Disk.Layers()[0]; h.HasChecksums() {
 		t.Error("half a table is believed")
 	}

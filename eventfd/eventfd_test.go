@@ -6,14 +6,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 func open(t *testing.T) int {
 	t.Helper()
 	fd, err := New()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { Close(fd) })
 	return fd
 }
@@ -21,9 +21,7 @@ func open(t *testing.T) int {
 // fill makes the counter as large as it can be, so that a write would have to wait.
 func fill(t *testing.T, fd int) {
 	t.Helper()
-	if _, err := unix.Write(fd, binary.NativeEndian.AppendUint64(nil, 1<<64-2)); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(unix.Write(fd, binary.NativeEndian.AppendUint64(nil, 1<<64-2))))
 }
 
 func expect(t *testing.T, fd int, want uint64) {
@@ -37,22 +35,14 @@ func TestSignalAndDrain(t *testing.T) {
 	fd := open(t)
 	expect(t, fd, 0)
 	for range 3 {
-		if err := Signal(fd); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, Signal(fd))
 	}
-	if err := Wait(fd); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, Wait(fd))
 	expect(t, fd, 3)
 	fill(t, fd)
-	if err := Signal(fd); err != nil {
-		t.Errorf("with a full counter: %v", err)
-	}
+	test.Check(t, Signal(fd), "with a full counter")
 	expect(t, fd, 1<<64-2)
-	if err := Signal(-1); err != nil {
-		t.Errorf("without an eventfd: %v", err)
-	}
+	test.Check(t, Signal(-1), "without an eventfd")
 	Close(-1)
 	if n := testing.AllocsPerRun(10, func() { _ = Signal(fd); _ = Wait(fd); _, _ = Drain(fd) }); n != 0 {
 		t.Errorf("%v allocations", n)
@@ -61,14 +51,10 @@ func TestSignalAndDrain(t *testing.T) {
 
 func TestNotAnEventfd(t *testing.T) {
 	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK))
 	defer Close(pipe[0])
 	for _, p := range []string{"abc", ""} {
-		if _, err := unix.Write(pipe[1], []byte(p)); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, test.Err(unix.Write(pipe[1], []byte(p))))
 		if p == "" {
 			Close(pipe[1]) // readable for ever
 		}
@@ -98,9 +84,7 @@ func TestUnblock(t *testing.T) {
 			if c.full {
 				fill(t, fd)
 			}
-			if err := unix.SetNonblock(fd, false); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, unix.SetNonblock(fd, false))
 			done := make(chan struct{})
 			go func() { c.use(fd); close(done) }()
 			for freed := false; !freed; c.unblock(fd) {
@@ -124,9 +108,7 @@ func TestUnblock(t *testing.T) {
 
 func TestNotifier(t *testing.T) {
 	var n Notifier
-	if err := n.Open(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, n.Open())
 	for range 3 {
 		if err := n.Notify(); err != nil || !n.Pending() {
 			t.Fatalf("Notify: %v, pending %t", err, n.Pending())
@@ -139,7 +121,5 @@ func TestNotifier(t *testing.T) {
 	}
 	_ = n.Notify()
 	expect(t, n.FD(), 1)
-	if err := n.Close(); err != nil {
-		t.Error(err)
-	}
+	test.Check(t, n.Close())
 }

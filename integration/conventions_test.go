@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cowblk/integration/harness"
+	"cowblk/internal/test"
 )
 
 // smallMachine returns options of a machine that boots in a few seconds with the disk of s.
@@ -38,21 +39,13 @@ func (e *env) readFirstLine(m *harness.Machine, disk string) string {
 // capabilities are those of the file.
 func TestRegistration(t *testing.T) {
 	text, err := os.ReadFile("50-cowblk.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var registered struct{ Description, Type, Binary string }
-	if err := json.Unmarshal(text, &registered); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, json.Unmarshal(text, &registered))
 	program := filepath.Join(t.TempDir(), filepath.Base(registered.Binary))
-	if err := os.Symlink(suite.store.Binary, program); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Symlink(suite.store.Binary, program))
 	out, err := exec.Command(program, "--print-capabilities").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var capable struct {
 		Type     string
 		Features []string
@@ -98,9 +91,7 @@ func TestReadOnly(t *testing.T) {
 	if out := e.run(m, "echo x | dd of=/dev/vda conv=fsync 2>&1 && echo WRITTEN; true"); strings.Contains(out, "WRITTEN") {
 		t.Errorf("a write to a read-only disk succeeded: %s", out)
 	}
-	if got := e.readFirstLine(m, "vda"); got != "untouched" {
-		t.Errorf("the guest reads %q", got)
-	}
+	test.Equal(t, e.readFirstLine(m, "vda"), "untouched", "the guest reads")
 	e.must(m.PowerOff(e.ctx))
 	e.stopServer(s)
 }

@@ -32,43 +32,38 @@ if dmesg | grep -i 'error, dev vda'; then exit 1; fi
 // A guest fills the file system below its disk. The guest is paused, continues by itself when there
 // is space, and sees no error.
 func TestGuestWaitsForSpace(t *testing.T) {
-	for _, name := range everyQEMU() {
-		t.Run("QEMU of "+name, func(t *testing.T) {
-			t.Parallel()
-			e := newEnv(t)
-			qemu := e.qemu(name)
-			store, ballast := e.smallStore()
-			_, err := store.Run(e.ctx, "create", "vm1", "--size", "64M")
-			e.must(err)
-			socket, monitor := filepath.Join(e.dir, "vm1.sock"), filepath.Join(e.dir, "cowblk.qmp")
-			b, err := harness.StartBackend(e.ctx, store.Cmd("serve", "vm1", "--socket-path", socket, "--qmp", "unix:"+monitor), socket)
-			e.must(err)
-			s := e.watch(b)
-			m := e.boot(harness.MachineOptions{
-				QEMU: qemu, Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{socket},
-				Extra: []string{"-qmp", "unix:" + monitor + ",server=on,wait=off"},
-			})
-			filled := make(chan error, 1)
-			go func() {
-				out, err := m.Run(e.ctx, fillDisk)
-				if err != nil {
-					err = fmt.Errorf("%w\n%s", err, out)
-				}
-				filled <- err
-			}()
-			e.must(m.Event(e.ctx, "STOP", nil))
-			select {
-			case err := <-filled:
-				t.Fatalf("the guest finished before there was space: %v", err)
-			default:
-			}
-			e.must(os.Remove(ballast))
-			e.must(m.Event(e.ctx, "RESUME", nil))
-			e.must(<-filled)
-			e.must(m.PowerOff(e.ctx))
-			e.waitedForSpace(store, s)
+	onEach(t, everyQEMU(), func(t *testing.T, e *env, qemu harness.QEMU) {
+		store, ballast := e.smallStore()
+		_, err := store.Run(e.ctx, "create", "vm1", "--size", "64M")
+		e.must(err)
+		socket, monitor := filepath.Join(e.dir, "vm1.sock"), filepath.Join(e.dir, "cowblk.qmp")
+		b, err := harness.StartBackend(e.ctx, store.Cmd("serve", "vm1", "--socket-path", socket, "--qmp", "unix:"+monitor), socket)
+		e.must(err)
+		s := e.watch(b)
+		m := e.boot(harness.MachineOptions{
+			QEMU: qemu, Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{socket},
+			Extra: []string{"-qmp", "unix:" + monitor + ",server=on,wait=off"},
 		})
-	}
+		filled := make(chan error, 1)
+		go func() {
+			out, err := m.Run(e.ctx, fillDisk)
+			if err != nil {
+				err = fmt.Errorf("%w\n%s", err, out)
+			}
+			filled <- err
+		}()
+		e.must(m.Event(e.ctx, "STOP", nil))
+		select {
+		case err := <-filled:
+			t.Fatalf("the guest finished before there was space: %v", err)
+		default:
+		}
+		e.must(os.Remove(ballast))
+		e.must(m.Event(e.ctx, "RESUME", nil))
+		e.must(<-filled)
+		e.must(m.PowerOff(e.ctx))
+		e.waitedForSpace(store, s)
+	})
 }
 
 // smallStore makes a store on a file system with 16 MiB free; removal of the ballast file frees 32

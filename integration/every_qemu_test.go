@@ -67,73 +67,68 @@ if dmesg | grep -iE 'I/O error|vd[abc].*(error|timeout)|not a head'; then exit 1
 // buffer. QEMU of Debian 13 gives every disk rings of 1,024 descriptors, whatever its queue size;
 // SeaBIOS uses 256 of them, Linux all.
 func TestEveryQEMU(t *testing.T) {
-	for _, name := range everyQEMU() {
-		t.Run("QEMU of "+name, func(t *testing.T) {
-			t.Parallel()
-			e := newEnv(t)
-			qemu := e.qemu(name)
-			disks := []string{e.disk("root", "--from", imageGolden), e.disk("data", "--size", "64M"), e.disk("large", "--size", "64M")}
-			var servers []*server
-			var sockets []string
-			for _, d := range disks {
-				s := e.serve(d)
-				servers, sockets = append(servers, s), append(sockets, s.Socket)
+	onEach(t, everyQEMU(), func(t *testing.T, e *env, qemu harness.QEMU) {
+		disks := []string{e.disk("root", "--from", imageGolden), e.disk("data", "--size", "64M"), e.disk("large", "--size", "64M")}
+		var servers []*server
+		var sockets []string
+		for _, d := range disks {
+			s := e.serve(d)
+			servers, sockets = append(servers, s), append(sockets, s.Socket)
+		}
+		all := slices.Clone(servers)
+		m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, Queues: 1, MemoryMiB: 512,
+			Disks: sockets, QueueSize: []int{256, 0, 1024}, ReconnectMS: 50})
+		rings := e.run(m, deepJobs)
+		each := func(do func(i int, disk string)) {
+			t.Helper()
+			for i, d := range disks {
+				e.waitRequests(d, 100)
+				do(i, d)
 			}
-			all := slices.Clone(servers)
-			m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, Queues: 1, MemoryMiB: 512,
-				Disks: sockets, QueueSize: []int{256, 0, 1024}, ReconnectMS: 50})
-			rings := e.run(m, deepJobs)
-			each := func(do func(i int, disk string)) {
-				t.Helper()
-				for i, d := range disks {
-					e.waitRequests(d, 100)
-					do(i, d)
-				}
+		}
+		kill := func(i int, disk string) {
+			t.Helper()
+			servers[i].stopping.Store(true)
+			servers[i].Kill()
+			servers[i] = e.serve(disk)
+			all = append(all, servers[i])
+		}
+		each(kill)
+		each(func(i int, disk string) {
+			old := servers[i]
+			old.stopping.Store(true)
+			p, err := harness.StartProcess("back-end of "+disk, suite.store.Cmd("serve", disk, "--takeover"))
+			e.must(err)
+			servers[i] = e.watch(&harness.Backend{Process: p, Socket: old.Socket})
+			all = append(all, servers[i])
+			if err := old.Wait(e.ctx); err != nil {
+				t.Fatalf("takeover of %s: the old process: %v\n%s\n%s", disk, err, old.Output(), p.Output())
 			}
-			kill := func(i int, disk string) {
-				t.Helper()
-				servers[i].stopping.Store(true)
-				servers[i].Kill()
-				servers[i] = e.serve(disk)
-				all = append(all, servers[i])
-			}
-			each(kill)
-			each(func(i int, disk string) {
-				old := servers[i]
-				old.stopping.Store(true)
-				p, err := harness.StartProcess("back-end of "+disk, suite.store.Cmd("serve", disk, "--takeover"))
-				e.must(err)
-				servers[i] = e.watch(&harness.Backend{Process: p, Socket: old.Socket})
-				all = append(all, servers[i])
-				if err := old.Wait(e.ctx); err != nil {
-					t.Fatalf("takeover of %s: the old process: %v\n%s\n%s", disk, err, old.Output(), p.Output())
-				}
-			})
-			each(func(_ int, disk string) { e.cowblk("promote", disk, "--tag", "undisturbed") })
-			each(func(i int, disk string) {
-				promotion, err := harness.StartProcess("promote", suite.store.Cmd("promote", disk, "--tag", "killed"))
-				e.must(err)
-				time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
-				kill(i, disk)
-				_ = promotion.Wait(e.ctx) // success and failure are both correct
-			})
-			each(func(int, string) {
-				e.must(m.Command("stop", nil))
-				e.must(m.Command("cont", nil))
-			})
-			each(func(int, string) {}) // the guest still works
-			output := e.run(m, deepEnd)
-			e.must(m.PowerOff(e.ctx))
-			for _, s := range all {
-				// The attribute of the warning about a ring outside the in-flight buffer.
-				if text := s.Output(); strings.Contains(text, "buffer_descriptors=") {
-					t.Errorf("a ring was not tracked:\n%s", text)
-				}
-			}
-			for _, s := range servers {
-				e.stopServer(s)
-			}
-			t.Logf("QEMU %s; %s", qemu.Version, strings.ReplaceAll(fmt.Sprint(rings, "\n", output), "\n", "; "))
 		})
-	}
+		each(func(_ int, disk string) { e.cowblk("promote", disk, "--tag", "undisturbed") })
+		each(func(i int, disk string) {
+			promotion, err := harness.StartProcess("promote", suite.store.Cmd("promote", disk, "--tag", "killed"))
+			e.must(err)
+			time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
+			kill(i, disk)
+			_ = promotion.Wait(e.ctx) // success and failure are both correct
+		})
+		each(func(int, string) {
+			e.must(m.Command("stop", nil))
+			e.must(m.Command("cont", nil))
+		})
+		each(func(int, string) {}) // the guest still works
+		output := e.run(m, deepEnd)
+		e.must(m.PowerOff(e.ctx))
+		for _, s := range all {
+			// The attribute of the warning about a ring outside the in-flight buffer.
+			if text := s.Output(); strings.Contains(text, "buffer_descriptors=") {
+				t.Errorf("a ring was not tracked:\n%s", text)
+			}
+		}
+		for _, s := range servers {
+			e.stopServer(s)
+		}
+		t.Logf("QEMU %s; %s", qemu.Version, strings.ReplaceAll(fmt.Sprint(rings, "\n", output), "\n", "; "))
+	})
 }

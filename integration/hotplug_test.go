@@ -22,30 +22,25 @@ func (e *env) monitorFor(o *harness.MachineOptions) (address string) {
 // A guest that supports hot-plugging gets and returns a disk repeatedly. A guest that does not
 // release the disk keeps it and loses nothing.
 func TestAttachDetach(t *testing.T) {
-	for _, name := range everyQEMU() {
-		t.Run("QEMU of "+name, func(t *testing.T) {
-			t.Parallel()
-			e := newEnv(t)
-			qemu := e.qemu(name)
-			disk := e.disk("disk", "--size", "64M")
-			s := e.serve(disk)
-			o := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, MemoryMiB: 256}
-			address := e.monitorFor(&o)
-			m := e.boot(o)
-			for number := range rounds {
-				var made struct{ ID string }
-				e.must(suite.store.JSON(e.ctx, &made, "attach", disk, "--qmp", address))
-				if made.ID == "" {
-					t.Error("attach reported no device")
-				}
-				e.run(m, counter(number))
-				e.cowblk("detach", disk, "--qmp", address, "--timeout", "1m")
-				e.run(m, `for try in $(seq 100); do [ ! -b /dev/vda ] && exit 0; sleep 0.1; done; ls /dev/vd*; exit 1`)
+	onEach(t, everyQEMU(), func(t *testing.T, e *env, qemu harness.QEMU) {
+		disk := e.disk("disk", "--size", "64M")
+		s := e.serve(disk)
+		o := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, MemoryMiB: 256}
+		address := e.monitorFor(&o)
+		m := e.boot(o)
+		for number := range rounds {
+			var made struct{ ID string }
+			e.must(suite.store.JSON(e.ctx, &made, "attach", disk, "--qmp", address))
+			if made.ID == "" {
+				t.Error("attach reported no device")
 			}
-			e.must(m.PowerOff(e.ctx))
-			e.stopServer(s)
-		})
-	}
+			e.run(m, counter(number))
+			e.cowblk("detach", disk, "--qmp", address, "--timeout", "1m")
+			e.run(m, `for try in $(seq 100); do [ ! -b /dev/vda ] && exit 0; sleep 0.1; done; ls /dev/vd*; exit 1`)
+		}
+		e.must(m.PowerOff(e.ctx))
+		e.stopServer(s)
+	})
 }
 
 // The hooks for reset and shutdown of the guest promote the disk: each boot's changes get a layer

@@ -33,53 +33,48 @@ found=$(dd if=$disk bs=512 count=1 2>/dev/null | tr -d '\0')
 // One back-end process survives everything that QEMU, its operator and its guest do to the device,
 // repeatedly.
 func TestLifecycle(t *testing.T) {
-	for _, name := range onQEMUs(harness.Debian12, harness.Debian13) {
-		t.Run("QEMU of "+name, func(t *testing.T) {
-			t.Parallel()
-			e := newEnv(t)
-			qemu := e.qemu(name)
-			s := e.serve(e.disk("disk", "--size", "64M"))
-			options := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{s.Socket}}
-			m := e.boot(options)
-			number := 0
-			next := func(event string) {
-				t.Helper()
-				if _, err := m.Run(e.ctx, counter(number)); err != nil {
-					t.Fatalf("after %s, number %d: %v", event, number, err)
-				}
-				number++
+	onEach(t, onQEMUs(harness.Debian12, harness.Debian13), func(t *testing.T, e *env, qemu harness.QEMU) {
+		s := e.serve(e.disk("disk", "--size", "64M"))
+		options := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{s.Socket}}
+		m := e.boot(options)
+		number := 0
+		next := func(event string) {
+			t.Helper()
+			if _, err := m.Run(e.ctx, counter(number)); err != nil {
+				t.Fatalf("after %s, number %d: %v", event, number, err)
 			}
-			next("the first boot")
-			for range rounds {
-				e.must(m.Command("stop", nil))
-				e.must(m.Command("cont", nil))
-				next("stop and cont")
-			}
-			for range bootRounds {
-				e.must(m.Command("system_reset", nil))
-				e.ready(m)
-				next("system_reset")
-			}
-			for range 2 {
-				e.must(m.Send("reboot -f"))
-				e.ready(m)
-				next("a reboot by the guest")
-			}
-			for range rounds {
-				e.unplug(m, 0)
-				e.plug(m, qemu, 0, s.Socket, 2)
-				next("unplugging and plugging in")
-			}
-			for range bootRounds {
-				e.must(m.Quit(e.ctx))
-				m = e.boot(options)
-				next("a new QEMU")
-			}
-			e.must(m.PowerOff(e.ctx))
-			e.stopServer(s)
-			t.Logf("%d numbers written and found", number)
-		})
-	}
+			number++
+		}
+		next("the first boot")
+		for range rounds {
+			e.must(m.Command("stop", nil))
+			e.must(m.Command("cont", nil))
+			next("stop and cont")
+		}
+		for range bootRounds {
+			e.must(m.Command("system_reset", nil))
+			e.ready(m)
+			next("system_reset")
+		}
+		for range 2 {
+			e.must(m.Send("reboot -f"))
+			e.ready(m)
+			next("a reboot by the guest")
+		}
+		for range rounds {
+			e.unplug(m, 0)
+			e.plug(m, qemu, 0, s.Socket, 2)
+			next("unplugging and plugging in")
+		}
+		for range bootRounds {
+			e.must(m.Quit(e.ctx))
+			m = e.boot(options)
+			next("a new QEMU")
+		}
+		e.must(m.PowerOff(e.ctx))
+		e.stopServer(s)
+		t.Logf("%d numbers written and found", number)
+	})
 }
 
 // unplug removes a disk from a running machine and waits until QEMU has released it.
@@ -139,21 +134,16 @@ echo "$passes passes"
 
 // QMP stop and cont under load neither lose nor repeat a request.
 func TestStopAndContUnderLoad(t *testing.T) {
-	for _, name := range onQEMUs(harness.Debian13) {
-		t.Run("QEMU of "+name, func(t *testing.T) {
-			t.Parallel()
-			e := newEnv(t)
-			qemu := e.qemu(name)
-			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.serve(e.disk("data", "--size", "1G"))
-			m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
-			e.run(m, "cat >/tmp/load <<'SCRIPT'\n"+loadJobs+"\nSCRIPT\n(sh /tmp/load >/tmp/load.result 2>&1; echo \"status $?\" >>/tmp/load.result; touch /tmp/done) </dev/null >/dev/null 2>&1 &")
-			for range 50 {
-				e.must(m.Command("stop", nil))
-				e.must(m.Command("cont", nil))
-				e.run(m, "true") // proves that the guest ran in between
-			}
-			t.Log(e.run(m, "touch /tmp/stop; while [ ! -e /tmp/done ]; do sleep 0.2; done; grep -q 'status 0' /tmp/load.result || { cat /tmp/load.result; exit 1; }; cat /tmp/load.result"))
-			e.must(m.PowerOff(e.ctx))
-		})
-	}
+	onEach(t, onQEMUs(harness.Debian13), func(t *testing.T, e *env, qemu harness.QEMU) {
+		root, data := e.serve(e.disk("root", "--from", imageGolden)), e.serve(e.disk("data", "--size", "1G"))
+		m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
+		e.run(m, "cat >/tmp/load <<'SCRIPT'\n"+loadJobs+"\nSCRIPT\n(sh /tmp/load >/tmp/load.result 2>&1; echo \"status $?\" >>/tmp/load.result; touch /tmp/done) </dev/null >/dev/null 2>&1 &")
+		for range 50 {
+			e.must(m.Command("stop", nil))
+			e.must(m.Command("cont", nil))
+			e.run(m, "true") // proves that the guest ran in between
+		}
+		t.Log(e.run(m, "touch /tmp/stop; while [ ! -e /tmp/done ]; do sleep 0.2; done; grep -q 'status 0' /tmp/load.result || { cat /tmp/load.result; exit 1; }; cat /tmp/load.result"))
+		e.must(m.PowerOff(e.ctx))
+	})
 }

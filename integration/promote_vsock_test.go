@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cowblk/integration/harness"
+	"cowblk/internal/test"
 )
 
 // startVsock, in a guest whose vdb holds a tar of the programs, starts an agent and a back-end that
@@ -168,9 +169,7 @@ func TestPromoteVsock(t *testing.T) {
 		t.Helper()
 		// The guest has two file systems that can be frozen: its root and the workload's.
 		want := map[string]string{"none": "0 frozen, 0 thawed", "guest": "2 frozen, 2 thawed"}[mode]
-		if output := e.run(m, frozenVsock); output != want {
-			t.Errorf("promoting with --quiesce %s: expected %s, found %s", mode, want, output)
-		}
+		test.Equal(t, e.run(m, frozenVsock), want, "promoting with --quiesce", mode)
 	})
 	copies, marks := e.copyTags(r, tags)
 	e.checkTags(r, e.qemu(harness.Debian12), e.finish(r, tags), copies, marks)

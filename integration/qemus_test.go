@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"testing"
 
 	"cowblk/integration/harness"
 )
@@ -31,6 +32,17 @@ func onQEMUs(usual ...string) []string {
 		return everyQEMU()
 	}
 	return usual
+}
+
+// onEach runs a test beside others on the QEMU of each release.
+func onEach(t *testing.T, names []string, f func(t *testing.T, e *env, qemu harness.QEMU)) {
+	for _, name := range names {
+		t.Run("QEMU of "+name, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			f(t, e, e.qemu(name))
+		})
+	}
 }
 
 // findQEMUs fills suite.qemus. Debian unstable can be in a state in which its packages cannot be

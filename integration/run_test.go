@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"cowblk/integration/harness"
+	"cowblk/internal/test"
 )
 
 // "cowblk run" alone boots a guest and shows the guest's console on its own terminal.
@@ -32,9 +33,7 @@ func TestRunFromTheTerminal(t *testing.T) {
 		{`root@golden:~# `, "echo $((6 * 7)) | tee /root/answer"},
 		{`42`, "sync; systemctl poweroff"},
 	} {
-		if _, err := screen.Expect(e.ctx, step.see); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, test.Err(screen.Expect(e.ctx, step.see)))
 		_, err := io.WriteString(typed, step.enter+"\n")
 		e.must(err)
 	}

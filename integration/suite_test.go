@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cowblk/integration/harness"
+	"cowblk/internal/test"
 )
 
 // suite is the state that all tests share: made once by TestMain, read-only afterwards.
@@ -101,17 +102,13 @@ type env struct {
 func newEnv(t *testing.T) *env {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cowblk-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	ctx, stop := context.WithCancelCause(ctx)
 	t.Cleanup(func() {
 		stop(nil)
 		cancel()
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, os.RemoveAll(dir))
 	})
 	return &env{T: t, ctx: ctx, stop: stop, dir: dir}
 }
@@ -119,9 +116,7 @@ func newEnv(t *testing.T) *env {
 // must ends the test on an error.
 func (e *env) must(err error) {
 	e.Helper()
-	if err != nil {
-		e.Fatal(err)
-	}
+	test.Must(e, err)
 }
 
 // cowblk runs one command on the shared store.

@@ -5,10 +5,11 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // socketPair returns both ends of a UNIX stream connection, which are closed at the end of the
@@ -16,31 +17,17 @@ import (
 func socketPair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var conns [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "socket pair")
 		c, err := net.FileConn(f)
 		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		conns[i] = c.(*net.UnixConn)
 		t.Cleanup(func() { c.Close() })
 	}
 	return conns[0], conns[1]
-}
-
-// openFDs counts the process's descriptors.
-func openFDs(t testing.TB) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
 }
 
 func eventFDs(t testing.TB, n int) []int {
@@ -48,9 +35,7 @@ func eventFDs(t testing.TB, n int) []int {
 	fds := make([]int, n)
 	for i := range fds {
 		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		fds[i] = fd
 		t.Cleanup(func() { unix.Close(fd) })
 	}
@@ -58,6 +43,7 @@ func eventFDs(t testing.TB, n int) []int {
 }
 
 func TestReadMessage(t *testing.T) {
+	text := test.Texts(t, "message.texts")
 	msg := func(payload ...byte) []byte {
 		h := Header{Request: SetFeatures, Flags: FlagVersion, Size: uint32(len(payload))}
 		return append(h.Append(nil), payload...)
@@ -70,7 +56,6 @@ func TestReadMessage(t *testing.T) {
 		size   int      // of the payload expected
 		nfds   int
 		err    error // expected instead
-		text   string
 	}{
 		{name: "whole", writes: [][]byte{msg(1, 2, 3)}, size: 3},
 		{name: "no payload", writes: [][]byte{msg()}},
@@ -78,29 +63,27 @@ func TestReadMessage(t *testing.T) {
 		{name: "fds with header", writes: [][]byte{msg(1)}, fds: []int{8}, size: 1, nfds: 8},
 		{name: "fds with payload", writes: [][]byte{msg(1)[:12], msg(1)[12:]}, fds: []int{0, 2}, size: 1, nfds: 2},
 		{name: "fds with both", writes: [][]byte{msg(1)[:12], msg(1)[12:]}, fds: []int{3, 2}, size: 1, nfds: 5},
-		{name: "nine fds", writes: [][]byte{msg(1)}, fds: []int{9}, err: ErrProtocol, text: "more than 8 descriptors"},
-		{name: "200 fds", writes: [][]byte{msg(1)}, fds: []int{200}, err: ErrProtocol, text: "more than 8 descriptors"},
+		{name: "nine fds", writes: [][]byte{msg(1)}, fds: []int{9}, err: ErrProtocol},
+		{name: "200 fds", writes: [][]byte{msg(1)}, fds: []int{200}, err: ErrProtocol},
 		{name: "nine fds in two", writes: [][]byte{msg(1)[:3], msg(1)[3:]}, fds: []int{8, 1}, err: ErrProtocol},
-		{name: "too long", writes: [][]byte{Header{Request: SetMemTable, Flags: 1, Size: MaxPayload + 1}.Append(nil)}, fds: []int{2}, err: ErrProtocol, text: "SET_MEM_TABLE: payload of 269 bytes, expected at most 268"},
-		{name: "4 GiB", writes: [][]byte{Header{Request: 99, Flags: 1, Size: 1<<32 - 1}.Append(nil)}, err: ErrProtocol, text: "message 99"},
+		{name: "too long", writes: [][]byte{Header{Request: SetMemTable, Flags: 1, Size: MaxPayload + 1}.Append(nil)}, fds: []int{2}, err: ErrProtocol},
+		{name: "4 GiB", writes: [][]byte{Header{Request: 99, Flags: 1, Size: 1<<32 - 1}.Append(nil)}, err: ErrProtocol},
 		{name: "nothing", close: true, err: io.EOF},
 		{name: "half a header", writes: [][]byte{msg(1)[:7]}, fds: []int{1}, close: true, err: io.ErrUnexpectedEOF},
-		{name: "header only", writes: [][]byte{msg(1)[:12]}, fds: []int{1}, close: true, err: io.ErrUnexpectedEOF, text: "SET_FEATURES: payload"},
+		{name: "header only", writes: [][]byte{msg(1)[:12]}, fds: []int{1}, close: true, err: io.ErrUnexpectedEOF},
 		{name: "half a payload", writes: [][]byte{msg(1, 2, 3)[:14]}, fds: []int{1}, close: true, err: io.ErrUnexpectedEOF},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a, b := socketPair(t)
 			all := eventFDs(t, 200)
-			before := openFDs(t)
+			before := test.CountFDs(t)
 			w := NewConn(a)
 			for i, p := range c.writes {
 				n := 0
 				if i < len(c.fds) {
 					n = c.fds[i]
 				}
-				if err := w.WriteRaw(p, all[:n]...); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, w.WriteRaw(p, all[:n]...))
 			}
 			if c.close {
 				a.Close()
@@ -108,8 +91,8 @@ func TestReadMessage(t *testing.T) {
 			}
 			m, err := NewConn(b).ReadMessage()
 			if c.err != nil {
-				if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.text) {
-					t.Errorf("%v, expected %v with %q", err, c.err, c.text)
+				if text(t, c.name, err); !errors.Is(err, c.err) {
+					t.Errorf("%v, expected %v", err, c.err)
 				}
 			} else if err != nil {
 				t.Fatal(err)
@@ -124,9 +107,7 @@ func TestReadMessage(t *testing.T) {
 				}
 				m.CloseFDs()
 			}
-			if n := openFDs(t); n != before {
-				t.Errorf("%d descriptors are open, expected %d", n, before)
-			}
+			test.Equal(t, test.CountFDs(t), before, "descriptors are open")
 		})
 	}
 }
@@ -139,7 +120,7 @@ func FuzzReadMessage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, head []byte, fds1, cut uint8, rest []byte, fds2 uint8) {
 		a, b := socketPair(t)
 		all := eventFDs(t, 16)
-		before := openFDs(t)
+		before := test.CountFDs(t)
 		w := NewConn(a)
 		stream := append(append([]byte(nil), head...), rest...)
 		at := min(int(cut), len(stream))
@@ -148,9 +129,7 @@ func FuzzReadMessage(f *testing.F) {
 			n uint8
 		}{{stream[:at], fds1 % 17}, {stream[at:], fds2 % 17}} {
 			if len(p.b) > 0 && len(p.b) < 64<<10 {
-				if err := w.WriteRaw(p.b, all[:p.n]...); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, w.WriteRaw(p.b, all[:p.n]...))
 			}
 		}
 		a.Close()
@@ -167,8 +146,6 @@ func FuzzReadMessage(f *testing.F) {
 		}
 		// Unread descriptors belong to the socket and are closed with it.
 		b.Close()
-		if n := openFDs(t); n != before-2 {
-			t.Errorf("%d descriptors are open, expected %d", n, before-2)
-		}
+		test.Equal(t, test.CountFDs(t), before-2, "descriptors are open")
 	})
 }

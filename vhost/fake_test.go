@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 	"cowblk/vhost/guest"
@@ -203,39 +204,24 @@ func (b *fake) done() error {
 	return nil
 }
 
-func openFDs(t testing.TB) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
-}
-
 // mappings counts the process's mappings of guest memory.
 func mappings(t testing.TB) int {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/maps")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return strings.Count(string(b), "/memfd:")
 }
 
 func socketPair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var conns [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "socket pair")
 		c, err := net.FileConn(f)
 		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		conns[i] = c.(*net.UnixConn)
 	}
 	return conns[0], conns[1]
@@ -258,7 +244,7 @@ func serve(t testing.TB, be *fake) *served {
 
 func serveWith(t testing.TB, be *fake, o vhost.Options) *served {
 	t.Helper()
-	s := &served{t: t, be: be, end: make(chan error, 1), fds: openFDs(t), maps: mappings(t)}
+	s := &served{t: t, be: be, end: make(chan error, 1), fds: test.CountFDs(t), maps: mappings(t)}
 	a, b := socketPair(t)
 	s.conn = a
 	go func() { s.end <- vhost.Serve(b, be, o) }()
@@ -273,7 +259,7 @@ func (s *served) wait() error {
 	if e := s.be.done(); e != nil {
 		s.t.Errorf("after Serve: %v", e)
 	}
-	if n := openFDs(s.t); n != s.fds {
+	if n := test.CountFDs(s.t); n != s.fds {
 		s.t.Errorf("after Serve: %d descriptors are open, expected %d", n, s.fds)
 	}
 	if n := mappings(s.t); n != s.maps {

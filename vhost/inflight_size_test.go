@@ -1,43 +1,21 @@
 package vhost_test
 
 import (
-	"bytes"
-	"log/slog"
-	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 	"cowblk/vhost/virtq"
 )
 
-// lockedBuffer is a session's log that can be read concurrently.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-// untracked counts the warnings about rings without tracking.
-func (l *lockedBuffer) untracked() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.b.String(), "runs without tracking")
-}
-
 // connectLogged starts a front-end on a session that logs warnings.
-func connectLogged(t *testing.T, queues int, o frontend.Options) (*served, *frontend.Frontend, *lockedBuffer) {
+func connectLogged(t *testing.T, queues int, o frontend.Options) (*served, *frontend.Frontend, *test.Log) {
 	t.Helper()
-	log := &lockedBuffer{}
-	s := serveWith(t, newFake(queues), vhost.Options{Log: slog.New(slog.NewTextHandler(log, nil))})
+	log := &test.Log{}
+	s := serveWith(t, newFake(queues), vhost.Options{Log: log.Logger()})
 	return s, connect(t, s, o), log
 }
 
@@ -70,9 +48,7 @@ func TestInflightRingsLargerThanAsked(t *testing.T) {
 			t.Errorf("rings of %d: the buffer is %+v", num, desc)
 		}
 		must(t, "disconnect", f.Disconnect())
-		if err := <-s.end; err != nil {
-			t.Error(err)
-		}
+		test.Check(t, <-s.end)
 		must(t, "fake", s.be.done())
 
 		next := serve(t, newFake(8))
@@ -85,12 +61,10 @@ func TestInflightRingsLargerThanAsked(t *testing.T) {
 			}
 		}
 		must(t, "disconnect", f.Disconnect())
-		if err := <-next.end; err != nil {
-			t.Error(err)
-		}
+		test.Check(t, <-next.end)
 		must(t, "fake", next.be.done())
 		must(t, "abort", f.Abort())
-		if n := log.untracked(); n != 0 {
+		if n := len(log.Values("buffer_descriptors")); n != 0 {
 			t.Errorf("rings of %d: %d warnings, expected none", num, n)
 		}
 	}
@@ -162,9 +136,7 @@ func TestInflightSizes(t *testing.T) {
 			if len(tc.at) < 2 {
 				want = 1
 			}
-			if n := log.untracked(); n != want {
-				t.Errorf("%d warnings about tracking, expected %d", n, want)
-			}
+			test.Equal(t, len(log.Values("buffer_descriptors")), want, "warnings about tracking")
 			must(t, "abort", f.Abort())
 			must(t, "Serve", s.wait())
 		})

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 	"cowblk/vhost/virtq"
@@ -50,9 +51,7 @@ func TestInflightAcrossSessions(t *testing.T) {
 
 	for round := range 2 {
 		next := serve(t, newFake(8))
-		if err := f.ReconnectOn(next.conn); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, f.ReconnectOn(next.conn))
 		must(t, "barrier", f.Barrier())
 		for i := range 4 {
 			if r := next.be.region(i); len(r) == 0 || r[len(r)-1] != byte(i+1) {
@@ -73,18 +72,12 @@ func TestInflightAcrossSessions(t *testing.T) {
 			}
 		}
 		must(t, "disconnect", f.Disconnect())
-		if err := <-next.end; err != nil {
-			t.Error(err)
-		}
+		test.Check(t, <-next.end)
 		must(t, "fake", next.be.done())
 	}
 	must(t, "abort", f.Abort())
-	if n := mappings(t); n != s.maps {
-		t.Errorf("%d mappings are left, expected %d", n, s.maps)
-	}
-	if n := openFDs(t); n != s.fds {
-		t.Errorf("%d descriptors are left, expected %d", n, s.fds)
-	}
+	test.Equal(t, mappings(t), s.maps, "mappings are left")
+	test.Equal(t, test.CountFDs(t), s.fds, "descriptors are left")
 }
 
 // A front-end that keeps the buffer over RESET_DEVICE finds it empty.
@@ -97,9 +90,7 @@ func TestInflightEmptiedByReset(t *testing.T) {
 	must(t, "reset", f.Send(vhost.ResetDevice, vhost.FlagVersion, nil))
 	must(t, "barrier", f.Barrier())
 	b, err := unix.Mmap(fd, 0, int(desc.Size), unix.PROT_READ, unix.MAP_PRIVATE)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if b[100] != 0 {
 		t.Error("a device that was reset has something in flight")
 	}
@@ -155,9 +146,7 @@ func TestInflightRefused(t *testing.T) {
 			var fds []int
 			if tc.file > 0 {
 				fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				defer unix.Close(fd)
 				s.fds++
 				must(t, "truncate", unix.Ftruncate(fd, tc.file))

@@ -2,41 +2,23 @@ package vhost_test
 
 import (
 	"fmt"
-	"log/slog"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 	"cowblk/vhost/guest"
 )
 
-func (l *lockedBuffer) text() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// await waits for a log line that contains text.
-func (l *lockedBuffer) await(t *testing.T, text string) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !strings.Contains(l.text(), text); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("the log misses %q:\n%s", text, l.text())
-		}
-	}
-}
-
-const adviceText = "memory-backend-memfd,id=mem,size=SIZE,share=on"
-
 // rawSession is a session with a scripted front-end.
-func rawSession(t *testing.T, be *fake) (*served, *vhost.Conn, *lockedBuffer) {
+func rawSession(t *testing.T, be *fake) (*served, *vhost.Conn, *test.Log) {
 	t.Helper()
-	log := &lockedBuffer{}
-	s := serveWith(t, be, vhost.Options{Log: slog.New(slog.NewTextHandler(log, nil))})
+	log := &test.Log{}
+	s := serveWith(t, be, vhost.Options{Log: log.Logger()})
 	return s, vhost.NewConn(s.conn), log
 }
 
@@ -62,27 +44,22 @@ func startRing(t *testing.T, c *vhost.Conn, desc, avail, used uint64) {
 func TestRingWithoutMemory(t *testing.T) {
 	s, c, log := rawSession(t, newFake(1))
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
-	log.await(t, "the front-end shares no memory")
-	if !strings.Contains(log.text(), adviceText) || !strings.Contains(log.text(), "access mode='shared'") {
-		t.Errorf("no advice: %s", log.text())
-	}
+	test.Eventually(t, "advice", func() bool { return slices.Contains(log.Values("advice"), vhost.MemoryAdvice) }, log)
 	must(t, "session", s.wait())
-	if n := strings.Count(log.text(), "shares no memory"); n != 1 {
+	if n := len(log.Values("advice")); n != 1 {
 		t.Errorf("reported %d times", n)
 	}
 
 	s, c, log = rawSession(t, newFake(1))
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
-	for s.be.take() == "" { // it has read the features at least
-		time.Sleep(time.Millisecond)
-	}
+	test.Eventually(t, "it has read the features at least", func() bool { return s.be.take() != "" })
 	must(t, "barrier", c.WriteMessage(vhost.Header{Request: vhost.GetFeatures, Flags: vhost.FlagVersion}, nil))
 	m, err := c.ReadMessage()
 	must(t, "barrier", err)
 	m.CloseFDs()
 	must(t, "session", s.wait())
-	if !strings.Contains(log.text(), "shares no memory") {
-		t.Errorf("a front-end that went at once: %s", log.text())
+	if log.Values("advice") == nil {
+		t.Errorf("a front-end that went at once: %s", log)
 	}
 }
 
@@ -92,13 +69,11 @@ func TestRingBeforeMemory(t *testing.T) {
 	fd := memory(t, 1<<20)
 	must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable, Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
 	unix.Close(fd)
-	for !strings.Contains(s.be.take(), "start") {
-		time.Sleep(time.Millisecond)
-	}
+	test.Eventually(t, "the ring starts", func() bool { return strings.Contains(s.be.take(), "start") })
 	// The end of the session reports missing memory before the time is over.
 	must(t, "session", s.wait())
-	if strings.Contains(log.text(), "memory") {
-		t.Error(log.text())
+	if log.Values("advice") != nil {
+		t.Error(log)
 	}
 }
 
@@ -111,11 +86,9 @@ func TestRingOutsideMemory(t *testing.T) {
 	must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable, Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
 	unix.Close(fd)
 	startRing(t, c, 1<<30, 1<<30, 1<<30)
-	if err := <-s.end; err == nil || !strings.Contains(err.Error(), adviceText) {
-		t.Error(err)
-	} else {
-		s.end <- err
-	}
+	err := <-s.end
+	test.Texts(t, "memory.texts")(t, "ring outside the memory", err)
+	s.end <- err
 	_ = s.wait()
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 )
@@ -23,9 +24,7 @@ func connect(t *testing.T, s *served, o frontend.Options) *frontend.Frontend {
 
 func must(t *testing.T, what string, err error) {
 	t.Helper()
-	if err != nil {
-		t.Errorf("%s: %v", what, err)
-	}
+	test.Check(t, err, what)
 }
 
 // The messages of QEMU from connection to exit, with stop, cont and system_reset in between, each

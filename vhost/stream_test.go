@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/guest"
 )
@@ -35,23 +36,15 @@ func descriptors(t testing.TB) [kinds]int {
 	var fds [kinds]int
 	for i, size := range map[int]int64{memoryFD: 4 << 20, smallFD: 4096} {
 		fd, err := unix.MemfdCreate("guest", unix.MFD_CLOEXEC)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Ftruncate(fd, size); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
+		test.Must(t, unix.Ftruncate(fd, size))
 		fds[i] = fd
 	}
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	fds[eventFD] = fd
 	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 	closeAll(pipe[1])
 	fds[pipeFD] = pipe[0]
 	t.Cleanup(func() { closeAll(fds[:]...) })
@@ -173,9 +166,7 @@ func TestAnswersNeverRead(t *testing.T) {
 	ask := vhost.Header{Request: vhost.GetFeatures, Flags: vhost.FlagVersion}.Append(nil)
 	full := false
 	for range 100_000 {
-		if err := s.conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, s.conn.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
 		if _, err := s.conn.Write(ask); errors.Is(err, os.ErrDeadlineExceeded) {
 			full = true
 			break

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cowblk/backend/qmp"
+	"cowblk/internal/test"
 )
 
 // Guest is a guest agent ("agent") and a QEMU monitor ("qmp") on two sockets in a directory. They
@@ -32,7 +33,7 @@ func NewGuest(t testing.TB, dir string) *Guest {
 	t.Cleanup(wg.Wait)
 	for name, serve := range map[string]func(net.Conn){"agent": g.agent, "qmp": g.monitor} {
 		l, err := net.Listen("unix", filepath.Join(dir, name))
-		Must(t, err)
+		test.Must(t, err)
 		t.Cleanup(func() { l.Close() })
 		wg.Go(func() {
 			for {

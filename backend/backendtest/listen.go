@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // Device serves front-ends: *backend.Device, which this package cannot import.
@@ -19,7 +21,7 @@ type Device interface {
 func Serve(t testing.TB, path string, dev Device, log *slog.Logger) (stop func()) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	Must(t, err)
+	test.Must(t, err)
 	var mu sync.Mutex
 	var conn *net.UnixConn // the one that is served
 	ended := make(chan error, 1)

@@ -5,20 +5,22 @@ import (
 	"net"
 	"os"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // A socket with an abstract address has no file: it keeps its address, and nothing is removed.
 func TestAdoptAbstractSocket(t *testing.T) {
 	name := fmt.Sprintf("@cowblk-test-%d", os.Getpid())
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
-	must(t, err)
+	test.Must(t, err)
 	defer l.Close()
 	fd, err := Duplicate(l)
-	must(t, err)
+	test.Must(t, err)
 	adopted, err := AdoptUnix(fd, l.Addr().String())
-	must(t, err)
+	test.Must(t, err)
 	if at := adopted.Addr().String(); at != name || !adopted.KeepsFile() {
 		t.Errorf("address %q, keeps the file: %v", at, adopted.KeepsFile())
 	}
-	must(t, adopted.Close())
+	test.Must(t, adopted.Close())
 }

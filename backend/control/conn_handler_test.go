@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // A command that takes over its connection owns it, including descriptors.
@@ -31,27 +33,27 @@ func TestRegisterConn(t *testing.T) {
 		handed <- fmt.Sprint(string(b), string(args), err)
 		<-ctx.Done() // until the peer hangs up
 	})
-	must(t, s.Listen(path))
+	test.Must(t, s.Listen(path))
 	go s.Serve()
 	defer s.Close()
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
-	must(t, err)
+	test.Must(t, err)
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
 	for _, command := range []string{`{"execute":"qmp_capabilities"}`, `{"execute":"give","arguments":{"a":1}}`} {
 		_, err = conn.Write([]byte(command))
-		must(t, err)
+		test.Must(t, err)
 	}
 	var got []byte
 	for !strings.HasSuffix(string(got), "x") {
 		p, oob := make([]byte, 1), make([]byte, 64)
 		_, n, _, _, err := conn.ReadMsgUnix(p, oob)
-		must(t, err)
+		test.Must(t, err)
 		got = append(got, p...)
 		if n > 0 {
 			all, err := unix.ParseSocketControlMessage(oob[:n])
-			must(t, err)
+			test.Must(t, err)
 			fds, err := unix.ParseUnixRights(&all[0])
-			must(t, err)
+			test.Must(t, err)
 			unix.Close(fds[0])
 			if p[0] != 'x' {
 				t.Errorf("a descriptor came with %q", p)
@@ -62,22 +64,16 @@ func TestRegisterConn(t *testing.T) {
 		t.Errorf("%q, expected the greeting, a reply and x", got)
 	}
 	_, err = conn.Write([]byte("abc"))
-	must(t, err)
+	test.Must(t, err)
 	if text := <-handed; text != `abc{"a":1}<nil>` {
 		t.Error(text)
 	}
-	must(t, conn.Close())
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	test.Must(t, conn.Close())
+	test.Eventually(t, "the session ends with its client", func() bool {
 		s.mu.Lock()
-		n := len(s.sessions)
-		s.mu.Unlock()
-		if n == 0 {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("the session has not ended with its client")
-		}
-	}
+		defer s.mu.Unlock()
+		return len(s.sessions) == 0
+	})
 }
 
 // While commands are suspended, none runs and no client is accepted; all continue afterwards.
@@ -90,11 +86,11 @@ func TestSuspendCommands(t *testing.T) {
 		<-leave
 		return nil, nil
 	})
-	must(t, s.Listen(path))
+	test.Must(t, s.Listen(path))
 	go s.Serve()
 	defer s.Close()
 	c, err := Dial(path, 0)
-	must(t, err)
+	test.Must(t, err)
 	run := func() chan error {
 		done := make(chan error, 1)
 		go func() { done <- c.Run(context.Background(), "long", nil, nil) }()
@@ -104,15 +100,11 @@ func TestSuspendCommands(t *testing.T) {
 	<-entered
 	short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := s.SuspendCommands(short); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("while a command runs: %v", err)
-	}
+	test.ErrorIs(t, test.Err(s.SuspendCommands(short)), context.DeadlineExceeded, "while a command runs")
 	held := make(chan func(), 1)
 	go func() {
 		release, err := s.SuspendCommands(context.Background())
-		if err != nil {
-			t.Error(err)
-		}
+		test.Check(t, err)
 		held <- release
 	}()
 	select {
@@ -121,14 +113,14 @@ func TestSuspendCommands(t *testing.T) {
 	case <-time.After(20 * time.Millisecond):
 	}
 	leave <- struct{}{}
-	must(t, <-first)
+	test.Must(t, <-first)
 	release := <-held
 	if _, err := s.SuspendCommands(context.Background()); err == nil {
 		t.Error("held twice")
 	}
 	second := run()
 	conn, err := net.Dial("unix", path)
-	must(t, err)
+	test.Must(t, err)
 	defer conn.Close()
 	select {
 	case <-entered:
@@ -138,7 +130,7 @@ func TestSuspendCommands(t *testing.T) {
 	release()
 	<-entered
 	leave <- struct{}{}
-	must(t, <-second)
+	test.Must(t, <-second)
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
 	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "QMP") {
 		t.Errorf("who came meanwhile: %q, %v", line, err)
@@ -148,37 +140,28 @@ func TestSuspendCommands(t *testing.T) {
 func TestAdoptUnix(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c")
 	first, err := ListenUnix(path, "")
-	must(t, err)
+	test.Must(t, err)
 	fd, err := Duplicate(first)
-	must(t, err)
+	test.Must(t, err)
 	first.SetKeepFile(true)
 	conn, err := net.Dial("unix", path) // waits in the backlog
-	must(t, err)
+	test.Must(t, err)
 	defer conn.Close()
-	must(t, first.Close())
+	test.Must(t, first.Close())
 	second, err := AdoptUnix(fd, path)
-	must(t, err)
+	test.Must(t, err)
 	got, err := second.AcceptUnix()
-	must(t, err)
+	test.Must(t, err)
 	got.Close()
-	must(t, second.Close())
-	if _, err := net.Dial("unix", path); !errors.Is(err, unix.ENOENT) {
-		t.Errorf("the socket's file is left: %v", err)
-	}
+	test.Must(t, second.Close())
+	test.ErrorIs(t, test.Err(net.Dial("unix", path)), unix.ENOENT, "the socket's file is left")
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer unix.Close(pair[1])
 	if _, err := AdoptUnix(pair[0], path); err == nil {
 		t.Error("adopted a socket that does not listen")
 	}
 	if _, err := unix.FcntlInt(uintptr(pair[0]), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
 		t.Error("its descriptor is left open")
-	}
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

@@ -5,11 +5,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // nobody is a user other than root and the test's user.
@@ -22,33 +23,31 @@ func othersDir(t *testing.T) string {
 		t.Skip("only root can make a directory of another user's")
 	}
 	dir := filepath.Join(t.TempDir(), "theirs")
-	must(t, os.Mkdir(dir, 0o755))
-	must(t, os.Chown(dir, nobody, nobody))
+	test.Must(t, os.Mkdir(dir, 0o755))
+	test.Must(t, os.Chown(dir, nobody, nobody))
 	return dir
 }
 
 func TestListenInAnothersDirectory(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	dir := othersDir(t)
 	path := filepath.Join(dir, "s")
 	for range 2 { // the second time a stale socket exists
 		l, err := ListenUnix(path, "7")
-		must(t, err)
+		test.Must(t, err)
 		var st unix.Stat_t
-		must(t, unix.Lstat(path, &st))
+		test.Must(t, unix.Lstat(path, &st))
 		if st.Mode != unix.S_IFSOCK|0o660 || st.Gid != 7 || l.Path() != path || l.Addr().String() != path {
 			t.Errorf("mode %o, group %d, path %s, address %s", st.Mode, st.Gid, l.Path(), l.Addr())
 		}
 		if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
 			t.Errorf("the directory holds %v, %v", list, err)
 		}
-		if _, err := ListenUnix(path, ""); !errors.Is(err, ErrInUse) {
-			t.Errorf("a second listener: %v", err)
-		}
+		test.ErrorIs(t, test.Err(ListenUnix(path, "")), ErrInUse, "a second listener")
 		c, err := net.Dial("unix", path)
-		must(t, err)
+		test.Must(t, err)
 		c.Close()
-		must(t, l.Close())
+		test.Must(t, l.Close())
 		if list, err := os.ReadDir(dir); err != nil || len(list) != 0 {
 			t.Errorf("after Close the directory holds %v, %v", list, err)
 		}
@@ -59,17 +58,17 @@ func TestListenInAnothersDirectory(t *testing.T) {
 // A symbolic link of root is followed. One that another user can change is not, at any position in
 // the path.
 func TestListenThroughLinks(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	dir, own := othersDir(t), t.TempDir()
-	must(t, os.Mkdir(filepath.Join(own, "sub"), 0o755))
+	test.Must(t, os.Mkdir(filepath.Join(own, "sub"), 0o755))
 	sticky := filepath.Join(own, "sticky")
-	must(t, os.Mkdir(sticky, 0o755))
-	must(t, os.Chmod(sticky, 0o777|os.ModeSticky))
+	test.Must(t, os.Mkdir(sticky, 0o755))
+	test.Must(t, os.Chmod(sticky, 0o777|os.ModeSticky))
 	for _, at := range []string{own, dir, sticky} {
-		must(t, os.Symlink(own, filepath.Join(at, "link")))
-		must(t, os.Symlink("../sub/..", filepath.Join(at, "relative")))
+		test.Must(t, os.Symlink(own, filepath.Join(at, "link")))
+		test.Must(t, os.Symlink("../sub/..", filepath.Join(at, "relative")))
 	}
-	must(t, os.Lchown(filepath.Join(sticky, "link"), nobody, nobody))
+	test.Must(t, os.Lchown(filepath.Join(sticky, "link"), nobody, nobody))
 	for path, allowed := range map[string]bool{
 		filepath.Join(own, "link", "s"):                   true,
 		filepath.Join(own, "link", "link", "sub", "s"):    true,
@@ -87,10 +86,8 @@ func TestListenThroughLinks(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	must(t, os.Symlink("loop", filepath.Join(own, "loop")))
-	if _, err := ListenUnix(filepath.Join(own, "loop", "s"), ""); !errors.Is(err, unix.ELOOP) {
-		t.Errorf("a loop: %v", err)
-	}
+	test.Must(t, os.Symlink("loop", filepath.Join(own, "loop")))
+	test.ErrorIs(t, test.Err(ListenUnix(filepath.Join(own, "loop", "s"), "")), unix.ELOOP, "a loop")
 	if left, _ := filepath.Glob(own + "/*/s"); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
@@ -101,7 +98,7 @@ func TestListenThroughLinks(t *testing.T) {
 func TestListenNotRedirected(t *testing.T) {
 	dir := othersDir(t)
 	victim := filepath.Join(t.TempDir(), "victim")
-	must(t, os.WriteFile(victim, []byte("precious"), 0o600))
+	test.Must(t, os.WriteFile(victim, []byte("precious"), 0o600))
 	path := filepath.Join(dir, "s")
 	var stop atomic.Bool
 	done := make(chan struct{})
@@ -125,7 +122,7 @@ func TestListenNotRedirected(t *testing.T) {
 	stop.Store(true)
 	<-done
 	var st unix.Stat_t
-	must(t, unix.Lstat(victim, &st))
+	test.Must(t, unix.Lstat(victim, &st))
 	if b, err := os.ReadFile(victim); st.Mode != unix.S_IFREG|0o600 || st.Gid == 7 || string(b) != "precious" {
 		t.Errorf("the file elsewhere: mode %o, group %d, %q, %v", st.Mode, st.Gid, b, err)
 	}
@@ -135,13 +132,13 @@ func TestListenNotRedirected(t *testing.T) {
 func TestListenInLockedDirectory(t *testing.T) {
 	dir := t.TempDir()
 	d, err := os.Open(dir)
-	must(t, err)
+	test.Must(t, err)
 	defer d.Close()
-	must(t, unix.Flock(int(d.Fd()), unix.LOCK_EX))
+	test.Must(t, unix.Flock(int(d.Fd()), unix.LOCK_EX))
 	stale(t, filepath.Join(dir, "s"))
 	l, err := ListenUnix(filepath.Join(dir, "s"), "")
-	must(t, err)
-	must(t, l.Close())
+	test.Must(t, err)
+	test.Must(t, l.Close())
 }
 
 // A socket that another process made accessible to more users gets the access that this process
@@ -149,27 +146,25 @@ func TestListenInLockedDirectory(t *testing.T) {
 func TestSetGroup(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	first, err := ListenUnix(path, "")
-	must(t, err)
+	test.Must(t, err)
 	defer first.Close()
-	must(t, os.Chmod(path, 0o777))
+	test.Must(t, os.Chmod(path, 0o777))
 	fd, err := Duplicate(first)
-	must(t, err)
+	test.Must(t, err)
 	l, err := AdoptUnix(fd, path)
-	must(t, err)
+	test.Must(t, err)
 	l.SetKeepFile(true)
 	defer l.Close()
 	for group, want := range map[string]os.FileMode{"": 0o600, "0": 0o660} {
-		must(t, l.SetGroup(group))
+		test.Must(t, l.SetGroup(group))
 		if fi, err := os.Lstat(path); err != nil || fi.Mode().Perm() != want {
 			t.Errorf("group %q: %v, %v", group, fi.Mode(), err)
 		}
 	}
-	if err := l.SetGroup("no-such-group-here"); err == nil || !strings.Contains(err.Error(), "no-such-group-here") {
-		t.Error(err)
-	}
-	must(t, os.Remove(path))
-	must(t, os.WriteFile(path, nil, 0o644))
-	must(t, l.SetGroup("0"))
+	test.Texts(t, "listen.texts")(t, "another group", l.SetGroup("no-such-group-here"))
+	test.Must(t, os.Remove(path))
+	test.Must(t, os.WriteFile(path, nil, 0o644))
+	test.Must(t, l.SetGroup("0"))
 	if fi, err := os.Lstat(path); err != nil || fi.Mode() != 0o644 {
 		t.Errorf("another file: %v, %v", fi.Mode(), err)
 	}

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // alive checks that another client is served normally.
@@ -28,7 +30,7 @@ func TestSlowClient(t *testing.T) {
 	s, path := start(t, Options{MaxQueue: 1}, map[string]Handler{"echo": echo})
 	slow := dialScript(t, path).ready()
 	good := dialScript(t, path).ready()
-	eventually(t, "both take events", func() bool { return listening(s) == 2 })
+	test.Eventually(t, "both take events", func() bool { return listening(s) == 2 })
 	pad := strings.Repeat("x", 1000)
 	sent, gone := 0, false
 	for ; !gone && sent < 100_000; sent++ {
@@ -80,7 +82,7 @@ func TestCommandFlood(t *testing.T) {
 	if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("flood ended with %v", err)
 	}
-	eventually(t, "the flood's session is gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
+	test.Eventually(t, "the flood's session is gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
 	alive(t, path)
 }
 
@@ -151,7 +153,7 @@ func TestHostileInput(t *testing.T) {
 			if name != "binary" && (!strings.Contains(first, tc.reply) || (tc.reply == "") != (first == "")) {
 				t.Errorf("first reply %.200q, want %q", first, tc.reply)
 			}
-			eventually(t, "the session is gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
+			test.Eventually(t, "the session is gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
 			alive(t, path)
 		})
 	}
@@ -207,7 +209,7 @@ func TestManyClients(t *testing.T) {
 	if served != 20 || turned != 80 {
 		t.Errorf("%d served and %d refused, want 20 and 80", served, turned)
 	}
-	eventually(t, "all are gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
+	test.Eventually(t, "all are gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
 	for range 100 {
 		wg.Go(func() {
 			for {
@@ -234,13 +236,11 @@ func TestManyClients(t *testing.T) {
 func TestStuckClientDoesNotHoldClose(t *testing.T) {
 	s, path := start(t, Options{WriteTimeout: 200 * time.Millisecond}, nil)
 	c := dialScript(t, path).ready()
-	eventually(t, "it takes events", func() bool { return listening(s) == 1 })
+	test.Eventually(t, "it takes events", func() bool { return listening(s) == 1 })
 	pad := strings.Repeat("x", 1000)
 	for range 800 {
 		s.Emit("COW_TEST", pad)
 	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.Close())
 	c.conn.Close()
 }

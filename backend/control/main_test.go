@@ -9,62 +9,20 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // waitTimeout bounds every wait in these tests. Reaching it is a failure.
 const waitTimeout = 20 * time.Second
 
-// eventually polls cond until it holds.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(waitTimeout); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not reached: %s", what)
-		}
-	}
-}
-
-func countFDs(t *testing.T) int {
-	t.Helper()
-	d, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(d)
-}
-
-// checkLeaks fails the test if goroutines or file descriptors are left at its end.
-func checkLeaks(t *testing.T) {
-	t.Helper()
-	// The first use of the network poller opens descriptors that remain.
-	if l, err := net.Listen("unix", filepath.Join(t.TempDir(), "warm")); err == nil {
-		l.Close()
-	}
-	goroutines, fds := runtime.NumGoroutine(), countFDs(t)
-	t.Cleanup(func() {
-		for end := time.Now().Add(waitTimeout); ; time.Sleep(5 * time.Millisecond) {
-			g, f := runtime.NumGoroutine(), countFDs(t)
-			if g <= goroutines && f <= fds {
-				return
-			}
-			if time.Now().After(end) {
-				buf := make([]byte, 1<<16)
-				t.Errorf("left behind: %d goroutines (were %d), %d fds (were %d)\n%s",
-					g, goroutines, f, fds, buf[:runtime.Stack(buf, true)])
-				return
-			}
-		}
-	})
-}
-
 // start runs a server until the test ends and checks that it leaks nothing.
 func start(t *testing.T, o Options, handlers map[string]Handler) (*Server, string) {
 	t.Helper()
-	checkLeaks(t)
+	test.NoLeaks(t)
 	if o.Version == (Version{}) {
 		o.Version = Version{1, 2, 3, "cowblk"}
 	}
@@ -73,15 +31,11 @@ func start(t *testing.T, o Options, handlers map[string]Handler) (*Server, strin
 		s.Register(name, h)
 	}
 	path := filepath.Join(t.TempDir(), "ctl")
-	if err := s.Listen(path); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.Listen(path))
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		test.Check(t, s.Close(), "Close")
 		if err := <-served; err != nil && err != ErrClosed {
 			t.Errorf("Serve: %v", err)
 		}
@@ -102,9 +56,7 @@ type script struct {
 func dialScript(t *testing.T, path string) *script {
 	t.Helper()
 	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return dialScriptOn(t, conn.(*net.UnixConn))
 }
@@ -117,9 +69,7 @@ func dialScriptOn(t *testing.T, conn *net.UnixConn) *script {
 
 func (s *script) send(text string) {
 	s.t.Helper()
-	if _, err := io.WriteString(s.conn, text); err != nil {
-		s.t.Fatalf("send: %v", err)
-	}
+	test.Must(s.t, test.Err(io.WriteString(s.conn, text)), "send")
 }
 
 func (s *script) line() string {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/control/controltest"
+	"cowblk/internal/test"
 )
 
 // record is a log that can be read while it is written.
@@ -44,7 +45,7 @@ func TestPeers(t *testing.T) {
 		t.Skip("only root can be another user")
 	}
 	dir := t.TempDir()
-	must(t, os.Chmod(filepath.Dir(dir), 0o711))
+	test.Must(t, os.Chmod(filepath.Dir(dir), 0o711))
 	path := filepath.Join(dir, "c")
 	var log record
 	s := NewServer(Options{Group: "4242", Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -52,14 +53,14 @@ func TestPeers(t *testing.T) {
 	s.RegisterChange("change", echo)
 	s.RegisterChange("own", func(ctx context.Context, _ json.RawMessage) (any, error) { return nil, OwnerOnly(ctx, "to own") })
 	s.RegisterConn("take", func(_ context.Context, conn *net.UnixConn, _ json.RawMessage) { fmt.Fprintln(conn, "taken") })
-	must(t, s.Listen(path))
+	test.Must(t, s.Listen(path))
 	go s.Serve()
 	defer s.Close()
 
 	run := func(uid, gid int, command string) string {
 		t.Helper()
 		conn, err := controltest.DialAs(t, path, uid, gid)
-		must(t, err)
+		test.Must(t, err)
 		defer conn.Close()
 		b := dialScriptOn(t, conn).ready()
 		b.send(command)
@@ -114,26 +115,26 @@ func TestBacklogPeersChecked(t *testing.T) {
 		t.Skip("only root can be another user")
 	}
 	dir := t.TempDir()
-	must(t, os.Chmod(filepath.Dir(dir), 0o711))
+	test.Must(t, os.Chmod(filepath.Dir(dir), 0o711))
 	for group, clients := range map[string]int{"": 0, "4242": 2} {
 		path := filepath.Join(dir, "c"+group)
 		before, err := ListenUnix(path, "")
-		must(t, err)
-		must(t, os.Chmod(path, 0o666))
+		test.Must(t, err)
+		test.Must(t, os.Chmod(path, 0o666))
 		var conns []*net.UnixConn
 		for _, who := range [][]uint32{{4241}, {4242}, {4243, 1, 4242}, {4243, 1}} {
 			conn, err := controltest.DialAs(t, path, nobody, int(who[0]), who[1:]...)
-			must(t, err)
+			test.Must(t, err)
 			defer conn.Close()
 			conns = append(conns, conn)
 		}
 		fd, err := Duplicate(before)
-		must(t, err)
+		test.Must(t, err)
 		l, err := AdoptUnix(fd, path)
-		must(t, err)
-		must(t, l.SetGroup(group))
+		test.Must(t, err)
+		test.Must(t, l.SetGroup(group))
 		s := NewServer(Options{})
-		must(t, s.Add(l))
+		test.Must(t, s.Add(l))
 		go s.Serve()
 		greeted := 0
 		for _, conn := range conns {
@@ -146,9 +147,9 @@ func TestBacklogPeersChecked(t *testing.T) {
 			t.Errorf("group %q: %d clients, expected %d", group, greeted, clients)
 		}
 		dialScript(t, path).ready()
-		must(t, s.Close())
+		test.Must(t, s.Close())
 		before.SetKeepFile(true)
-		must(t, before.Close())
+		test.Must(t, before.Close())
 	}
 }
 
@@ -158,15 +159,15 @@ func TestOwnerNotLockedOut(t *testing.T) {
 		t.Skip("only root can be another user")
 	}
 	dir := t.TempDir()
-	must(t, os.Chmod(filepath.Dir(dir), 0o711))
+	test.Must(t, os.Chmod(filepath.Dir(dir), 0o711))
 	path := filepath.Join(dir, "c")
 	s := NewServer(Options{Group: "4242", MaxClients: 2})
-	must(t, s.Listen(path))
+	test.Must(t, s.Listen(path))
 	go s.Serve()
 	defer s.Close()
 	for i, turned := range []bool{false, false, true} {
 		conn, err := controltest.DialAs(t, path, nobody, 4242)
-		must(t, err)
+		test.Must(t, err)
 		defer conn.Close()
 		if line := dialScriptOn(t, conn).line(); strings.Contains(line, "no more are allowed") != turned {
 			t.Errorf("client %d of the group: %s", i, line)
@@ -178,12 +179,10 @@ func TestOwnerNotLockedOut(t *testing.T) {
 // Without a group no other user can connect, whatever the directory's mode.
 func TestNoGroup(t *testing.T) {
 	dir := t.TempDir()
-	must(t, os.Chmod(filepath.Dir(dir), 0o711))
+	test.Must(t, os.Chmod(filepath.Dir(dir), 0o711))
 	path := filepath.Join(dir, "c")
 	l, err := ListenUnix(path, "")
-	must(t, err)
+	test.Must(t, err)
 	defer l.Close()
-	if _, err := controltest.DialAs(t, path, nobody, 0); err == nil || !strings.Contains(err.Error(), unix.EACCES.Error()) {
-		t.Errorf("another user: %v", err)
-	}
+	test.ErrorIs(t, test.Err(controltest.DialAs(t, path, nobody, 0)), unix.EACCES, "another user")
 }

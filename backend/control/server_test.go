@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // A transcript as of a socat session: "<" is sent by the client, ">" is received.
@@ -142,9 +144,7 @@ func TestHalfCloseKeepsCommand(t *testing.T) {
 	time.Sleep(3 * hangupPoll) // long enough for the server to notice a hang-up
 	close(release)
 	c.want(`{"return":"done"}`)
-	if _, err := c.in.ReadByte(); !errors.Is(err, io.EOF) {
-		t.Errorf("after the last reply: %v, want EOF", err)
-	}
+	test.ErrorIs(t, test.Err(c.in.ReadByte()), io.EOF, "after the last reply")
 }
 
 // The connection is closed during a command, also when queued commands have stopped the reader.
@@ -189,12 +189,8 @@ func TestQuit(t *testing.T) {
 			c := dialScript(t, path).ready()
 			c.send(`{"execute":"quit","id":1}`)
 			c.want(`{"return":{},"id":1}`)
-			if _, err := c.in.ReadByte(); !errors.Is(err, io.EOF) {
-				t.Errorf("after quit: %v, want EOF", err)
-			}
-			if err := <-closed; err != nil {
-				t.Error(err)
-			}
+			test.ErrorIs(t, test.Err(c.in.ReadByte()), io.EOF, "after quit")
+			test.Check(t, <-closed)
 		})
 	}
 }
@@ -213,12 +209,8 @@ func TestCloseCancelsAndFlushes(t *testing.T) {
 	c.send(`{"execute":"wait","id":1} {"execute":"wait","id":2}`)
 	<-entered
 	s.Emit("SHUTDOWN", nil)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Listen(path); !errors.Is(err, ErrClosed) {
-		t.Errorf("Listen after Close: %v", err)
-	}
+	test.Must(t, s.Close())
+	test.ErrorIs(t, s.Listen(path), ErrClosed, "Listen after Close")
 	s.Emit("LATE", nil)
 	c.line()
 	c.want(`{"error":{"class":"DeviceNotActive","desc":"stopped"},"id":1}`)
@@ -241,7 +233,7 @@ func TestEventOrder(t *testing.T) {
 	for range readers {
 		scripts = append(scripts, dialScript(t, path).ready())
 	}
-	eventually(t, "all clients take events", func() bool {
+	test.Eventually(t, "all clients take events", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		n := 0
@@ -269,9 +261,7 @@ func TestEventOrder(t *testing.T) {
 				Data      struct{ From, N int }
 				Timestamp struct{ Seconds, Microseconds int64 }
 			}
-			if err := json.Unmarshal([]byte(l), &ev); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, json.Unmarshal([]byte(l), &ev))
 			if ev.Data.N != next[ev.Data.From] {
 				t.Fatalf("reader %d: emitter %d sent %d, expected %d", r, ev.Data.From, ev.Data.N, next[ev.Data.From])
 			}
@@ -307,9 +297,7 @@ func TestReplyTooLong(t *testing.T) {
 		"empty": func(context.Context, json.RawMessage) (any, error) { return nil, errors.New("") },
 	})
 	c, err := Dial(path, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ctx := context.Background()
 	var s string
 	fits := maxText - len(`{"return":"","id":1}`) - 1
@@ -328,23 +316,19 @@ func TestReplyTooLong(t *testing.T) {
 }
 
 func TestSeveralSockets(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	s := NewServer(Options{})
 	var paths []string
 	for i := range 3 {
 		paths = append(paths, fmt.Sprintf("%s/%d.ctl", t.TempDir(), i))
-		if err := s.Listen(paths[i]); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, s.Listen(paths[i]))
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve() }()
 	for _, p := range paths {
 		dialScript(t, p).ready()
 	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.Close())
 	if err := <-served; err != nil && !errors.Is(err, ErrClosed) {
 		t.Fatal(err)
 	}

@@ -1,12 +1,13 @@
 package daemon
 
 import (
-	"io"
 	"slices"
 	"testing"
 	"time"
 
 	goqmp "github.com/digitalocean/go-qemu/qmp"
+
+	"cowblk/internal/test"
 )
 
 // QEMU's clock and ours are set, far back and far ahead: what comes after is acted on, bursts are
@@ -14,7 +15,7 @@ import (
 // monotonic clock: see integration/lint.)
 func TestHooksWhenTheClockIsSet(t *testing.T) {
 	const year = 365 * 24 * time.Hour
-	d := quietDaemon(t, io.Discard, HookOptions{})
+	d := quietDaemon(t, &test.Log{}, HookOptions{})
 	for _, after := range []time.Duration{
 		0, time.Second, -year, -year + time.Second, year, year + time.Second, -10 * year, -10*year + time.Second, -10*year + 11*time.Second,
 	} {
@@ -34,7 +35,7 @@ func TestHooksWhenTheClockIsSet(t *testing.T) {
 		return e
 	}
 	for _, jump := range []time.Duration{-time.Hour, time.Hour} {
-		d := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
+		d := quietDaemon(t, &test.Log{}, HookOptions{Interval: time.Nanosecond})
 		end := d.hooks.beginPause()
 		d.hooks.handle(stop(time.Now().Add(jump))) // the clock was set between our noting and QEMU's
 		end()

@@ -12,12 +12,13 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/backend/control"
 	"cowblk/backend/qmp"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
 func TestCowSetIsStrict(t *testing.T) {
 	all, err := ParseThreshold("100%")
-	must(t, err)
+	test.Must(t, err)
 	d := start(t, newStore(t, nil, "a"), Options{Space: all, Device: backend.DeviceOptions{Poll: backend.DefaultPoll}}, "a")
 	c := d.control()
 	for args, word := range map[string]string{
@@ -41,7 +42,7 @@ func TestCowSetIsStrict(t *testing.T) {
 	}
 	set := func(args string) (s Settings) {
 		t.Helper()
-		must(t, c.Run(t.Context(), "cow-set", json.RawMessage(args), &s))
+		test.Must(t, c.Run(t.Context(), "cow-set", json.RawMessage(args), &s))
 		return s
 	}
 	if s := set(`{"disk": "a", "write-cache": false}`); s.Keep != 0 || s.Disks[0] != (DiskSettings{Disk: "a", Cache: backend.Cache{WriteThrough: true}, Poll: 50}) || s.SpaceLow != "100%" {
@@ -57,7 +58,7 @@ func TestCowSetIsStrict(t *testing.T) {
 	if err := c.Run(t.Context(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache || disks[0].Cache != (backend.Cache{WriteThrough: true}) {
 		t.Errorf("%+v, %v", disks, err)
 	}
-	d.log.Await(t, "space is low") // no disk has more than 100% free
+	test.Eventually(t, "space is low: no disk has more than 100% free", func() bool { return d.log.Values("free") != nil }, d.log)
 }
 
 // COW_SPACE_LOW names the disks, the path and the free space.
@@ -66,8 +67,8 @@ func TestSpaceLowEvent(t *testing.T) {
 	d := start(t, st, Options{}, "a", "b")
 	c := d.control()
 	events, err := c.Events(t.Context())
-	must(t, err)
-	must(t, c.Run(t.Context(), "cow-set", json.RawMessage(`{"space-low": "100%"}`), nil))
+	test.Must(t, err)
+	test.Must(t, c.Run(t.Context(), "cow-set", json.RawMessage(`{"space-low": "100%"}`), nil))
 	got := (<-events).Data
 	free, _ := got["free"].(float64)
 	limit, _ := got["threshold"].(float64)
@@ -81,16 +82,16 @@ func TestHooksDoNotDisturb(t *testing.T) {
 	st := newStore(t, nil, "a")
 	at := filepath.Join(t.TempDir(), "qmp")
 	mute, err := control.ListenUnix(at, "") // the backlog accepts connections
-	must(t, err)
+	test.Must(t, err)
 	for _, gone := range []bool{false, true} {
 		if gone {
-			must(t, mute.Close())
+			test.Must(t, mute.Close())
 		}
 		d := start(t, st, Options{Hooks: HookOptions{QMP: &qmp.Address{Path: at}, Events: []string{"RESET"}}}, "a")
 		f := d.dial("a", frontend.Options{})
-		must(t, backendtest.Write(f.Driver(0), 1, 0)())
+		test.Must(t, backendtest.Write(f.Driver(0), 1, 0)())
 		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: fmt.Sprint("gone-", gone)}, "")
-		must(t, err)
+		test.Must(t, err)
 		wantAt(t, f, 1, 0)
 		d.end()
 	}

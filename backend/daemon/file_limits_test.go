@@ -6,24 +6,22 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // A file that is too large for the process has another reason than one too large for its file
 // system, and the advice says which.
 func TestFileSizeAdvice(t *testing.T) {
 	var saved unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &saved); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Getrlimit(unix.RLIMIT_FSIZE, &saved))
 	t.Cleanup(func() { _ = unix.Setrlimit(unix.RLIMIT_FSIZE, &saved) })
 	cause := fmt.Errorf("truncate: %w", unix.EFBIG)
 	for _, tt := range []struct {
 		limit      uint64
 		has, lacks string
 	}{{saved.Max, "16 TiB on ext4", "ulimit -f"}, {1 << 50, "ulimit -f", "ext4"}} {
-		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: tt.limit, Max: saved.Max}); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: tt.limit, Max: saved.Max}))
 		if text := ExplainLimits(cause).Error(); !strings.Contains(text, tt.has) || strings.Contains(text, tt.lacks) {
 			t.Errorf("limit %d: %s", tt.limit, text)
 		}

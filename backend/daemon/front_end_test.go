@@ -5,9 +5,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -21,9 +24,9 @@ func connectStranger(t *testing.T, socket string) *stranger {
 	t.Helper()
 	c := &stranger{cmd: exec.Command("socat", "UNIX-CONNECT:"+socket, "STDIN")}
 	in, err := c.cmd.StdinPipe()
-	must(t, err)
+	test.Must(t, err)
 	c.in = in
-	must(t, c.cmd.Start())
+	test.Must(t, c.cmd.Start())
 	t.Cleanup(func() {
 		if c.cmd.ProcessState == nil {
 			c.leave(t)
@@ -35,7 +38,7 @@ func connectStranger(t *testing.T, socket string) *stranger {
 func (c *stranger) leave(t *testing.T) {
 	t.Helper()
 	c.in.Close()
-	must(t, c.cmd.Process.Kill())
+	test.Must(t, c.cmd.Process.Kill())
 	c.cmd.Wait()
 }
 
@@ -43,7 +46,7 @@ func (c *stranger) pid() int32 { return int32(c.cmd.Process.Pid) }
 
 func awaitInfo(t *testing.T, e *Export, what string, ok func(DiskInfo) bool) {
 	t.Helper()
-	eventually(t, what, func() bool { return ok(e.info()) })
+	test.Eventually(t, what, func() bool { return ok(e.info()) })
 }
 
 // A second front-end on a disk waits until the first has gone. It is told of, with who has the disk
@@ -61,27 +64,23 @@ func TestSecondFrontEnd(t *testing.T) {
 		t.Errorf("%+v", i)
 	}
 	first := connectStranger(t, e.path)
-	log.Await(t, fmt.Sprintf(`level=WARN msg="another front-end waits until the present one leaves" disk=test waiting="process %d (socat) of user %d" held_by="process %d (`, first.pid(), os.Getuid(), me))
-	if !strings.Contains(log.String(), "held_since=2") {
-		t.Errorf("since when: %s", log)
+	waiting := fmt.Sprintf("process %d (socat) of user %d", first.pid(), os.Getuid())
+	test.Eventually(t, "the second is logged", func() bool { return slices.Equal(log.Values("waiting"), []string{waiting}) }, log)
+	if holder := log.Values("held_by")[0]; !strings.HasPrefix(holder, fmt.Sprintf("process %d (", me)) || log.Values("held_since")[0] == (time.Time{}).String() {
+		t.Errorf("held by whom, and since when: %s", log)
 	}
 	if i := e.info(); i.Waiting == nil || i.Waiting.PID != first.pid() || int(i.FrontEnd.PID) != me {
 		t.Errorf("%+v", i)
 	}
 	first.leave(t)
 	awaitInfo(t, e, "nobody waits", func(i DiskInfo) bool { return i.Waiting == nil })
-	log.Await(t, "the waiting front-end has left")
+	test.Eventually(t, "its end is logged", func() bool { return slices.Contains(log.Values("front_end"), waiting) }, log)
 	second := connectStranger(t, e.path)
 	awaitInfo(t, e, "another waits", func(i DiskInfo) bool { return i.Waiting != nil && i.Waiting.PID == second.pid() })
-	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 0); err != nil {
-		t.Errorf("the one that is served: %v", err)
-	}
-	must(t, f.Close())
+	test.Check(t, test.Err(f.Driver(0).ReadAt(make([]byte, 512), 0)), "the one that is served")
+	test.Must(t, f.Close())
 	awaitInfo(t, e, "the other is served", func(i DiskInfo) bool { return i.FrontEnd != nil && i.FrontEnd.PID == second.pid() && i.Waiting == nil })
-	log.Await(t, "msg=\"front-end disconnected\"")
-	if !strings.Contains(log.String(), "virsh attach-device") || !strings.Contains(log.String(), "cowblk attach") {
-		t.Errorf("no advice: %s", log)
-	}
+	test.Eventually(t, "advice", func() bool { return slices.Equal(log.Values("advice"), []string{reconnectAdvice}) }, log)
 	second.leave(t)
 	awaitInfo(t, e, "nobody is served", func(i DiskInfo) bool { return i.FrontEnd == nil && !i.Connected })
 	s.dial("test", frontend.Options{}).Close()
@@ -94,11 +93,11 @@ func TestFrontEndComesAgain(t *testing.T) {
 	f := s.dial("test", frontend.Options{})
 	done := make(chan *frontend.Frontend)
 	go func() { done <- s.dial("test", frontend.Options{}) }()
-	log.Await(t, "the front-end connects again")
-	must(t, f.Close())
+	test.Eventually(t, "the second connection is logged", func() bool { return len(log.Values("front_end")) > 0 }, log)
+	test.Must(t, f.Close())
 	again := <-done
-	if strings.Contains(log.String(), "another front-end") {
+	if log.Values("waiting") != nil {
 		t.Error(log)
 	}
-	must(t, again.Close())
+	test.Must(t, again.Close())
 }

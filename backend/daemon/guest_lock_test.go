@@ -15,6 +15,7 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -36,9 +37,7 @@ func TestStoreLockedWhileGuestQuiesced(t *testing.T) {
 			d := start(t, st, Options{}, c.disks...)
 			f := d.dial("a", frontend.Options{})
 			lock, err := os.Open(filepath.Join(st.Dir(), "lock"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			defer lock.Close()
 			var taken, given error
 			g.SetHook(func(when, command string) {

@@ -12,6 +12,7 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -19,7 +20,7 @@ import (
 func hasRecord(t testing.TB, st *store.Store) bool {
 	t.Helper()
 	noted, err := st.QuiesceRecord("a", &qmp.Spec{})
-	must(t, err)
+	test.Must(t, err)
 	return noted
 }
 
@@ -51,12 +52,12 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			t.Cleanup(resume)
 			args := PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.Spec(c.mode), Timeout: 0.3}
 			var err error
-			promotion := beside(func() error { _, err = d.promote(t.Context(), args, ""); return nil })
+			promotion := test.Go(func() error { _, err = d.promote(t.Context(), args, ""); return nil })
 			<-hanging
-			must(t, backendtest.Write(f.Driver(0), 1, 0)())
+			test.Must(t, backendtest.Write(f.Driver(0), 1, 0)())
 			wantAt(t, f, 1, 0)
-			must(t, f.Driver(0).Flush())
-			promotion.ends(t)
+			test.Must(t, f.Driver(0).Flush())
+			promotion.Must(t)
 			if !errors.Is(err, qmp.ErrNotThawed) || errors.Is(err, errPromoted) != c.promoted {
 				t.Errorf("the promotion: %v", err)
 			}
@@ -65,13 +66,11 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			}
 			// Promotions that do not need the guest work.
 			_, err = d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "t2"}, "")
-			must(t, err)
+			test.Must(t, err)
 			resume()
-			eventually(t, "the guest continues, without a record", func() bool { return !g.Quiesced() && !hasRecord(t, st) })
+			test.Eventually(t, "the guest continues, without a record", func() bool { return !g.Quiesced() && !hasRecord(t, st) })
 			args.Tag, args.Timeout = "t3", 10
-			if _, err := d.promote(t.Context(), args, ""); err != nil {
-				t.Errorf("the next promotion: %v", err)
-			}
+			test.Check(t, test.Err(d.promote(t.Context(), args, "")), "the next promotion")
 		})
 	}
 }
@@ -82,7 +81,7 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 	st := newStore(t, nil, "a")
 	g := backendtest.NewGuest(t, t.TempDir())
 	d := start(t, st, Options{}, "a")
-	must(t, backendtest.Write(d.dial("a", frontend.Options{}).Driver(0), 1, 0)())
+	test.Must(t, backendtest.Write(d.dial("a", frontend.Options{}).Driver(0), 1, 0)())
 	hanging, resume := g.Hangs("after", "guest-fsfreeze-freeze")
 	t.Cleanup(resume)
 	go d.control().Run(t.Context(), "cow-promote", PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.Spec(qmp.QuiesceGuest), Timeout: 0.5}, nil)
@@ -94,7 +93,7 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 	d = start(t, st, Options{}, "a")
 	wantAt(t, d.dial("a", frontend.Options{}), 1, 0) // served while the guest is frozen, which may need its disk to thaw
 	resume()
-	eventually(t, "the guest continues", func() bool { return !g.Quiesced() })
+	test.Eventually(t, "the guest continues", func() bool { return !g.Quiesced() })
 }
 
 // Peers that are not QEMU, or that send garbage: memory and log are bounded, and the disk is served
@@ -119,7 +118,7 @@ func TestGarbageFromMonitors(t *testing.T) {
 			t.Parallel()
 			at := filepath.Join(t.TempDir(), "qmp")
 			l, err := net.Listen("unix", at)
-			must(t, err)
+			test.Must(t, err)
 			var talks sync.WaitGroup
 			met := make(chan struct{}, 1)
 			talks.Go(func() {
@@ -146,19 +145,19 @@ func TestGarbageFromMonitors(t *testing.T) {
 			f := d.dial("a", frontend.Options{})
 			<-met
 			for i := range byte(50) {
-				must(t, backendtest.Write(f.Driver(0), i+1, int64(i)*4096)())
+				test.Must(t, backendtest.Write(f.Driver(0), i+1, int64(i)*4096)())
 			}
 			spec := qmp.Spec{Mode: qmp.QuiescePause, QMP: "unix:" + at}
 			if _, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "p", Spec: spec, Timeout: 0.2}, ""); err == nil {
 				t.Error("a promotion that pauses the guest has succeeded")
 			}
 			_, err = d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "q"}, "")
-			must(t, err)
+			test.Must(t, err)
 			for i := range byte(50) {
 				wantAt(t, f, i+1, int64(i)*4096)
 			}
 			d.end()
-			if n := strings.Count(d.log.String(), "\n"); n > 40 {
+			if n := len(d.log.Records()); n > 40 {
 				t.Errorf("%d lines of log, the first: %.2000s", n, d.log)
 			}
 		})

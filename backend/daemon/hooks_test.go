@@ -2,9 +2,7 @@ package daemon
 
 import (
 	"context"
-	"io"
 	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +11,7 @@ import (
 	goqmp "github.com/digitalocean/go-qemu/qmp"
 
 	"cowblk/backend/qmp"
+	"cowblk/internal/test"
 )
 
 // event is one of QEMU's, so long after an arbitrary moment.
@@ -24,7 +23,7 @@ func event(name string, after time.Duration) (e goqmp.Event) {
 }
 
 func TestHooksCollapseBursts(t *testing.T) {
-	var log strings.Builder
+	var log test.Log
 	d := quietDaemon(t, &log, HookOptions{})
 	h := d.hooks
 	for _, e := range []goqmp.Event{
@@ -38,13 +37,13 @@ func TestHooksCollapseBursts(t *testing.T) {
 	if got := d.names.Tags("test"); !slices.Equal(got, want) {
 		t.Errorf("tags %v, want %v", got, want)
 	}
-	if !strings.Contains(log.String(), `events="RESET 1, SHUTDOWN 1, STOP 1"`) || !strings.Contains(log.String(), `events="RESET 1"`) {
-		t.Errorf("what was dropped is not in the log:\n%s", log.String())
+	if dropped := log.Values("events"); !slices.Contains(dropped, "RESET 1, SHUTDOWN 1, STOP 1") || !slices.Contains(dropped, "RESET 1") {
+		t.Errorf("dropped, as the log has it: %q", dropped)
 	}
 }
 
 func TestHooksInOneSecond(t *testing.T) {
-	d := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
+	d := quietDaemon(t, &test.Log{}, HookOptions{Interval: time.Nanosecond})
 	tag(t, d, "reset-20261122T180432Z", "reset-20261122T180433Z")
 	d.hooks.handle(event("RESET", 0))
 	if got := d.names.Tags("test"); len(got) != 3 || got[2] != "reset-20261122T180434Z" {
@@ -53,17 +52,15 @@ func TestHooksInOneSecond(t *testing.T) {
 }
 
 func TestHooksKeep(t *testing.T) {
-	var log strings.Builder
+	var log test.Log
 	d := quietDaemon(t, &log, HookOptions{Keep: 2, Events: []string{"SOMETHING_NEW"}})
 	tag(t, d, "something-new-20261122T180432Z", "nightly-20261122T180432Z", "before-reset", "20261122T180432Z")
 	d.hooks.handle(event("RESET", 0))
 	d.hooks.handle(event("RESET", time.Hour))
-	if got := d.names.Tags("test"); len(got) != 5 || !strings.Contains(log.String(), "has 2 tags made by hooks") {
-		t.Errorf("tags %v\n%s", got, log.String())
+	if got := d.names.Tags("test"); len(got) != 5 || log.Count(slog.LevelError) != 1 {
+		t.Errorf("tags %v\n%s", got, &log)
 	}
-	if _, err := d.set(SetArgs{Keep: new(int)}); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.set(SetArgs{Keep: new(int)})))
 	d.hooks.handle(event("RESET", 2*time.Hour))
 	if got := d.names.Tags("test"); len(got) != 6 {
 		t.Errorf("tags %v after the limit was lifted", got)
@@ -71,7 +68,7 @@ func TestHooksKeep(t *testing.T) {
 }
 
 func TestHooksIgnoreOwnPauses(t *testing.T) {
-	d := quietDaemon(t, io.Discard, HookOptions{Interval: time.Nanosecond})
+	d := quietDaemon(t, &test.Log{}, HookOptions{Interval: time.Nanosecond})
 	at := func(when time.Time) goqmp.Event {
 		e := goqmp.Event{Event: "STOP"}
 		e.Timestamp.Seconds, e.Timestamp.Microseconds = when.Unix(), int64(when.Nanosecond()/1000)
@@ -125,7 +122,7 @@ func TestHookEvent(t *testing.T) {
 }
 
 func TestSet(t *testing.T) {
-	d := quietDaemon(t, io.Discard, HookOptions{})
+	d := quietDaemon(t, &test.Log{}, HookOptions{})
 	off, list, none, five, minus, low, bad, zero := false, []string{"reset"}, []string{}, 5, -1, "10G", "much", 0.0
 	for _, a := range []SetArgs{
 		{Disk: "test"}, {Disk: "other", WriteCache: &off}, {PromoteOn: &list}, {Keep: &minus, WriteCache: &off},
@@ -150,7 +147,7 @@ func TestSet(t *testing.T) {
 	dev := d.snapshot()[0].dev
 	space := make([]byte, 60)
 	dev.Reset()
-	if must(t, dev.Config(space)); space[32] != 0 {
+	if test.Must(t, dev.Config(space)); space[32] != 0 {
 		t.Error("the write cache is still on for the next driver")
 	}
 }
@@ -158,7 +155,7 @@ func TestSet(t *testing.T) {
 // Run's goroutines end with it, also when no monitor ever answers and settings change at the last
 // moment.
 func TestDaemonLeavesNoGoroutine(t *testing.T) {
-	before := runtime.NumGoroutine()
+	test.NoLeaks(t)
 	for range 20 {
 		d := newDaemon(Options{
 			Log: slog.New(slog.DiscardHandler), Store: newStore(t, nil),
@@ -169,13 +166,7 @@ func TestDaemonLeavesNoGoroutine(t *testing.T) {
 			_, err := d.set(SetArgs{PromoteOn: &[]string{"STOP"}})
 			set <- err
 		}()
-		must(t, d.Run(context.Background())) // without exports it is over at once
-		must(t, <-set)
-	}
-	for end := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > before; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			buf := make([]byte, 1<<16)
-			t.Fatalf("%d goroutines, there were %d\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
-		}
+		test.Must(t, d.Run(context.Background())) // without exports it is over at once
+		test.Must(t, <-set)
 	}
 }

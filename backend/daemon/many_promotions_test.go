@@ -11,8 +11,9 @@ import (
 
 	"cowblk/backend"
 	"cowblk/backend/backendtest"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -28,13 +29,9 @@ type resources struct {
 func openResources(t *testing.T) (r resources) {
 	t.Helper()
 	runtime.GC()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return resources{len(entries), runtime.NumGoroutine(), m.HeapAlloc}
+	return resources{test.CountFDs(t), runtime.NumGoroutine(), m.HeapAlloc}
 }
 
 // A disk is promoted repeatedly while it is read and written. A promotion leaves a layer, which is
@@ -48,7 +45,7 @@ func TestManyPromotions(t *testing.T) {
 		}
 	}
 	// Syncs would take most of the time, and nothing here depends on them.
-	st := newStore(t, &cowtest.KillFS{FS: vfs.OS{}, Begin: func(string) bool { return false }}, "test")
+	st := newStore(t, faultfs.WithoutSync(vfs.OS{}), "test")
 	d := start(t, st, Options{Device: backend.DeviceOptions{Queues: 1}}, "test")
 	f := d.dial("test", frontend.Options{})
 	var pause atomic.Bool
@@ -82,14 +79,14 @@ func TestManyPromotions(t *testing.T) {
 		pause.Store(true)
 		<-paused
 		defer func() { pause.Store(false); paused <- struct{}{} }()
-		eventually(t, "all former heads are sealed", func() bool { return d.exports[0].dev.Disk().Stats().Unsealed == 0 })
+		test.Eventually(t, "all former heads are sealed", func() bool { return d.exports[0].dev.Disk().Stats().Unsealed == 0 })
 		for sub, n := range map[string]int{"layers": layers, "tmp": 0, "disks/test": 2} {
 			if e, err := os.ReadDir(filepath.Join(st.Dir(), sub)); err != nil || len(e) != n {
 				t.Errorf("%s: %d entries, expected %d: %v", sub, len(e), n, err)
 			}
 		}
 		same := 0 // what follows a promotion, such as checksums, ends
-		eventually(t, "the number of descriptors stays the same", func() bool {
+		test.Eventually(t, "the number of descriptors stays the same", func() bool {
 			now := openResources(t)
 			if same++; now.fds != last.fds || now.goroutines != last.goroutines {
 				same = 0
@@ -111,9 +108,7 @@ func TestManyPromotions(t *testing.T) {
 	promote(count)
 	after := quiet(11 + count)
 	stopped.Store(true)
-	if err := <-writer; err != nil {
-		t.Error(err)
-	}
+	test.Check(t, <-writer)
 	t.Logf("%d promotions: %+v, then %+v: %.2f descriptors and %d bytes of heap a layer", count, before, after,
 		float64(after.fds-before.fds)/float64(count), (int64(after.heap)-int64(before.heap))/int64(count))
 	// The checksummer has the two files of one layer open, for as long as it rests.

@@ -12,13 +12,14 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/backend/control"
 	"cowblk/backend/nbd"
+	"cowblk/internal/test"
 )
 
 // openIn returns the number of descriptors of this process on files below dir.
 func openIn(t testing.TB, dir string) (n int) {
 	t.Helper()
 	all, err := os.ReadDir("/proc/self/fd")
-	must(t, err)
+	test.Must(t, err)
 	for _, e := range all {
 		if at, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(at, dir+"/") {
 			n++
@@ -31,7 +32,7 @@ func TestExportCommands(t *testing.T) {
 	st := newStore(t, nil, "test", "a", "b")
 	for _, disk := range []string{"a", "b"} {
 		_, err := st.Promote(t.Context(), []string{disk}, "t")
-		must(t, err)
+		test.Must(t, err)
 	}
 	d := start(t, st, Options{}, "test")
 	dir := t.TempDir()
@@ -60,24 +61,24 @@ func TestExportCommands(t *testing.T) {
 	refused(control.GenericError, "expected unix:PATH", "nbd-server-start", "addr", "/path")
 	refused(control.GenericError, "listen on", "nbd-server-start", "addr", "unix:"+dir)
 	refused(control.GenericError, "unexpected", "nbd-server-start", "port", "1")
-	must(t, ask("nbd-server-stop", "", "", nil)) // it need not run
+	test.Must(t, ask("nbd-server-stop", "", "", nil)) // it need not run
 
 	socket := filepath.Join(dir, "nbd")
-	must(t, ask("nbd-server-start", "addr", "unix:"+socket, nil))
+	test.Must(t, ask("nbd-server-start", "addr", "unix:"+socket, nil))
 	var bound map[string]string
-	must(t, ask("nbd-server-start", "addr", "tcp:0", &bound))
+	test.Must(t, ask("nbd-server-start", "addr", "tcp:0", &bound))
 	refused(control.GenericError, "not found", "cow-export-add", "name", "no")
 	refused(control.GenericError, "missing", "cow-export-add", "", "")
 	var added nbd.ExportInfo
-	must(t, ask("cow-export-add", "name", "a@t", &added))
-	must(t, ask("cow-export-add", "name", "b@t", nil))
+	test.Must(t, ask("cow-export-add", "name", "a@t", &added))
+	test.Must(t, ask("cow-export-add", "name", "b@t", nil))
 	refused(control.GenericError, "exists", "cow-export-add", "name", "a@t")
 	if added.Name != "a@t" || added.Size != backendtest.Size || len(added.URIs) != 2 {
 		t.Errorf("added %+v", added)
 	}
 	both := open()
 	var info NBDInfo
-	must(t, ask("query-cow-exports", "", "", &info))
+	test.Must(t, ask("query-cow-exports", "", "", &info))
 	if fmt.Sprint(info.Addresses) != fmt.Sprintf("[unix:%s %s]", socket, bound["addr"]) || len(info.Exports) != 2 {
 		t.Errorf("%+v", info)
 	}
@@ -88,19 +89,19 @@ func TestExportCommands(t *testing.T) {
 			}
 		}
 	}
-	must(t, ask("cow-export-del", "name", "a@t", nil))
+	test.Must(t, ask("cow-export-del", "name", "a@t", nil))
 	refused(control.DeviceNotFound, "a@t", "cow-export-del", "name", "a@t")
 	if n := open(); n == 0 || 2*n != both {
 		t.Errorf("%d files are open for one export, %d for two", n, both)
 	}
-	must(t, ask("nbd-server-stop", "", "", nil))
-	must(t, ask("query-cow-exports", "", "", &info))
+	test.Must(t, ask("nbd-server-stop", "", "", nil))
+	test.Must(t, ask("query-cow-exports", "", "", &info))
 	if n := open(); n != 0 || len(info.Addresses)+len(info.Exports) != 0 {
 		t.Errorf("after stop: %d files are open, %+v", n, info)
 	}
-	must(t, ask("nbd-server-start", "addr", "unix:"+socket, nil))
-	must(t, ask("cow-export-add", "name", "a@t", nil))
-	must(t, d.nbd.stop(true))
+	test.Must(t, ask("nbd-server-start", "addr", "unix:"+socket, nil))
+	test.Must(t, ask("cow-export-add", "name", "a@t", nil))
+	test.Must(t, d.nbd.stop(true))
 	if n := open(); n != 0 {
 		t.Errorf("at the end %d files are open", n)
 	}

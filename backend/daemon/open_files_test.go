@@ -16,6 +16,7 @@ import (
 	"cowblk/backend"
 	"cowblk/backend/backendtest"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -58,14 +59,14 @@ func TestDescriptorsNeeded(t *testing.T) {
 	st := newStore(t, nil, "a", "b", "c")
 	for i := range 5 {
 		_, err := st.Promote(t.Context(), []string{"b"}, fmt.Sprint("t", i))
-		must(t, err)
+		test.Must(t, err)
 	}
 	image := filepath.Join(t.TempDir(), "image")
-	must(t, os.WriteFile(image, make([]byte, 1<<20), 0o600))
+	test.Must(t, os.WriteFile(image, make([]byte, 1<<20), 0o600))
 	_, err := st.Import(t.Context(), image, "i", store.ImportOptions{})
-	must(t, err)
+	test.Must(t, err)
 	_, err = st.Create(t.Context(), "d", store.CreateOptions{From: "i"})
-	must(t, err)
+	test.Must(t, err)
 	for _, tc := range []struct {
 		names  []string
 		layers int
@@ -77,8 +78,8 @@ func TestDescriptorsNeeded(t *testing.T) {
 		cmd.Env = append(os.Environ(), serveEnv+"="+st.Dir()+" "+strings.Join(tc.names, " "))
 		cmd.Stderr = t.Output()
 		out, err := cmd.StdoutPipe()
-		must(t, err)
-		must(t, cmd.Start())
+		test.Must(t, err)
+		test.Must(t, cmd.Start())
 		defer cmd.Process.Kill()
 		sockets := bufio.NewScanner(out)
 		for range tc.names {
@@ -86,19 +87,19 @@ func TestDescriptorsNeeded(t *testing.T) {
 				t.Fatal("the process has ended")
 			}
 			f, err := frontend.Dial(sockets.Text(), frontend.Options{Queues: tc.queues})
-			must(t, err)
-			must(t, backendtest.Write(f.Driver(0), 1, 0)())
+			test.Must(t, err)
+			test.Must(t, backendtest.Write(f.Driver(0), 1, 0)())
 			defer f.Abort()
 		}
 		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", cmd.Process.Pid))
-		must(t, err)
+		test.Must(t, err)
 		open, need := len(fds), int(descriptorsNeeded(len(tc.names), tc.layers, tc.queues))
 		t.Logf("%v, %d layers, %d queues: %d open, %d counted", tc.names, tc.layers, tc.queues, open, need)
 		if unused := need - open - descriptorsReserve; unused < 0 || unused > 4+6*len(tc.names) {
 			t.Errorf("%v with %d queues: %d are open, %d were counted with %d to spare", tc.names, tc.queues, open, need, descriptorsReserve)
 		}
-		must(t, cmd.Process.Signal(syscall.SIGTERM))
+		test.Must(t, cmd.Process.Signal(syscall.SIGTERM))
 		_, _ = io.Copy(io.Discard, out)
-		must(t, cmd.Wait())
+		test.Must(t, cmd.Wait())
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"cowblk/backend/control"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -22,10 +22,10 @@ import (
 func newStore(t testing.TB, files vfs.FS, disks ...string) *store.Store {
 	t.Helper()
 	s, err := store.Open(filepath.Join(t.TempDir(), "s"), store.Options{FS: files})
-	must(t, err)
+	test.Must(t, err)
 	for _, name := range disks {
 		_, err := s.Create(t.Context(), name, store.CreateOptions{Size: backendtest.Size})
-		must(t, err)
+		test.Must(t, err)
 	}
 	return s
 }
@@ -37,10 +37,10 @@ func open(t testing.TB, o Options) *Daemon {
 	cancel()
 	o.Log, o.Cow.LoseUnflushed = cmp.Or(o.Log, slog.New(slog.DiscardHandler)), true
 	d, err := Open(t.Context(), o)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() {
 		_, stop := d.Start(ended) // closes the sockets
-		must(t, stop())
+		test.Must(t, stop())
 	})
 	return d
 }
@@ -50,20 +50,20 @@ type running struct {
 	*Daemon
 	t     testing.TB
 	alive context.Context // ends with Run
-	log   *backendtest.Log
+	log   *test.Log
 	end   func() // closes the daemon, as the test's end does
 }
 
 func start(t testing.TB, st *store.Store, o Options, disks ...string) *running {
 	t.Helper()
-	r := &running{t: t, log: &backendtest.Log{}}
-	o.Store, o.Disks, o.Log, o.Cow.LoseUnflushed = st, disks, slog.New(slog.NewTextHandler(r.log, nil)), true
+	r := &running{t: t, log: &test.Log{}}
+	o.Store, o.Disks, o.Log, o.Cow.LoseUnflushed = st, disks, r.log.Logger(), true
 	var err error
 	r.Daemon, err = Open(t.Context(), o)
-	must(t, err)
+	test.Must(t, err)
 	var stop func() error
 	r.alive, stop = r.Start(context.Background())
-	r.end = sync.OnceFunc(func() { must(t, stop()) })
+	r.end = sync.OnceFunc(func() { test.Must(t, stop()) })
 	t.Cleanup(r.end)
 	return r
 }
@@ -72,9 +72,9 @@ func start(t testing.TB, st *store.Store, o Options, disks ...string) *running {
 func (r *running) dial(disk string, o frontend.Options) *frontend.Frontend {
 	r.t.Helper()
 	found, err := r.named([]string{disk})
-	must(r.t, err)
+	test.Must(r.t, err)
 	f, err := frontend.Dial(found[0].path, o)
-	must(r.t, err)
+	test.Must(r.t, err)
 	r.t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -83,18 +83,8 @@ func (r *running) dial(disk string, o frontend.Options) *frontend.Frontend {
 func (r *running) control() *control.Client {
 	r.t.Helper()
 	c, err := control.Dial(r.Daemon.control.Listeners()[0].Path(), 10*time.Second)
-	must(r.t, err)
+	test.Must(r.t, err)
 	return c
-}
-
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not reached: %s", what)
-		}
-	}
 }
 
 // wantAt fails unless the disk has the byte b in the 4 KiB at off.
@@ -102,7 +92,7 @@ func wantAt(t testing.TB, f *frontend.Frontend, b byte, off int64) {
 	t.Helper()
 	p := make([]byte, 4096)
 	_, err := f.Driver(0).ReadAt(p, off)
-	must(t, err)
+	test.Must(t, err)
 	if !bytes.Equal(p, bytes.Repeat([]byte{b}, 4096)) {
 		t.Errorf("the block at %d is not what was written", off)
 	}
@@ -112,15 +102,15 @@ func wantAt(t testing.TB, f *frontend.Frontend, b byte, off int64) {
 func wantClean(t testing.TB, st *store.Store) {
 	t.Helper()
 	report, err := st.Check(t.Context(), store.CheckOptions{})
-	must(t, err)
+	test.Must(t, err)
 	if report.Found+report.Failed != 0 {
 		t.Errorf("%+v", report)
 	}
 }
 
 // quietDaemon serves the disk "test" of a store.
-func quietDaemon(t *testing.T, log io.Writer, o HookOptions) *Daemon {
-	return open(t, Options{Log: slog.New(slog.NewTextHandler(log, nil)), Store: newStore(t, nil, "test"), Disks: []string{"test"}, Hooks: o})
+func quietDaemon(t *testing.T, log *test.Log, o HookOptions) *Daemon {
+	return open(t, Options{Log: log.Logger(), Store: newStore(t, nil, "test"), Disks: []string{"test"}, Hooks: o})
 }
 
 // tag promotes the disk "test".
@@ -128,11 +118,6 @@ func tag(t testing.TB, d *Daemon, tags ...string) {
 	t.Helper()
 	for _, tag := range tags {
 		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"test"}, Tag: tag}, "")
-		must(t, err)
+		test.Must(t, err)
 	}
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	backendtest.Must(t, err)
 }

@@ -1,14 +1,15 @@
 package daemon
 
 import (
-	"io"
-	"strings"
+	"slices"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // cow-set takes the option, for the next driver, and refuses it beside a write cache that is off.
 func TestSetWritebackWithoutFlush(t *testing.T) {
-	d := quietDaemon(t, io.Discard, HookOptions{})
+	d := quietDaemon(t, &test.Log{}, HookOptions{})
 	on, off := true, false
 	s, err := d.set(SetArgs{Disk: "test", NoFlush: &on})
 	if err != nil || !s.Disks[0].NoFlush || !s.Disks[0].WriteCache {
@@ -19,7 +20,7 @@ func TestSetWritebackWithoutFlush(t *testing.T) {
 	}
 	dev := d.snapshot()[0].dev
 	dev.Reset()
-	must(t, dev.SetFeatures(0))
+	test.Must(t, dev.SetFeatures(0))
 	if !dev.WriteCacheOn() {
 		t.Error("the write cache is off for a driver without FLUSH")
 	}
@@ -33,19 +34,20 @@ func TestENOSPCPolicyNames(t *testing.T) {
 	for given, want := range map[string]ENOSPCPolicy{
 		"stop": ENOSPCStop, "report": ENOSPCReport, "pause": ENOSPCStop, "error": ENOSPCReport,
 	} {
-		var log strings.Builder
+		var log test.Log
 		d := quietDaemon(t, &log, HookOptions{})
 		s, err := d.set(SetArgs{OnENOSPC: &given})
 		if err != nil || s.OnENOSPC != want {
 			t.Errorf("%s: %+v, %v", given, s, err)
 		}
 		newSpaceMonitor(d, Threshold{}, ENOSPCOptions{Policy: want, Given: given})
-		warning, warnings := "found="+given+" use="+string(want), 0
+		var warnings []string
 		if given != string(want) {
-			warnings = 2
+			warnings = []string{given, given}
 		}
-		if n := strings.Count(log.String(), warning); n != warnings {
-			t.Errorf("%s: %d warnings, want %d\n%s", given, n, warnings, log.String())
+		found, use := log.Values("found"), log.Values("use")
+		if !slices.Equal(found, warnings) || slices.ContainsFunc(use, func(v string) bool { return v != string(want) }) || len(use) != len(found) {
+			t.Errorf("%s: warnings of %v, want %v\n%s", given, found, warnings, &log)
 		}
 	}
 	for _, bad := range []string{"", "Stop", "ignore", "stop "} {

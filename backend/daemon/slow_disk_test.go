@@ -15,8 +15,9 @@ import (
 
 	"cowblk/backend/backendtest"
 	"cowblk/cow"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -26,11 +27,11 @@ type slow struct {
 	head    string        // directory of the head's files
 	caught  chan struct{} // a call that is held back
 	release func()
-	files   *cowtest.Intercept
+	files   *faultfs.FS
 }
 
 func serveSlow(t *testing.T) *slow {
-	files := &cowtest.Intercept{FS: vfs.OS{}}
+	files := faultfs.Over(vfs.OS{}, nil)
 	s := &slow{running: start(t, newStore(t, files, "test"), Options{}, "test"), files: files}
 	s.head = filepath.Dir(s.names.Data("test"))
 	return s
@@ -44,7 +45,7 @@ func (s *slow) hold(op, path string) {
 	var once sync.Once
 	s.caught, s.release = caught, func() { once.Do(func() { close(open) }) }
 	s.t.Cleanup(s.release) // before start's own, which waits for what is in flight
-	s.files.OnCall(func(c cowtest.Call) error {
+	s.files.OnCall(func(c faultfs.Call) error {
 		if c.Op == op && strings.HasPrefix(c.Name, path) {
 			caught <- struct{}{}
 			<-open
@@ -53,53 +54,11 @@ func (s *slow) hold(op, path string) {
 	})
 }
 
-// job is something that goes on beside the test.
-type job struct {
-	done chan struct{}
-	err  error // valid once done is closed
-}
-
-func beside(f func() error) *job {
-	j := &job{done: make(chan struct{})}
-	go func() { j.err = f(); close(j.done) }()
-	return j
-}
-
-// waits reports that the job does not end for a while. On a slow machine it may wrongly say so,
-// which lets a test pass, never fail.
-func (j *job) waits() bool {
-	select {
-	case <-j.done:
-		return false
-	case <-time.After(50 * time.Millisecond):
-		return true
-	}
-}
-
-func (j *job) ends(t *testing.T) {
-	t.Helper()
-	select {
-	case <-j.done:
-		if j.err != nil {
-			t.Fatal(j.err)
-		}
-	case <-time.After(20 * time.Second):
-		t.Fatal("it does not end")
-	}
-}
-
 // goesOn fails unless f returns although a disk does not answer.
 func goesOn(t *testing.T, what string, f func() error) {
 	t.Helper()
-	j := beside(f)
-	select {
-	case <-j.done:
-		if j.err != nil {
-			t.Errorf("%s: %v", what, j.err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatalf("%s waits for a disk that does not answer", what)
-	}
+	t.Log(what)
+	test.Go(f).Must(t)
 }
 
 // A device that does not answer to a write holds up the queue that waits for it, and nothing else:
@@ -112,10 +71,10 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	defer f.Abort()
 	healthy := other.dial("test", frontend.Options{})
 	defer healthy.Close()
-	must(t, backendtest.Write(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
+	test.Must(t, backendtest.Write(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
 
-	s.hold("pwritev", s.head+"/data")
-	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
+	s.hold("write", s.head+"/data")
+	stuck := test.Go(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	p := make([]byte, 4096)
 	goesOn(t, "a read on another queue", func() error { _, err := f.Driver(1).ReadAt(p, 0); return err })
@@ -124,18 +83,18 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	goesOn(t, "query-cow-disks", func() error { s.exports[0].info(); return nil })
 	goesOn(t, "query-cow-stats", func() error { s.exports[0].dev.Stats(); return nil })
 
-	stop := beside(f.Stop) // GET_VRING_BASE of each ring
-	if !stop.waits() {
-		t.Fatalf("the rings were stopped with a request in flight: %v", stop.err)
+	stop := test.Go(f.Stop) // GET_VRING_BASE of each ring
+	if !stop.Waits() {
+		t.Fatalf("the rings were stopped with a request in flight: %v", stop.Wait())
 	}
 	goesOn(t, "query-cow-stats, while a ring is being stopped,", func() error { s.exports[0].dev.Stats(); return nil })
 	goesOn(t, "cow-set, while a ring is being stopped,", func() error { s.exports[0].dev.SetPoll(time.Microsecond); return nil })
 	s.release()
-	stop.ends(t)
-	<-stuck.done // its completion came before the stop, or comes after Cont
-	must(t, f.Cont())
-	stuck = beside(func() error { _, err := f.Driver(0).ReadAt(p, 1<<20); return err })
-	stuck.ends(t)
+	stop.Must(t)
+	stuck.Wait() // its completion came before the stop, or comes after Cont
+	test.Must(t, f.Cont())
+	stuck = test.Go(func() error { _, err := f.Driver(0).ReadAt(p, 1<<20); return err })
+	stuck.Must(t)
 	if !bytes.Equal(p, bytes.Repeat([]byte{2}, 4096)) {
 		t.Error("the write that was held back is not there")
 	}
@@ -148,20 +107,20 @@ func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	f := s.dial("test", frontend.Options{})
 	defer f.Abort()
 	d := f.Driver(0)
-	must(t, backendtest.Write(d, 1, 0)())
-	s.hold("datasync", s.head+"/data")
-	must(t, d.Submit(0, frontend.OpFlush, 0, 0))
-	must(t, d.Kick())
+	test.Must(t, backendtest.Write(d, 1, 0)())
+	s.hold("sync", s.head+"/data")
+	test.Must(t, d.Submit(0, frontend.OpFlush, 0, 0))
+	test.Must(t, d.Kick())
 	<-s.caught
 	var done []frontend.Completion
 	for slot, op := range []frontend.Op{1: frontend.OpWrite, 2: frontend.OpRead} {
 		if slot == 0 {
 			continue
 		}
-		must(t, d.Submit(slot, op, 1<<20, 4096))
-		must(t, d.Kick())
+		test.Must(t, d.Submit(slot, op, 1<<20, 4096))
+		test.Must(t, d.Kick())
 		for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
-			must(t, d.Wait())
+			test.Must(t, d.Wait())
 		}
 		if done[0].ID != slot || done[0].Status != frontend.StatusOK {
 			t.Fatalf("%+v", done[0])
@@ -169,7 +128,7 @@ func TestSlowSyncHoldsUpFlushesOnly(t *testing.T) {
 	}
 	s.release()
 	for done = d.Poll(done[:0]); len(done) == 0; done = d.Poll(done[:0]) {
-		must(t, d.Wait())
+		test.Must(t, d.Wait())
 	}
 	if done[0].ID != 0 || done[0].Status != frontend.StatusOK {
 		t.Fatalf("flush: %+v", done[0])
@@ -182,8 +141,8 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 	s := serveSlow(t)
 	f := s.dial("test", frontend.Options{Queues: 2})
 	defer f.Abort()
-	s.hold("pwritev", s.head+"/data")
-	stuck := beside(backendtest.Write(f.Driver(0), 2, 1<<20))
+	s.hold("write", s.head+"/data")
+	stuck := test.Go(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	goesOn(t, "a promotion", func() error {
 		_, err := s.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
@@ -194,11 +153,11 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 		t.Errorf("%d layers are not sealed, expected the former head", n)
 	}
 	s.release()
-	stuck.ends(t)
-	eventually(t, "the former head is sealed", func() bool { return s.disk().Stats().Unsealed == 0 })
+	stuck.Must(t)
+	test.Eventually(t, "the former head is sealed", func() bool { return s.disk().Stats().Unsealed == 0 })
 	p := make([]byte, 4096)
 	_, err := f.Driver(1).ReadAt(p, 1<<20)
-	must(t, err)
+	test.Must(t, err)
 	if !bytes.Equal(p, bytes.Repeat([]byte{2}, 4096)) {
 		t.Error("the write that was held back is not there")
 	}
@@ -209,21 +168,21 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 func TestUnsealedHeadDoesNotHoldUpTheEnd(t *testing.T) {
 	s := serveSlow(t)
 	f := s.dial("test", frontend.Options{})
-	must(t, backendtest.Write(f.Driver(0), 1, 0)())
+	test.Must(t, backendtest.Write(f.Driver(0), 1, 0)())
 	var fails atomic.Bool
 	fails.Store(true)
-	s.files.OnCall(func(c cowtest.Call) error {
-		if fails.Load() && c.Op == "pwritev" && c.Name == filepath.Join(s.head, "map") {
+	s.files.OnCall(func(c faultfs.Call) error {
+		if fails.Load() && c.Op == "write" && c.Name == filepath.Join(s.head, "map") {
 			return unix.ENOSPC
 		}
 		return nil
 	})
 	_, err := s.promote(t.Context(), PromoteArgs{Disks: []string{"test"}}, "")
-	must(t, err)
+	test.Must(t, err)
 	if s.disk().Stats().Unsealed != 1 {
 		t.Fatal("there is no former head to seal")
 	}
-	must(t, backendtest.Write(f.Driver(0), 2, 1<<20)())
+	test.Must(t, backendtest.Write(f.Driver(0), 2, 1<<20)())
 	s.quit()
 	<-s.alive.Done()
 	fails.Store(false)
@@ -236,17 +195,17 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 	s := serveSlow(t)
 	f := s.dial("test", frontend.Options{})
 	c := s.control()
-	must(t, backendtest.Write(f.Driver(0), 1, 0)())
-	s.hold("datasync", filepath.Join(s.opts.Store.Dir(), "tmp"))
+	test.Must(t, backendtest.Write(f.Driver(0), 1, 0)())
+	s.hold("sync", filepath.Join(s.opts.Store.Dir(), "tmp"))
 	args := PromoteArgs{Disks: []string{"test"}, Tag: "t"}
-	asked := beside(func() error { return c.Run(t.Context(), "cow-promote", args, nil) })
+	asked := test.Go(func() error { return c.Run(t.Context(), "cow-promote", args, nil) })
 	<-s.caught
 	gone, giveUp := context.WithCancel(t.Context())
-	impatient := beside(func() error {
+	impatient := test.Go(func() error {
 		return c.Run(gone, "cow-promote", PromoteArgs{Disks: []string{"test"}, Tag: "given-up"}, nil)
 	})
 	giveUp()
-	<-impatient.done
+	impatient.Wait()
 	goesOn(t, "a write or a flush", func() error {
 		for i := range byte(20) {
 			if err := errors.Join(backendtest.Write(f.Driver(0), i, 4096)(), f.Driver(0).Flush()); err != nil {
@@ -260,9 +219,9 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 		goesOn(t, query, func() error { return c.Run(t.Context(), query, nil, nil) })
 	}
 	s.release()
-	asked.ends(t)
+	asked.Must(t)
 	args.Tag = "u"
-	must(t, c.Run(t.Context(), "cow-promote", args, nil))
+	test.Must(t, c.Run(t.Context(), "cow-promote", args, nil))
 	wantAt(t, f, 1, 0)
 	wantAt(t, f, 19, 4096)
 	s.end()

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"log/slog"
 	"math"
-	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func TestParseThreshold(t *testing.T) {
@@ -33,29 +35,26 @@ func TestParseThreshold(t *testing.T) {
 }
 
 func TestSpaceLow(t *testing.T) {
-	var log strings.Builder
+	var log test.Log
 	d := quietDaemon(t, &log, HookOptions{})
 	now := fsSpace{id: 1, total: 1000}
 	d.space.statfs = func(string) (fsSpace, bool) { return now, true }
 	set := func(s string) {
 		limit, err := ParseThreshold(s)
-		must(t, err)
+		test.Must(t, err)
 		d.space.setLimit(limit)
 	}
 	look := func(free int64, want string) {
 		t.Helper()
-		log.Reset()
+		before := len(log.Records())
 		now.free = free
 		d.space.checkLow()
 		told := ""
-		switch {
-		case strings.Contains(log.String(), "space is low"):
-			told = "low"
-		case strings.Contains(log.String(), "no longer"):
-			told = "over"
+		for _, r := range log.Records()[before:] {
+			told = map[slog.Level]string{slog.LevelWarn: "low", slog.LevelInfo: "over"}[r.Level]
 		}
 		if told != want {
-			t.Errorf("%d free: %q, want %q\n%s", free, told, want, log.String())
+			t.Errorf("%d free: %q, want %q\n%s", free, told, want, &log)
 		}
 	}
 	look(0, "") // off

@@ -10,6 +10,7 @@ import (
 
 	"cowblk/backend/backendtest"
 	"cowblk/backend/qmp"
+	"cowblk/internal/test"
 )
 
 // A guest that an earlier process left frozen is thawed before it is frozen again, never during a
@@ -17,7 +18,7 @@ import (
 func TestPromoteWaitsForThaw(t *testing.T) {
 	st, dir := newStore(t, nil, "a"), t.TempDir()
 	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "agent")}
-	must(t, st.SetQuiesceRecord("a", spec))
+	test.Must(t, st.SetQuiesceRecord("a", spec))
 	d := start(t, st, Options{}, "a") // the agent does not exist yet
 	promote := func(tag string, spec qmp.Spec, timeout float64) error {
 		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: tag, Spec: spec, Timeout: timeout}, "")
@@ -26,11 +27,11 @@ func TestPromoteWaitsForThaw(t *testing.T) {
 	if err := promote("t1", spec, 0.2); err == nil || !strings.Contains(err.Error(), spec.Agent) {
 		t.Errorf("promoted before the guest was thawed: %v", err)
 	}
-	must(t, promote("t2", qmp.Spec{}, 0))
+	test.Must(t, promote("t2", qmp.Spec{}, 0))
 	g := backendtest.NewGuest(t, dir)
 	var commands []string
 	g.SetHook(func(when, command string) { commands = append(commands, when+" "+command) })
-	must(t, promote("t3", spec, 20))
+	test.Must(t, promote("t3", spec, 20))
 	d.end()
 	if n := len(commands); n < 4 || commands[n-4] != "before guest-fsfreeze-freeze" || commands[n-1] != "after guest-fsfreeze-thaw" {
 		t.Errorf("the guest saw %v", commands)
@@ -44,16 +45,16 @@ func TestPromoteWaitsForThaw(t *testing.T) {
 func listenRefusing(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	must(t, err)
+	test.Must(t, err)
 	l.SetUnlinkOnClose(false)
-	must(t, l.Close())
+	test.Must(t, l.Close())
 }
 
 // The record of a guest that has ended is removed automatically, and promotions are quiesced again
 // at once.
 func TestRecordOfEndedGuestRemoved(t *testing.T) {
 	dead := exec.Command("true")
-	must(t, dead.Run())
+	test.Must(t, dead.Run())
 	instance := "pid " + strconv.Itoa(dead.Process.Pid)
 	dir := t.TempDir()
 	none, refuses := "unix:"+filepath.Join(dir, "none"), "unix:"+filepath.Join(dir, "refuses")
@@ -66,11 +67,11 @@ func TestRecordOfEndedGuestRemoved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := newStore(t, nil, "a")
-			must(t, st.SetQuiesceRecord("a", spec))
+			test.Must(t, st.SetQuiesceRecord("a", spec))
 			d := start(t, st, Options{}, "a")
 			g := backendtest.NewGuest(t, t.TempDir())
 			_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.Spec(qmp.QuiesceGuest), Timeout: 30}, "")
-			must(t, err)
+			test.Must(t, err)
 			d.end()
 			if hasRecord(t, st) {
 				t.Error("a record is left")
@@ -85,7 +86,7 @@ func TestRecordOfEndedGuestRemoved(t *testing.T) {
 // Ending a process before it could thaw a guest is not an error: the next process tries again.
 func TestEndBeforeThaw(t *testing.T) {
 	st := newStore(t, nil, "a")
-	must(t, st.SetQuiesceRecord("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(t.TempDir(), "none")}))
+	test.Must(t, st.SetQuiesceRecord("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(t.TempDir(), "none")}))
 	d := start(t, st, Options{}, "a")
 	d.end()
 	if log := d.log.String(); strings.Contains(log, "level=ERROR") || !strings.Contains(log, "the next process tries again") {

@@ -1,13 +1,17 @@
 package nbd
 
-import "testing"
+import (
+	"testing"
+
+	"cowblk/internal/test"
+)
 
 // After NBD_CMD_DISC the client sees the end of the connection before the server closes it, and no
 // longer counts as connected.
 func TestAwaitClose(t *testing.T) {
 	s, unix := start(t, Options{PerExport: 1, CloseTime: waitTimeout}, map[string]Disk{"x": randomDisk(1 << 20)})
 	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
-	must(t, err)
+	test.Must(t, err)
 	lingering := func() int {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -23,8 +27,8 @@ func TestAwaitClose(t *testing.T) {
 		if n := s.Exports()[0].Clients; n != 0 {
 			t.Errorf("%s: the export has %d clients; expected none", a, n)
 		}
-		must(t, c.Conn.(interface{ CloseWrite() error }).CloseWrite())
-		eventually(t, "the client is gone", func() bool { return lingering() == 0 })
+		test.Must(t, c.Conn.(interface{ CloseWrite() error }).CloseWrite())
+		test.Eventually(t, "the client is gone", func() bool { return lingering() == 0 })
 	}
 	// Close of the server does not wait for such a client: see start.
 	c := ready(t, unix, "x")

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os/exec"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // oldReply reads the reply to EXPORT_NAME.
@@ -62,9 +64,7 @@ func TestExportName(t *testing.T) {
 					t.Errorf("read: error %d or another content", e)
 				}
 				c.give(command(cmdWrite, 0, 10, 0, 0))
-				if e := c.reply(10); e != nbdEPERM {
-					t.Errorf("write: error %d", e)
-				}
+				test.Equal(t, c.reply(10), nbdEPERM, "write: error")
 				c.give(command(cmdDisc, 0, 0, 0, 0))
 				c.closed()
 			})

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pojntfx/go-nbd/pkg/server"
+
+	"cowblk/internal/test"
 )
 
 // tape is a connection whose client has sent all its input already.
@@ -38,10 +40,10 @@ func FuzzGuard(f *testing.F) {
 	f.Add(join(hello, optionOf(optGo, 1<<31, nil)))
 	f.Add(join(hello, option(optGo, choice("x")), command(cmdRead, 0, 1, 0, chunkSize+512), command(cmdRead, 0, 1, 1<<63, 1<<31)))
 	s := New(Options{Log: quiet})
-	must(f, s.AddExport("x", randomDisk(chunkSize+512)))
+	test.Must(f, s.AddExport("x", randomDisk(chunkSize+512)))
 	broken := randomDisk(1024)
 	broken.fail, broken.err = 512, io.ErrClosedPipe
-	must(f, s.AddExport("y", broken))
+	test.Must(f, s.AddExport("y", broken))
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		conn := &tape{Reader: bytes.NewReader(sent)}
 		c := &client{conn: conn}

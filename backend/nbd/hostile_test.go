@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // allocated returns the bytes that f allocates, on all goroutines.
@@ -56,17 +58,17 @@ func TestHostileHandshake(t *testing.T) {
 	}
 	d := randomDisk(1 << 20)
 	_, a := start(t, Options{}, map[string]Disk{"x": d, "y": randomDisk(512)})
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
 			n := allocated(func() {
 				c := greeted(t, a)
-				c.give(test.send)
-				if test.want == 0 {
+				c.give(tt.send)
+				if tt.want == 0 {
 					c.closed()
 					return
 				}
-				if kind, data := c.optionReply(test.id); kind != test.want {
-					t.Fatalf("reply %#x %q, expected %#x", kind, data, test.want)
+				if kind, data := c.optionReply(tt.id); kind != tt.want {
+					t.Fatalf("reply %#x %q, expected %#x", kind, data, tt.want)
 				}
 				// The stream is still in sync.
 				c.give(option(optAbort, nil))
@@ -167,27 +169,25 @@ func TestHostileRequests(t *testing.T) {
 		{name: "BLOCK_STATUS", kind: 7, length: 4096, want: nbdEINVAL},
 		{name: "unknown", kind: 0xffff, length: 1<<32 - 1, want: nbdEINVAL},
 	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
 			c := ready(t, a, "x")
 			good := command(cmdRead, 0, 2, 512, 512)
 			n := allocated(func() {
-				payload := make([]byte, test.payload)
-				c.give(command(test.kind, test.flags, 1, test.offset, test.length))
+				payload := make([]byte, tt.payload)
+				c.give(command(tt.kind, tt.flags, 1, tt.offset, tt.length))
 				c.Write(payload)
-				if test.disconnection {
+				if tt.disconnection {
 					c.closed()
 					return
 				}
 				c.give(good)
-				if e := c.reply(1); e != test.want {
-					t.Errorf("error %d, expected %d", e, test.want)
-				}
+				test.Equal(t, c.reply(1), tt.want, "error")
 				if e := c.reply(2); e != 0 || !bytes.Equal(c.take(512), d.data[512:1024]) {
 					t.Errorf("the next request: error %d", e)
 				}
 			})
-			if n > uint64(test.payload)+1<<20 {
+			if n > uint64(tt.payload)+1<<20 {
 				t.Errorf("%d bytes were allocated", n)
 			}
 		})
@@ -206,25 +206,23 @@ func TestHostileRequests(t *testing.T) {
 // An error before the first piece of a reply is sent gives an error reply; later the client is
 // disconnected.
 func TestReadErrors(t *testing.T) {
-	for _, test := range []struct {
+	for _, tt := range []struct {
 		err  error
 		want uint32
 	}{{syscall.EIO, nbdEIO}, {syscall.ENOMEM, nbdENOMEM}, {errors.New("any other"), nbdEIO}, {nil, nbdEIO}} {
 		d := randomDisk(4 << 20)
-		d.fail, d.err = 1<<20, test.err
+		d.fail, d.err = 1<<20, tt.err
 		_, a := start(t, Options{}, map[string]Disk{"x": d})
 		c := ready(t, a, "x")
 		c.give(command(cmdRead, 0, 1, 2<<20, 2*chunkSize))
 		c.give(command(cmdRead, 0, 2, 4096, 4096))
-		if e := c.reply(1); e != test.want {
-			t.Errorf("%v: error %d, expected %d", test.err, e, test.want)
-		}
+		test.Equal(t, c.reply(1), tt.want, "error", tt.err)
 		if e := c.reply(2); e != 0 || !bytes.Equal(c.take(4096), d.data[4096:8192]) {
-			t.Errorf("%v: the next request: error %d", test.err, e)
+			t.Errorf("%v: the next request: error %d", tt.err, e)
 		}
 		c.give(command(cmdRead, 0, 3, 1<<20-chunkSize, 2*chunkSize))
 		if e := c.reply(3); e != 0 || !bytes.Equal(c.take(chunkSize), d.data[1<<20-chunkSize:1<<20]) {
-			t.Errorf("%v: the part that could be read: error %d", test.err, e)
+			t.Errorf("%v: the part that could be read: error %d", tt.err, e)
 		}
 		c.closed()
 	}
@@ -252,7 +250,7 @@ func TestPipelined(t *testing.T) {
 // The client disconnects after each byte of a complete conversation.
 func TestDisconnectAnywhere(t *testing.T) {
 	d := randomDisk(1 << 20)
-	// High limits, which are not under test.
+	// High limits, which are not under tt.
 	s, a := start(t, Options{Connections: 1000, PerExport: 1000}, map[string]Disk{"x": d})
 	talk := append([]byte{0, 0, 0, 1}, option(optList, nil)...)
 	talk = append(talk, option(optInfo, choice("x"))...)
@@ -263,11 +261,11 @@ func TestDisconnectAnywhere(t *testing.T) {
 	for n := range len(talk) + 1 {
 		c := dial(t, a)
 		_, err := c.Write(talk[:n])
-		must(t, err)
-		must(t, c.Close())
+		test.Must(t, err)
+		test.Must(t, c.Close())
 	}
 	checkServes(t, a, "x", d)
-	eventually(t, "all clients are gone", func() bool {
+	test.Eventually(t, "all clients are gone", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return len(s.clients) == 0

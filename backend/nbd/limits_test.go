@@ -10,9 +10,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cowblk/backend/loglimit"
+	"cowblk/internal/test"
 )
 
 // ends reports whether the server closes the connection before the test's own deadline.
@@ -22,53 +24,78 @@ func ends(c net.Conn) bool {
 	return !(errors.As(err, &timeout) && timeout.Timeout())
 }
 
+// inBubble runs f beside a server with the export x, in a bubble of testing/synctest, where time
+// passes at once. connect returns a new client.
+func inBubble(t *testing.T, o Options, d Disk, f func(t *testing.T, connect func() *script)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		o.Log = quiet
+		s := New(o)
+		test.Must(t, s.AddExport("x", d))
+		f(t, func() *script {
+			c, theirs := net.Pipe()
+			s.admit(theirs, Address{Network: "unix"})
+			test.Must(t, c.SetDeadline(time.Now().Add(time.Hour)))
+			return &script{c, t}
+		})
+		test.Must(t, s.Close())
+	})
+}
+
 func TestHandshakeTime(t *testing.T) {
-	d := randomDisk(1 << 20)
-	_, a := start(t, Options{HandshakeTime: time.Second}, map[string]Disk{"x": d})
-	silent := dial(t, a)
-	slow := greeted(t, a)
-	go func() {
-		for _, b := range option(optGo, choice("x")) {
-			slow.Write([]byte{b})
-			time.Sleep(100 * time.Millisecond)
+	inBubble(t, Options{HandshakeTime: time.Second}, randomDisk(1<<20), func(t *testing.T, connect func() *script) {
+		silent, slow, c := connect(), connect(), connect()
+		slow.greet()
+		go func() {
+			for _, b := range option(optGo, choice("x")) {
+				slow.Write([]byte{b})
+				time.Sleep(100 * time.Millisecond)
+			}
+		}()
+		c.greet()
+		c.choose("x")
+		if !ends(silent) || !ends(slow) {
+			t.Error("half-open connections stay")
 		}
-	}()
-	if !ends(silent) || !ends(slow) {
-		t.Error("half-open connections stay")
-	}
-	c := ready(t, a, "x")
-	time.Sleep(1500 * time.Millisecond) // longer than HandshakeTime, which does not limit the connection
-	c.give(command(cmdRead, 0, 1, 0, 512))
-	if e := c.reply(1); e != 0 {
-		t.Errorf("error %d", e)
-	}
+		time.Sleep(2 * time.Second) // longer than HandshakeTime, which does not limit the connection
+		c.give(command(cmdRead, 0, 1, 0, 512))
+		test.Equal(t, c.reply(1), 0, "error")
+		c.take(512)
+	})
 }
 
 func TestIdleTime(t *testing.T) {
-	_, a := start(t, Options{IdleTime: 50 * time.Millisecond}, map[string]Disk{"x": randomDisk(512)})
-	if !ends(ready(t, a, "x")) {
-		t.Error("an idle connection stays")
-	}
+	inBubble(t, Options{IdleTime: time.Minute}, randomDisk(512), func(t *testing.T, connect func() *script) {
+		c, began := connect(), time.Now()
+		c.greet()
+		c.choose("x")
+		if !ends(c) || time.Since(began) != time.Minute {
+			t.Errorf("an idle connection stays for %s", time.Since(began))
+		}
+	})
 }
 
 func TestStallTime(t *testing.T) {
-	d := randomDisk(64 << 20)
-	_, a := start(t, Options{StallTime: time.Second}, map[string]Disk{"x": d})
-	half := ready(t, a, "x")
-	half.give(command(cmdRead, 0, 1, 0, 512)[:requestLen-1])
-	payload := ready(t, a, "x")
-	payload.give(command(cmdWrite, 0, 1, 0, 512))
-	if !ends(half) || !ends(payload) {
-		t.Error("half-sent requests stay")
-	}
-	// A client that does not read its reply gets only what is in the socket's buffers.
-	deaf := ready(t, a, "x")
-	deaf.give(command(cmdRead, 0, 1, 0, maxRequest))
-	time.Sleep(1500 * time.Millisecond)
-	if n, _ := io.Copy(io.Discard, deaf); n >= maxRequest {
-		t.Errorf("%d bytes came", n)
-	}
-	checkServes(t, a, "x", d)
+	inBubble(t, Options{StallTime: time.Second}, randomDisk(maxRequest), func(t *testing.T, connect func() *script) {
+		half, payload, deaf, c := connect(), connect(), connect(), connect()
+		for _, c := range []*script{half, payload, deaf, c} {
+			c.greet()
+			c.choose("x")
+		}
+		half.give(command(cmdRead, 0, 1, 0, 512)[:requestLen-1])
+		payload.give(command(cmdWrite, 0, 1, 0, 512))
+		if !ends(half) || !ends(payload) {
+			t.Error("half-sent requests stay")
+		}
+		deaf.give(command(cmdRead, 0, 1, 0, maxRequest)) // and does not read the reply
+		time.Sleep(2 * time.Second)
+		if n, _ := io.Copy(io.Discard, deaf); n >= maxRequest {
+			t.Errorf("%d bytes came", n)
+		}
+		c.give(command(cmdRead, 0, 1, 0, 512))
+		test.Equal(t, c.reply(1), 0, "error")
+		c.take(512)
+	})
 }
 
 // While other clients are stuck in every state, a client is served.
@@ -94,7 +121,7 @@ func TestPerExport(t *testing.T) {
 	}
 	checkServes(t, a, "y", d)
 	first.Close()
-	eventually(t, "a place is free", func() bool { return s.Exports()[0].Clients == 1 })
+	test.Eventually(t, "a place is free", func() bool { return s.Exports()[0].Clients == 1 })
 	checkServes(t, a, "x", d)
 }
 
@@ -104,7 +131,7 @@ func TestFlood(t *testing.T) {
 	// Half-open connections are disconnected for clients that negotiate.
 	for i := range 200 {
 		dial(t, a)
-		eventually(t, "the client has come and another one gone", func() bool {
+		test.Eventually(t, "the client has come and another one gone", func() bool {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.accepted == uint64(i+1) && len(s.clients) <= 8
@@ -123,12 +150,10 @@ func TestFlood(t *testing.T) {
 	}
 	for _, c := range talking {
 		c.give(command(cmdRead, 0, 1, 0, 512))
-		if e := c.reply(1); e != 0 {
-			t.Errorf("error %d", e)
-		}
+		test.Equal(t, c.reply(1), 0, "error")
 		c.take(512)
 	}
-	eventually(t, "only those who talk are left", func() bool {
+	test.Eventually(t, "only those who talk are left", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return len(s.clients) == 8
@@ -144,7 +169,7 @@ func TestRemoveExport(t *testing.T) {
 	<-d.into
 	removed := make(chan error, 1)
 	go func() { removed <- s.RemoveExport("x") }()
-	eventually(t, "the export is not offered", func() bool { return len(s.Exports()) == 1 })
+	test.Eventually(t, "the export is not offered", func() bool { return len(s.Exports()) == 1 })
 	select {
 	case err := <-removed:
 		t.Error("removed while the disk is being read")
@@ -152,24 +177,20 @@ func TestRemoveExport(t *testing.T) {
 	case <-time.After(20 * time.Millisecond):
 	}
 	close(d.wait)
-	must(t, <-removed)
+	test.Must(t, <-removed)
 	if !ends(reading) {
 		t.Error("the client stays")
 	}
 	other.give(command(cmdRead, 0, 1, 0, 512))
-	if e := other.reply(1); e != 0 {
-		t.Errorf("the other export: error %d", e)
-	}
-	if err := s.RemoveExport("x"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("again: %v", err)
-	}
-	must(t, s.AddExport("x", randomDisk(512)))
+	test.Equal(t, other.reply(1), 0, "the other export: error")
+	test.ErrorIs(t, s.RemoveExport("x"), ErrNotFound, "again")
+	test.Must(t, s.AddExport("x", randomDisk(512)))
 	ready(t, a, "x")
 }
 
 func TestAddExportErrors(t *testing.T) {
 	s, _ := start(t, Options{}, map[string]Disk{"x": randomDisk(512)})
-	for _, test := range []struct {
+	for _, tt := range []struct {
 		name string
 		disk Disk
 		want error
@@ -181,17 +202,11 @@ func TestAddExportErrors(t *testing.T) {
 		{"odd", randomDisk(513), ErrSize},
 		{"empty", &memDisk{}, ErrSize},
 	} {
-		if err := s.AddExport(test.name, test.disk); !errors.Is(err, test.want) {
-			t.Errorf("AddExport(%.10q): %v, expected %v", test.name, err, test.want)
-		}
+		test.ErrorIs(t, s.AddExport(tt.name, tt.disk), tt.want, tt.name)
 	}
-	must(t, s.Close())
-	if err := s.AddExport("z", randomDisk(512)); !errors.Is(err, ErrClosed) {
-		t.Errorf("after Close: %v", err)
-	}
-	if _, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"}); !errors.Is(err, ErrClosed) {
-		t.Errorf("Listen after Close: %v", err)
-	}
+	test.Must(t, s.Close())
+	test.ErrorIs(t, s.AddExport("z", randomDisk(512)), ErrClosed, "after Close")
+	test.ErrorIs(t, test.Err(s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})), ErrClosed, "Listen after Close")
 }
 
 // Close ends clients in every state; start checks that nothing is left.
@@ -199,7 +214,7 @@ func TestCloseUnderLoad(t *testing.T) {
 	d := randomDisk(8 << 20)
 	s, a := start(t, Options{}, map[string]Disk{"x": d})
 	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
-	must(t, err)
+	test.Must(t, err)
 	var wg sync.WaitGroup
 	for i := range 12 {
 		at := []Address{a, tcp}[i%2]
@@ -222,9 +237,9 @@ func TestCloseUnderLoad(t *testing.T) {
 			})
 		}
 	}
-	must(t, s.Close())
+	test.Must(t, s.Close())
 	wg.Wait()
-	must(t, s.Close())
+	test.Must(t, s.Close())
 }
 
 // Many bad clients do not produce as many log lines.
@@ -236,7 +251,7 @@ func TestLogIsLimited(t *testing.T) {
 		c.give(make([]byte, optionHeaderLen))
 		c.closed()
 	}
-	must(t, s.Close())
+	test.Must(t, s.Close())
 	if n := strings.Count(log.String(), "\n"); n < 1 || n > 2*loglimit.Burst+1 {
 		t.Errorf("%d lines:\n%s", n, log.String())
 	}
@@ -245,7 +260,7 @@ func TestLogIsLimited(t *testing.T) {
 func TestExports(t *testing.T) {
 	s, a := start(t, Options{}, map[string]Disk{"vm1@t": randomDisk(512), "vm1@s": randomDisk(1024)})
 	ready(t, a, "vm1@t")
-	eventually(t, "the client is counted", func() bool { return s.Exports()[1].Total == 1 })
+	test.Eventually(t, "the client is counted", func() bool { return s.Exports()[1].Total == 1 })
 	want := fmt.Sprintf("[{vm1@s 1024 0 0 [%s]} {vm1@t 512 1 1 [%s]}]", a.URI("vm1@s"), a.URI("vm1@t"))
 	if got := fmt.Sprint(s.Exports()); got != want {
 		t.Errorf("%s\nexpected %s", got, want)

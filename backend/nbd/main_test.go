@@ -8,62 +8,18 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/pojntfx/go-nbd/pkg/protocol"
+
+	"cowblk/internal/test"
 )
 
 // waitTimeout bounds every wait in these tests. Reaching it is a failure.
 const waitTimeout = 20 * time.Second
-
-// eventually polls cond until it holds.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(waitTimeout); !cond(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not reached: %s", what)
-		}
-	}
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func countFDs(t testing.TB) int {
-	t.Helper()
-	d, err := os.ReadDir("/proc/self/fd")
-	must(t, err)
-	return len(d)
-}
-
-// checkLeaks fails the test if goroutines or file descriptors are left at its end.
-func checkLeaks(t *testing.T) {
-	t.Helper()
-	// The first use of the network poller opens descriptors that remain.
-	if l, err := net.Listen("unix", filepath.Join(t.TempDir(), "warm")); err == nil {
-		l.Close()
-	}
-	goroutines, fds := runtime.NumGoroutine(), countFDs(t)
-	t.Cleanup(func() {
-		g, f := 0, 0
-		for end := time.Now().Add(waitTimeout); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-			if g, f = runtime.NumGoroutine(), countFDs(t); g <= goroutines && f <= fds {
-				return
-			}
-		}
-		buf := make([]byte, 1<<16)
-		t.Errorf("left behind: %d goroutines (were %d), %d fds (were %d)\n%s", g, goroutines, f, fds, buf[:runtime.Stack(buf, true)])
-	})
-}
 
 // memDisk is a disk in memory with reads that can fail or block.
 type memDisk struct {
@@ -101,17 +57,17 @@ var quiet = slog.New(slog.DiscardHandler)
 // start runs a server with one UNIX socket until the test ends.
 func start(t *testing.T, o Options, exports map[string]Disk) (*Server, Address) {
 	t.Helper()
-	checkLeaks(t)
+	test.NoLeaks(t)
 	if o.Log == nil {
 		o.Log = quiet
 	}
 	s := New(o)
 	for name, d := range exports {
-		must(t, s.AddExport(name, d))
+		test.Must(t, s.AddExport(name, d))
 	}
 	a, err := s.Listen(Address{Network: "unix", Path: filepath.Join(t.TempDir(), "nbd")})
-	must(t, err)
-	t.Cleanup(func() { must(t, s.Close()) })
+	test.Must(t, err)
+	t.Cleanup(func() { test.Must(t, s.Close()) })
 	return s, a
 }
 
@@ -122,9 +78,9 @@ func dial(t *testing.T, a Address) net.Conn {
 		network, addr = "tcp", net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port)))
 	}
 	c, err := net.Dial(network, addr)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(waitTimeout)))
+	test.Must(t, c.SetDeadline(time.Now().Add(waitTimeout)))
 	return c
 }
 
@@ -138,27 +94,38 @@ type script struct {
 func greeted(t *testing.T, a Address) *script {
 	t.Helper()
 	c := &script{dial(t, a), t}
+	c.greet()
+	return c
+}
+
+func (c *script) greet() {
+	c.t.Helper()
 	g := c.take(greetingLen)
 	if binary.BigEndian.Uint64(g) != protocol.NEGOTIATION_MAGIC_OLDSTYLE || binary.BigEndian.Uint64(g[8:]) != protocol.NEGOTIATION_MAGIC_OPTION {
-		t.Fatalf("greeting % x", g)
+		c.t.Fatalf("greeting % x", g)
 	}
 	c.give([]byte{0, 0, 0, 1})
-	return c
 }
 
 // ready returns a client that has selected an export.
 func ready(t *testing.T, a Address, name string) *script {
 	t.Helper()
 	c := greeted(t, a)
+	c.choose(name)
+	return c
+}
+
+func (c *script) choose(name string) {
+	c.t.Helper()
 	c.give(option(optGo, choice(name)))
 	for {
 		kind, data := c.optionReply(optGo)
 		switch kind {
 		case repAck:
-			return c
+			return
 		case repInfo:
 		default:
-			t.Fatalf("GO %q: %#x %q", name, kind, data)
+			c.t.Fatalf("GO %q: %#x %q", name, kind, data)
 		}
 	}
 }
@@ -166,14 +133,14 @@ func ready(t *testing.T, a Address, name string) *script {
 func (c *script) give(p []byte) {
 	c.t.Helper()
 	_, err := c.Write(p)
-	must(c.t, err)
+	test.Must(c.t, err)
 }
 
 func (c *script) take(n int) []byte {
 	c.t.Helper()
 	p := make([]byte, n)
 	_, err := io.ReadFull(c, p)
-	must(c.t, err)
+	test.Must(c.t, err)
 	return p
 }
 

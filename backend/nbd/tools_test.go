@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // runTool runs an installed NBD client.
@@ -38,7 +40,7 @@ func TestTools(t *testing.T) {
 	}
 	s, unix := start(t, Options{}, disks)
 	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
-	must(t, err)
+	test.Must(t, err)
 	for _, at := range []Address{unix, tcp} {
 		for name, d := range disks {
 			t.Run(at.Network+"/"+name, func(t *testing.T) { checkTools(t, at.URI(name), name, d.(*memDisk).data) })
@@ -62,7 +64,7 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 			Flush bool   `json:"can_flush"`
 		} `json:"exports"`
 	}
-	must(t, json.Unmarshal([]byte(runTool(t, "nbdinfo", "--json", uri)), &info))
+	test.Must(t, json.Unmarshal([]byte(runTool(t, "nbdinfo", "--json", uri)), &info))
 	if len(info.Exports) != 1 {
 		t.Fatalf("nbdinfo: %+v", info)
 	}
@@ -75,7 +77,7 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 	check := func(file string) {
 		t.Helper()
 		got, err := os.ReadFile(file)
-		must(t, err)
+		test.Must(t, err)
 		if !bytes.Equal(got, want) {
 			t.Errorf("%s: %d bytes differ from the %d exported", filepath.Base(file), len(got), len(want))
 		}
@@ -106,7 +108,7 @@ func TestToolsList(t *testing.T) {
 			Size int    `json:"export-size"`
 		} `json:"exports"`
 	}
-	must(t, json.Unmarshal([]byte(runTool(t, "nbdinfo", "--list", "--json", a.URI(""))), &info))
+	test.Must(t, json.Unmarshal([]byte(runTool(t, "nbdinfo", "--list", "--json", a.URI(""))), &info))
 	if got := fmt.Sprint(info.Exports); got != "[{vm1@a 512} {vm1@b 1024} {vm2 2048}]" {
 		t.Errorf("found %s", got)
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/digitalocean/go-libvirt"
+
+	"cowblk/internal/test"
 )
 
 // xdrError encodes a libvirt error of the remote protocol (src/rpc/virnetprotocol.x,
@@ -85,9 +87,7 @@ func (h *libvirtPeer) freezer(t *testing.T) *LibvirtFreeze {
 	t.Helper()
 	p := listen(t, h.serve)
 	at, err := ParseLibvirt("qemu:///system?socket="+p.addr.Path, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return NewLibvirtFreeze(at)
 }
 
@@ -131,13 +131,11 @@ func TestLibvirtIdentify(t *testing.T) {
 		t.Errorf("%q, %v", instance, err)
 	}
 	h = &libvirtPeer{id: -1}
-	if _, err := h.freezer(t).Identify(within(t, waitTimeout)); !errors.Is(err, errNotRunning) {
-		t.Errorf("of a domain that is off: %v", err)
-	}
-	for _, message := range []string{"Guest agent is not responding: QEMU guest agent is not connected", "Guest agent is not responding: Guest agent not available for now"} {
-		h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrAgentUnresponsive, message)}}
-		if _, err := h.freezer(t).Identify(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), message) {
-			t.Errorf("%s: %v", message, err)
+	test.ErrorIs(t, test.Err(h.freezer(t).Identify(within(t, waitTimeout))), errNotRunning, "of a domain that is off")
+	for _, cause := range []string{"Guest agent is not responding: QEMU guest agent is not connected", "Guest agent is not responding: Guest agent not available for now"} {
+		h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrAgentUnresponsive, cause)}}
+		if _, err := h.freezer(t).Identify(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), cause) {
+			t.Errorf("%s: %v", cause, err)
 		}
 	}
 	h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrInternalError, "Command guest-get-time has been disabled")}}
@@ -186,12 +184,8 @@ func TestLibvirtPauseGone(t *testing.T) {
 		p := listen(t, peer.serve)
 		spec := Spec{Mode: QuiescePause, Libvirt: "qemu:///system?socket=" + p.addr.Path, Domain: "test", Instance: "domain 7"}
 		h, err := spec.Open(nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := h.ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
-			t.Errorf("%s: %v", name, err)
-		}
+		test.Must(t, err)
+		test.ErrorIs(t, h.ForceThaw(within(t, waitTimeout)), ErrGone, name)
 		if _, err := h.Identify(within(t, waitTimeout)); err == nil && peer.id < 0 {
 			t.Errorf("%s was identified", name)
 		}
@@ -206,9 +200,7 @@ func TestAgentGone(t *testing.T) {
 	open := func() *Handle {
 		t.Helper()
 		h, err := spec.Open(nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		return h
 	}
 	h := open()
@@ -218,38 +210,26 @@ func TestAgentGone(t *testing.T) {
 		t.Errorf("instance %q, %v; want %q", instance, err, want)
 	}
 	spec.Instance = instance
-	if err := open().ForceThaw(within(t, waitTimeout)); err != nil {
-		t.Errorf("the same run: %v", err)
-	}
+	test.Check(t, open().ForceThaw(within(t, waitTimeout)), "the same run")
 	dead := exec.Command("true")
-	if err := dead.Run(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, dead.Run())
 	spec.Instance = fmt.Sprintf("pid %d", dead.Process.Pid)
-	if err := open().ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
-		t.Errorf("of a process that has ended: %v", err)
-	}
+	test.ErrorIs(t, open().ForceThaw(within(t, waitTimeout)), ErrGone, "of a process that has ended")
 	// No listener and no instance, as in records of earlier versions.
 	path := filepath.Join(t.TempDir(), "agent")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	spec = Spec{Mode: QuiesceGuest, Agent: "unix:" + path}
-	if err := open().ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
-		t.Errorf("refused: %v", err)
-	}
+	test.ErrorIs(t, open().ForceThaw(within(t, waitTimeout)), ErrGone, "refused")
 	if _, err := open().Identify(within(t, waitTimeout)); err == nil {
 		t.Error("an agent that refuses was identified")
 	}
 	spec = Spec{Mode: QuiescePause, QMP: "unix:" + path}
 	h = open()
 	defer h.Close()
-	if err := h.ForceThaw(within(t, waitTimeout)); !errors.Is(err, ErrGone) {
-		t.Errorf("a monitor that refuses: %v", err)
-	}
+	test.ErrorIs(t, h.ForceThaw(within(t, waitTimeout)), ErrGone, "a monitor that refuses")
 	// A socket that does not exist may appear later.
 	spec = Spec{Mode: QuiesceGuest, Agent: "unix:" + path + ".none"}
 	if err := open().ForceThaw(within(t, freezeTime(false))); err == nil || errors.Is(err, ErrGone) {

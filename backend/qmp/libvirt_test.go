@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // Procedures of libvirt's remote protocol (src/remote/remote_protocol.x).
@@ -111,9 +114,7 @@ func TestLibvirtFaults(t *testing.T) {
 					}
 					p := listen(t, h.serve)
 					at, err := ParseLibvirt("qemu:///system?socket="+p.addr.Path, "test")
-					if err != nil {
-						t.Fatal(err)
-					}
+					test.Must(t, err)
 					called := false
 					err = WhileQuiesced(context.Background(), NewLibvirtFreeze(at), freezeTime(proc == procThaw || fault == "none"), thawTime, func(context.Context) error {
 						called = true
@@ -135,35 +136,20 @@ func TestLibvirtFaults(t *testing.T) {
 }
 
 func TestLibvirtAbsent(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	at, err := ParseLibvirt("qemu:///system?socket="+t.TempDir()+"/none", "test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	freeze := NewLibvirtFreeze(at)
-	if err := freeze.Freeze(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), "no such file") {
-		t.Errorf("Freeze: %v", err)
-	}
-	if err := freeze.Thaw(within(t, waitTimeout)); err != nil {
-		t.Errorf("Thaw of what was not frozen: %v", err)
-	}
-	if err := freeze.ForceThaw(within(t, 100*time.Millisecond)); !errors.Is(err, ErrNotThawed) {
-		t.Errorf("Release: %v", err)
-	}
+	test.ErrorIs(t, freeze.Freeze(within(t, waitTimeout)), fs.ErrNotExist, "Freeze")
+	test.Check(t, freeze.Thaw(within(t, waitTimeout)), "Thaw of what was not frozen")
+	test.ErrorIs(t, freeze.ForceThaw(within(t, 100*time.Millisecond)), ErrNotThawed, "Release")
 	pause, err := NewLibvirtPause(at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := pause.Freeze(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), "no such file") {
-		t.Errorf("Freeze: %v", err)
-	}
+	test.Must(t, err)
+	test.ErrorIs(t, pause.Freeze(within(t, waitTimeout)), fs.ErrNotExist, "Freeze")
 	other, err := ParseLibvirt("qemu:///session?socket=/none", "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := NewLibvirtPause(other); err == nil || !strings.Contains(err.Error(), "qemu:///system only") {
-		t.Errorf("pause through a session daemon: %v", err)
-	}
+	test.Must(t, err)
+	_, err = NewLibvirtPause(other)
+	test.Texts(t, "libvirt_uris.texts")(t, "pause through a session daemon", err)
 }
 
 func TestPacketConn(t *testing.T) {
@@ -199,12 +185,9 @@ func TestPacketConn(t *testing.T) {
 func TestLibvirtSessionWithoutRunDirectory(t *testing.T) {
 	for _, dir := range []string{"", "run/user"} {
 		t.Setenv("XDG_RUNTIME_DIR", dir)
-		if _, err := ParseLibvirt("qemu:///session", "x"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("XDG_RUNTIME_DIR is %q", dir)) {
-			t.Errorf("%q: %v", dir, err)
-		}
-		if _, err := ParseLibvirt("qemu:///session?socket=/s", "x"); err != nil {
-			t.Errorf("%q, with a socket: %v", dir, err)
-		}
+		_, err := ParseLibvirt("qemu:///session", "x")
+		test.Texts(t, "libvirt_uris.texts")(t, fmt.Sprintf("XDG_RUNTIME_DIR=%q", dir), err)
+		test.Check(t, test.Err(ParseLibvirt("qemu:///session?socket=/s", "x")), dir, "with a socket")
 	}
 	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1")
 	if l, err := ParseLibvirt("qemu:///session", "x"); err != nil || l.sockets[0] != "/run/user/1/libvirt/libvirt-sock" {

@@ -5,12 +5,12 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // waitTimeout bounds every wait in these tests. Reaching it is a failure.
@@ -35,42 +35,6 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(waitTimeout); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not reached: %s", what)
-		}
-	}
-}
-
-// checkLeaks fails the test if goroutines or file descriptors are left at its end.
-func checkLeaks(t *testing.T) {
-	t.Helper()
-	if l, err := net.Listen("unix", filepath.Join(t.TempDir(), "warm")); err == nil {
-		l.Close() // opens the descriptors of the network poller
-	}
-	count := func() (int, int) {
-		d, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return runtime.NumGoroutine(), len(d)
-	}
-	g0, f0 := count()
-	t.Cleanup(func() {
-		g, f := count()
-		for end := time.Now().Add(waitTimeout); g > g0 || f > f0; g, f = count() {
-			if time.Now().After(end) {
-				buf := make([]byte, 1<<16)
-				t.Errorf("left behind: %d goroutines (were %d), %d fds (were %d)\n%s", g, g0, f, f0, buf[:runtime.Stack(buf, true)])
-				return
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-	})
-}
-
 // peer is a fake program behind a UNIX socket.
 type peer struct {
 	t    *testing.T
@@ -85,7 +49,7 @@ type peer struct {
 // listen starts a peer that serves one client at a time, as QEMU's sockets do.
 func listen(t *testing.T, handle func(conn net.Conn, in *bufio.Reader)) *peer {
 	t.Helper()
-	checkLeaks(t)
+	test.NoLeaks(t)
 	p := &peer{t: t, addr: Address{Path: filepath.Join(t.TempDir(), "s")}, conns: make(map[net.Conn]bool)}
 	p.start(handle)
 	t.Cleanup(p.stop)
@@ -94,9 +58,7 @@ func listen(t *testing.T, handle func(conn net.Conn, in *bufio.Reader)) *peer {
 
 func (p *peer) start(handle func(conn net.Conn, in *bufio.Reader)) {
 	l, err := net.Listen("unix", p.addr.Path)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	test.Must(p.t, err)
 	p.l = l
 	p.wg.Go(func() {
 		for {

@@ -19,6 +19,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/qmp/link"
+	"cowblk/internal/test"
 )
 
 const greeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "fake"}, "capabilities": ["oob"]}}`
@@ -172,16 +173,12 @@ func TestMonitorRun(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if err := m.Run(context.Background(), "noop", nil, nil); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, m.Run(context.Background(), "noop", nil, nil))
 		})
 	}
 	wg.Wait()
 	m.Close()
-	if err := m.Run(context.Background(), "noop", nil, nil); !errors.Is(err, ErrClosed) {
-		t.Errorf("after Close: %v", err)
-	}
+	test.ErrorIs(t, m.Run(context.Background(), "noop", nil, nil), ErrClosed, "after Close")
 }
 
 // A late reply is not taken for that of the next command.
@@ -194,12 +191,8 @@ func TestMonitorLateReply(t *testing.T) {
 		return ""
 	}
 	m := monitor(t, p.addr)
-	if err := m.Run(within(t, waitTimeout), "query-status", nil, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.Run(within(t, 5*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v", err)
-	}
+	test.Must(t, m.Run(within(t, waitTimeout), "query-status", nil, nil))
+	test.ErrorIs(t, m.Run(within(t, 5*time.Millisecond), "noop", nil, nil), context.DeadlineExceeded)
 	var s struct{ Status string }
 	if err := m.Run(within(t, waitTimeout), "query-status", nil, &s); err != nil || s.Status != "running" {
 		t.Errorf("%+v, %v", s, err)
@@ -211,7 +204,7 @@ func TestMonitorReconnects(t *testing.T) {
 	m := monitor(t, p.addr)
 	sub := m.Subscribe("SHUTDOWN")
 	for i := range 3 {
-		eventually(t, "a connection that works", func() bool {
+		test.Eventually(t, "a connection that works", func() bool {
 			return m.Run(within(t, waitTimeout), "noop", nil, nil) == nil
 		})
 		f.emit(`{"event": "SHUTDOWN", "data": {"n": %d}, "timestamp": {"seconds": 1, "microseconds": 2}}`, i)
@@ -238,15 +231,11 @@ func TestMonitorEventsNeverBlock(t *testing.T) {
 	f, p := newMachine(t)
 	m := monitor(t, p.addr)
 	sub, other := m.Subscribe(), m.Subscribe("OTHER")
-	if err := m.Run(within(t, waitTimeout), "noop", nil, nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, m.Run(within(t, waitTimeout), "noop", nil, nil))
 	for i := range 100 {
 		f.emit(`{"event": "NOISE", "data": {"n": %d}, "timestamp": {"seconds": 1, "microseconds": 2}}`, i)
 	}
-	if err := m.Run(within(t, waitTimeout), "noop", nil, nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, m.Run(within(t, waitTimeout), "noop", nil, nil))
 	if lost := sub.Lost(); lost != 100-8 || other.Lost() != 0 {
 		t.Errorf("%d and %d lost, want 92 and 0", lost, other.Lost())
 	}
@@ -272,15 +261,11 @@ func TestMonitorOddPeers(t *testing.T) {
 			f.bad = bad
 			f.mu.Unlock()
 			m := monitor(t, p.addr)
-			if err := m.Run(within(t, 300*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("got %v", err)
-			}
+			test.ErrorIs(t, m.Run(within(t, 300*time.Millisecond), "noop", nil, nil), context.DeadlineExceeded)
 			f.mu.Lock()
 			f.bad = ""
 			f.mu.Unlock()
-			if err := m.Run(within(t, waitTimeout), "noop", nil, nil); err != nil {
-				t.Errorf("once it is a QEMU: %v", err)
-			}
+			test.Check(t, m.Run(within(t, waitTimeout), "noop", nil, nil), "once it is a QEMU")
 		})
 	}
 }
@@ -308,9 +293,7 @@ func TestPauseFaults(t *testing.T) {
 					called := false
 					err := WhileQuiesced(context.Background(), NewPause(m), freezeTime(command == "cont"), thawTime, func(context.Context) error {
 						called = true
-						if s := f.status(); s != "paused" {
-							t.Errorf("f was called while the guest was %s", s)
-						}
+						test.Equal(t, f.status(), "paused", "f was called while the guest was")
 						return nil
 					})
 					if s := f.status(); s != "running" {
@@ -333,29 +316,23 @@ func TestPauseLeavesOthersAlone(t *testing.T) {
 			f.state = state
 			m := monitor(t, p.addr)
 			q := NewPause(m)
-			if err := WhileQuiesced(context.Background(), q, waitTimeout, waitTimeout, func(context.Context) error { return nil }); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, WhileQuiesced(context.Background(), q, waitTimeout, waitTimeout, func(context.Context) error { return nil }))
 			if s := f.status(); s != state {
 				t.Errorf("the guest is %s now", s)
 			}
-			if err := q.ForceThaw(within(t, waitTimeout)); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, q.ForceThaw(within(t, waitTimeout)))
 			want := state
 			if state == "paused" {
 				want = "running"
 			}
-			if s := f.status(); s != want {
-				t.Errorf("after Resume the guest is %s, want %s", s, want)
-			}
+			test.Equal(t, f.status(), want, "after Resume the guest")
 		})
 	}
 }
 
 // TestRealQEMU runs the monitor against a QEMU that ends and restarts.
 func TestRealQEMU(t *testing.T) {
-	checkLeaks(t)
+	test.NoLeaks(t)
 	addr := Address{Path: filepath.Join(t.TempDir(), "qmp")}
 	m := NewMonitor(MonitorOptions{Address: addr, Retry: 200 * time.Millisecond})
 	defer m.Close()
@@ -365,10 +342,8 @@ func TestRealQEMU(t *testing.T) {
 		stop := runQEMU(t, addr)
 		q := NewPause(m)
 		// The end of the last QEMU may not have been detected yet.
-		eventually(t, "a connection that works", func() bool { return m.Run(ctx, "query-status", nil, nil) == nil })
-		if err := m.Run(ctx, "cont", nil, nil); err != nil {
-			t.Fatal(err)
-		}
+		test.Eventually(t, "a connection that works", func() bool { return m.Run(ctx, "query-status", nil, nil) == nil })
+		test.Must(t, m.Run(ctx, "cont", nil, nil))
 		if e := <-events.C; e.Event != "RESUME" || e.Timestamp.Seconds == 0 {
 			t.Errorf("got %+v, want RESUME", e)
 		}
@@ -378,9 +353,7 @@ func TestRealQEMU(t *testing.T) {
 			}
 			return nil
 		})
-		if err != nil {
-			t.Error(err)
-		}
+		test.Check(t, err)
 		if running, state, err := q.status(ctx); !running || err != nil {
 			t.Errorf("afterwards: %s, %v", state, err)
 		}
@@ -408,9 +381,7 @@ func runQEMU(t *testing.T, addr Address) (stop func()) {
 	cmd := exec.Command("qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-machine", "none",
 		"-qmp", "unix:"+addr.Path+",server=on,wait=off")
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, cmd.Start())
 	stop = sync.OnceFunc(func() { cmd.Process.Kill(); cmd.Wait() })
 	t.Cleanup(stop)
 	return stop
@@ -420,12 +391,8 @@ func runQEMU(t *testing.T, addr Address) (stop func()) {
 func TestGoQEMU(t *testing.T) {
 	f, p := newMachine(t)
 	mon, err := qmp.NewSocketMonitor("unix", p.addr.Path, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := mon.Connect(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, mon.Connect())
 	defer mon.Disconnect()
 	q := NewPause(GoQEMU(mon))
 	if err := q.Freeze(within(t, waitTimeout)); err != nil || f.status() != "paused" {
@@ -434,15 +401,11 @@ func TestGoQEMU(t *testing.T) {
 	if err := q.Thaw(within(t, waitTimeout)); err != nil || f.status() != "running" {
 		t.Errorf("Thaw: %v, %s", err, f.status())
 	}
-	if err := GoQEMU(mon).Run(within(t, waitTimeout), "nothing", nil, nil); err == nil || !strings.Contains(err.Error(), "has not been found") {
-		t.Errorf("unknown command: %v", err)
-	}
+	test.Texts(t, "agent.texts")(t, "command unknown to QEMU", GoQEMU(mon).Run(within(t, waitTimeout), "nothing", nil, nil))
 	f.mu.Lock()
 	f.fault = func(string, int) string { return "hang" }
 	f.mu.Unlock()
-	if err := GoQEMU(mon).Run(within(t, 50*time.Millisecond), "noop", nil, nil); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a peer that hangs: %v", err)
-	}
+	test.ErrorIs(t, GoQEMU(mon).Run(within(t, 50*time.Millisecond), "noop", nil, nil), context.DeadlineExceeded, "a peer that hangs")
 }
 
 // shortReply is a monitor that fails as go-libvirt does when the connection is lost.
@@ -451,7 +414,5 @@ type shortReply struct{ qmp.Monitor }
 func (shortReply) Run([]byte) ([]byte, error) { var none []byte; return none[4:], nil }
 
 func TestGoQEMUShortReply(t *testing.T) {
-	if err := GoQEMU(shortReply{}).Run(within(t, waitTimeout), "stop", nil, nil); !errors.Is(err, ErrDisconnected) {
-		t.Errorf("got %v", err)
-	}
+	test.ErrorIs(t, GoQEMU(shortReply{}).Run(within(t, waitTimeout), "stop", nil, nil), ErrDisconnected)
 }

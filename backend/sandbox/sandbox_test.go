@@ -11,46 +11,36 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // makeFiles makes the files and the listener that helpers use.
 func makeFiles(t *testing.T) *task {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "confined")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	at := func(elem ...string) string { return filepath.Join(append([]string{dir}, elem...)...) }
 	for _, sub := range []string{"foreign", "read", "change", "change2", "sockets"} {
-		if err := os.Mkdir(at(sub), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.Mkdir(at(sub), 0o700))
 	}
 	program, err := os.ReadFile("/bin/true")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for path, content := range map[string][]byte{
 		at("foreign", "file"): []byte("foreign"), at("read", "file"): []byte("read"), at("write"): nil,
 		at("foreign", "old-before"): nil, at("foreign", "old-after"): nil, at("foreign", "mv-before"): nil, at("foreign", "mv-after"): nil,
 		at("change", "program"): program,
 	} {
-		if err := os.WriteFile(path, content, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(path, content, 0o700))
 	}
 	for network, address := range map[string]string{"unix": at("foreign", "listens"), "unix ": "@" + at("abstract")} {
 		l, err := net.Listen(strings.TrimSpace(network), address)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { l.Close() })
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { l.Close() })
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	return &task{
@@ -66,9 +56,7 @@ func makeFiles(t *testing.T) *task {
 func (k *task) helper(t *testing.T) (a answer) {
 	t.Helper()
 	text, err := json.Marshal(k)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), helperEnv+"="+string(text))
 	cmd.Stderr = os.Stderr
@@ -134,13 +122,9 @@ func TestConfined(t *testing.T) {
 				t.Errorf("%s, on a thread from %s: %q, expected %q", op, thread, got, expected)
 			}
 		}
-		if len(a.Ops[thread]) != len(denied) {
-			t.Errorf("%d ops, expected %d", len(a.Ops[thread]), len(denied))
-		}
+		test.Equal(t, len(a.Ops[thread]), len(denied), "ops")
 	}
-	if got := a.Ops["ring"]["read what is open"]; got != "" {
-		t.Errorf("the I/O engine: %s", got)
-	}
+	test.Equal(t, a.Ops["ring"]["read what is open"], "", "the I/O engine")
 	if len(a.Status) < 3 || slices.ContainsFunc(a.Status, func(s string) bool { return s != "1" }) {
 		t.Errorf("NoNewPrivs of the threads: %v", a.Status)
 	}
@@ -181,9 +165,7 @@ func TestWithoutLandlock(t *testing.T) {
 		if a.Error != "" || a.Report.ABI != 0 || !strings.Contains(a.Report.Reason, word) {
 			t.Errorf("on: %+v", a)
 		}
-		if got := a.Ops["after"]["read foreign"]; got != "" {
-			t.Errorf("on: a foreign file cannot be read: %s", got)
-		}
+		test.Equal(t, a.Ops["after"]["read foreign"], "", "on: a foreign file cannot be read")
 		if slices.ContainsFunc(a.Status, func(s string) bool { return s != "1" }) {
 			t.Errorf("NoNewPrivs of the threads: %v", a.Status)
 		}

@@ -15,48 +15,32 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/control"
+	"cowblk/internal/test"
 )
 
 func pair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var ends [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "pair")
 		c, err := net.FileConn(f)
 		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { c.Close() })
 		ends[i] = c.(*net.UnixConn)
 	}
 	return ends[0], ends[1]
 }
 
-func openDescriptors(t testing.TB) int {
-	t.Helper()
-	all, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(all)
-}
-
 func TestMessages(t *testing.T) {
 	a, b := pair(t)
 	from, to := NewConn(a), NewConn(b)
 	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer file.Close()
-	if _, err := file.WriteString("what is in it"); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(file.WriteString("what is in it")))
 	fd := int(file.Fd())
 	sent := []Message{
 		{Kind: Export, Name: "vm1@one"},
@@ -65,15 +49,11 @@ func TestMessages(t *testing.T) {
 		{Kind: Ready},
 	}
 	for _, m := range sent {
-		if err := from.Send(m); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, from.Send(m))
 	}
 	for _, want := range sent {
 		got, err := to.Expect(want.Kind)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		if (got.FD > 0) != (want.FD > 0) {
 			t.Errorf("%+v, want %+v", got, want)
 		}
@@ -85,18 +65,14 @@ func TestMessages(t *testing.T) {
 			unix.Close(got.FD)
 		}
 		got.FD, want.FD = 0, 0
-		if got != want {
-			t.Errorf("%+v, want %+v", got, want)
-		}
+		test.Equal(t, got, want)
 	}
 	for _, m := range []Message{{Kind: Ready, FD: fd}, {Kind: Connection}, {Kind: Failed, Error: strings.Repeat("x", maxMessage)}} {
 		if err := from.Send(m); err == nil {
 			t.Errorf("%q was sent", m.Kind)
 		}
 	}
-	if err := from.Send(Message{Kind: Refused, Error: "no"}); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, from.Send(Message{Kind: Refused, Error: "no"}))
 	var refused *RefusedError
 	if _, err := to.Expect(Go); !errors.As(err, &refused) || refused.Reason != "no" {
 		t.Errorf("refusal: %v", err)
@@ -122,7 +98,7 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte{0, 0}, uint8(1))
 	f.Fuzz(func(t *testing.T, p []byte, fds uint8) {
 		a, b := pair(t)
-		before := openDescriptors(t)
+		before := test.CountFDs(t)
 		rights := make([]int, fds%8)
 		var oob []byte
 		if len(rights) > 0 {
@@ -141,7 +117,7 @@ func FuzzReceive(f *testing.F) {
 			}
 			unix.Close(m.FD)
 		}
-		if n := openDescriptors(t); n != before {
+		if n := test.CountFDs(t); n != before {
 			t.Errorf("%d descriptors are open, %d were", n, before)
 		}
 	})
@@ -150,58 +126,51 @@ func FuzzReceive(f *testing.F) {
 // A program that does not know the command gives an error of the control protocol; others may send
 // anything.
 func TestRequestToOthers(t *testing.T) {
+	text := test.Texts(t, "request.texts")
 	greeting := `{"QMP":{"version":{},"capabilities":[]}}` + "\r\n"
-	for name, test := range map[string]struct {
+	for name, tt := range map[string]struct {
 		answer string
-		want   string
+		want   error // nil: a RefusedError
 	}{
 		"another program": {greeting + `{"return":{}}` + "\n" + `{"event":"X","data":{}}` + "\n" +
-			`{"error":{"class":"CommandNotFound","desc":"The command cow-takeover has not been found"}}` + "\n", "knows no takeover"},
-		"refused by the socket":  {greeting + `{"return":{}}` + "\n" + `{"error":{"class":"GenericError","desc":"this command is for user 1"}}` + "\n", "for user 1"},
-		"nonsense":               {greeting + "\x00\x00\x00\x02{]", "protocol"},
-		"the wrong message":      {greeting + "\x00\x00\x00\x11" + `{"kind":"serving"}`[:17], "protocol"},
-		"ready without a socket": {greeting + "\x00\x00\x00\x10" + `{"kind":"ready"}`, "protocol"},
-		"nothing":                {"", "EOF"},
+			`{"error":{"class":"CommandNotFound","desc":"The command cow-takeover has not been found"}}` + "\n", nil},
+		"refused by the socket":  {greeting + `{"return":{}}` + "\n" + `{"error":{"class":"GenericError","desc":"this command is for user 1"}}` + "\n", nil},
+		"nonsense":               {greeting + "\x00\x00\x00\x02{]", ErrProtocol},
+		"the wrong message":      {greeting + "\x00\x00\x00\x11" + `{"kind":"serving"}`[:17], ErrProtocol},
+		"ready without a socket": {greeting + "\x00\x00\x00\x10" + `{"kind":"ready"}`, ErrProtocol},
+		"nothing":                {"", io.EOF},
 	} {
 		path := filepath.Join(t.TempDir(), "c")
 		l, err := net.Listen("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		go func() {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
 			defer c.Close()
-			io.WriteString(c, test.answer)
+			io.WriteString(c, tt.answer)
 			c.(*net.UnixConn).CloseWrite()
 			io.Copy(io.Discard, c)
 		}()
 		o, err := Request(t.Context(), path, []string{"a"})
 		if err == nil {
 			o.Close()
-			t.Errorf("%s: no error", name)
-		} else if !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: %v, expected %q in it", name, err, test.want)
+		}
+		var refused *RefusedError
+		if text(t, name, err); !errors.As(err, &refused) && (tt.want == nil || !errors.Is(err, tt.want)) {
+			t.Errorf("%s: %v, expected %v", name, err, tt.want)
 		}
 		l.Close()
 	}
-	if _, err := Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil); !errors.Is(err, control.ErrNoDaemon) {
-		t.Errorf("nobody there: %v", err)
-	}
+	test.ErrorIs(t, test.Err(Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil)), control.ErrNoDaemon, "nobody there")
 }
 
 // A stopped process sends no greeting: the error names the process.
 func TestRequestToAStoppedProcess(t *testing.T) {
 	conn, _ := pair(t)
 	_, err := request(t.Context(), conn, "/run/x.ctl", []string{"vm1"}, time.Millisecond)
-	if err == nil {
-		t.Fatal("a process that says nothing has handed over a disk")
-	}
-	for _, want := range []string{fmt.Sprintf("process %d", os.Getpid()), "/run/x.ctl", "has not answered for 1ms", "is it stopped?"} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("expected %q in the error, found %q", want, err)
-		}
+	if !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+		t.Errorf("%v, expected a deadline, and the process named", err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // On a file system without free inodes, the socket of an export there uses the inodes of the
@@ -34,12 +36,9 @@ func TestExportOntoAFullFileSystem(t *testing.T) {
 
 // If a lock cannot be examined, check does not report the disk as correct.
 func TestCheckThatFailsDoesNotSayThatNothingIsWrong(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	lock := filepath.Join(dir, "disks", "a", "lock")
-	if err := os.Remove(lock); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Remove(lock))
 	if err := os.Symlink("lock", lock); err != nil { // ELOOP, for root too
 		t.Fatal(err)
 	}
@@ -59,13 +58,9 @@ func TestServeOfAnotherUsersStore(t *testing.T) {
 	st := filepath.Join(dir, "s")
 	command(t, st, "create", "a", "--size", "1M")
 	self, err := os.ReadFile(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	bin := filepath.Join(dir, "cowblk")
-	if err := os.WriteFile(bin, self, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(bin, self, 0o755))
 	for _, args := range [][]string{{"755", dir}, {"-R", "go+rX", st}} {
 		runTool(t, "chmod", args...)
 	}

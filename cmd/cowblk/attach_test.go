@@ -5,13 +5,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func TestAttachAndDetach(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b", "c"} {
-		command(t, dir, "create", name, "--size", "16M")
-	}
+	dir := storeWith(t, "16M", "a", "b", "c")
 	q := startQEMU(t, dir, sharedMemory, rootPorts, nativePlug)
 	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "not served", "serve a")
 	p := start(t, dir, nil, "serve", "a", "b", "c", "--queues", "4")
@@ -29,9 +28,7 @@ func TestAttachAndDetach(t *testing.T) {
 	}
 	var queues int
 	q.run("qom-get", map[string]string{"path": "/machine/peripheral/disk-a", "property": "num-queues"}, &queues)
-	if queues != 2 {
-		t.Errorf("%d queues", queues)
-	}
+	test.Equal(t, queues, 2, "queues")
 	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "connected to a QEMU already")
 	expectFailure(t, dir, []string{"attach", "b", "--qmp", q.qmp, "--id", "disk-a"}, `a device "disk-a" already`)
 	expectFailure(t, dir, []string{"attach", "b", "--qmp", q.qmp, "--queues", "5"}, "offers 4 queues")
@@ -39,7 +36,7 @@ func TestAttachAndDetach(t *testing.T) {
 	expectFailure(t, dir, []string{"attach", "c", "--qmp", q.qmp}, "no free PCIe root port", "port0 (vhost-user-blk-pci), port1 (vhost-user-blk-pci)", "-device pcie-root-port")
 
 	command(t, dir, "detach", "a", "--qmp", q.qmp)
-	eventually(t, "a is free", func() bool { return !connected("a") })
+	test.Eventually(t, "a is free", func() bool { return !connected("a") })
 	expectFailure(t, dir, []string{"detach", "a", "--qmp", q.qmp}, `no device "disk-a"`)
 	expectFailure(t, dir, []string{"detach", "c", "--qmp", q.qmp, "--id", "port0"}, "is a pcie-root-port")
 	command(t, dir, "detach", "b", "--qmp", q.qmp, "--id", "second")
@@ -50,13 +47,9 @@ func TestAttachAndDetach(t *testing.T) {
 	q.clean()
 	// QEMU cannot reach the socket: attach must not block QEMU, and so the guest.
 	socket := filepath.Join(dir, "run", "a.sock")
-	if err := os.Rename(socket, socket+"2"); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Rename(socket, socket+"2"))
 	expectFailure(t, dir, []string{"attach", "a", "--qmp", q.qmp}, "does not connect to "+socket, "--socket-group")
-	if err := os.Rename(socket+"2", socket); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Rename(socket+"2", socket))
 	q.clean()
 	command(t, dir, "attach", "a", "--qmp", q.qmp)
 
@@ -69,8 +62,7 @@ func TestAttachAndDetach(t *testing.T) {
 
 // With ACPI hot-plugging the guest must answer, but no guest runs.
 func TestDetachWaitsForTheGuest(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
+	dir := storeWith(t, "16M", "a")
 	q := startQEMU(t, dir, sharedMemory, rootPorts)
 	// The hooks hold QEMU's monitor; attach and detach use their connection.
 	p := start(t, dir, nil, "serve", "a", "--qmp", q.qmp, "--promote-on", "RESET")
@@ -109,8 +101,7 @@ func TestAttachNeedsSharedMemory(t *testing.T) {
 			"-object", "memory-backend-ram,id=two,size=32M", "-numa", "node,memdev=one", "-numa", "node,memdev=two"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := shortDir(t)
-			command(t, dir, "create", "a", "--size", "16M")
+			dir := storeWith(t, "16M", "a")
 			q := startQEMU(t, dir, args, rootPorts)
 			p := start(t, dir, nil, "serve", "a")
 			dialControl(t, dir, "a")
@@ -124,8 +115,7 @@ func TestAttachNeedsSharedMemory(t *testing.T) {
 
 // The pc machine hot-plugs into its only bus.
 func TestAttachToMachinePC(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
+	dir := storeWith(t, "16M", "a")
 	q := startQEMU(t, dir, []string{"-machine", "pc,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=on"})
 	p := start(t, dir, nil, "serve", "a")
 	dialControl(t, dir, "a")

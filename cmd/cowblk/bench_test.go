@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/load"
 )
 
@@ -39,10 +40,7 @@ func benchFor(t *testing.T, args ...string) *load.Report {
 // A load on disks that cowblk serves: first writes fill the head block by block, flushes and the
 // write cache have effect, two disks of one process are loaded at once.
 func TestBench(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"vm1", "vm2"} {
-		command(t, dir, "create", name, "--size", "8M")
-	}
+	dir := storeWith(t, "8M", "vm1", "vm2")
 	sockets := []string{filepath.Join(dir, "run/vm1.sock"), filepath.Join(dir, "run/vm2.sock")}
 	p := start(t, dir, nil, "serve", "vm1", "vm2")
 	for _, s := range sockets {
@@ -83,9 +81,7 @@ func TestBenchTable(t *testing.T) {
 	a := &load.Report{Options: load.Options{Socket: "a"}, IOPS: 1234567, CPUBackend: new(float64)}
 	b := &load.Report{Options: load.Options{Socket: "b", FirstWrite: true}, BackendNote: "unknown: gone", Errors: 2}
 	var out bytes.Buffer
-	if err := (&app{out: &out}).printBench([]*load.Report{a, b}, b); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, (&app{out: &out}).printBench([]*load.Report{a, b}, b))
 	for _, want := range []string{"\na    1,234,567 ", "\nb ", "\nall ", " unknown ", "\nCPU back-end of b: unknown: gone\n", "\nnot every block was written in this time\n", "\n2 requests failed"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, &out)

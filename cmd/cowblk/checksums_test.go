@@ -9,6 +9,7 @@ import (
 
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -16,10 +17,8 @@ import (
 // while stopped, soon after serving starts. Damage after that is an error to the guest, with an
 // event, and to the guest of a clone.
 func TestDamagedDataIsNeverServed(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
-	p := start(t, dir, nil, "serve", "a")
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	dir := storeWith(t, "16M", "a")
+	p, f := startServing(t, dir, "a")
 	writeAt(t, f, 0, pattern(1, 65536))
 	command(t, dir, "promote", "a", "--tag", "one")
 	m := manifestOf(t, dir, "a")
@@ -35,9 +34,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	waitChecksums(t, layer.Paths{Map: filepath.Join(dir, m.Layers[1].Map), Data: filepath.Join(dir, m.Layers[1].Data)})
 	_, events := dialControl(t, dir, "a")
 	f = dial(t, filepath.Join(dir, "run", "a.sock"))
-	if err := flipBit(data, 20000); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, flipBit(data, 20000))
 	var bad *frontend.StatusError
 	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 16384); !errors.As(err, &bad) || bad.Status != frontend.StatusIOErr {
 		t.Errorf("damaged data: %v", err)
@@ -64,8 +61,7 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 	wantAt(t, f, 8192, append(append(pattern(1, 512), pattern(2, 512)...), pattern(1, 3072)...))
 
 	command(t, dir, "create", "b", "--from", "a@one")
-	q := start(t, dir, nil, "serve", "b")
-	g := dial(t, filepath.Join(dir, "run", "b.sock"))
+	q, g := startServing(t, dir, "b")
 	if _, err := g.Driver(0).ReadAt(make([]byte, 65536), 0); !errors.As(err, &bad) || bad.Status != frontend.StatusIOErr {
 		t.Errorf("damaged data, in a clone: %v", err)
 	}
@@ -76,13 +72,8 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 // waitChecksums waits until a layer has checksums of its data.
 func waitChecksums(t *testing.T, p layer.Paths) {
 	t.Helper()
-	for end := time.Now().Add(waitTimeout); ; time.Sleep(10 * time.Millisecond) {
+	test.Eventually(t, p.Map+": checksums of the data", func() bool {
 		found, err := layer.Inspect(vfs.OS{}, p, layer.InspectParams{})
-		if err == nil && found.HasChecksums {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s: no checksums of the data: %+v, %v", p.Map, found, err)
-		}
-	}
+		return err == nil && found.HasChecksums
+	})
 }

@@ -17,6 +17,7 @@ import (
 
 	"cowblk/cow/finding"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // virt-xml-validate (libvirt-clients, libxml2-utils) validates against libvirt's schema.
@@ -30,9 +31,7 @@ func TestXMLValidates(t *testing.T) {
 	s.command("cowblk create vm1 --size 1M")
 	for _, args := range []string{"", "--type kvm", "--domain", "--domain --type kvm --memory 512M --vcpus 8 --queues 3", "--socket-path '/tmp/a&b <c>'"} {
 		file := filepath.Join(s.dir, "domain.xml")
-		if err := os.WriteFile(file, []byte(s.command("cowblk xml vm1 "+args)), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(file, []byte(s.command("cowblk xml vm1 "+args)), 0o644))
 		if out, err := exec.Command("virt-xml-validate", file).CombinedOutput(); err != nil {
 			t.Errorf("xml %s: %v\n%s", args, err, out)
 		}
@@ -83,9 +82,7 @@ func TestExitCodes(t *testing.T) {
 		if err != nil {
 			err = wrap(err)
 		}
-		if got := exitCode(err); got != tt.code {
-			t.Errorf("%v: exit %d, want %d", tt.err, got, tt.code)
-		}
+		test.Equal(t, exitCode(err), tt.code, "exit", tt.err)
 	}
 	documented := map[int]bool{}
 	for _, e := range exitText {
@@ -178,16 +175,12 @@ func TestCompletionScripts(t *testing.T) {
 func TestListShowsStrays(t *testing.T) {
 	dir := t.TempDir()
 	command(t, dir, "create", "a", "--size", "1M")
-	if err := os.WriteFile(filepath.Join(dir, "disks", "notes"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(filepath.Join(dir, "disks", "notes"), nil, 0o600))
 	if text := command(t, dir, "list"); !strings.Contains(text, "not a disk: a file") {
 		t.Error(text)
 	}
 	var all []listEntry
-	if err := json.Unmarshal([]byte(command(t, dir, "list", "--json")), &all); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, json.Unmarshal([]byte(command(t, dir, "list", "--json")), &all))
 	if len(all) != 2 || all[1].Kind != "other" || all[1].Name != "notes" || !strings.Contains(all[1].Error, "expected a directory, found a file") {
 		t.Errorf("%+v", all)
 	}

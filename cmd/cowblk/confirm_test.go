@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // terminalApp returns an app with a terminal on which answer is typed.
@@ -61,9 +62,7 @@ func TestNoTerminalNoConsent(t *testing.T) {
 			s.command("cowblk create vm1 --size 1M")
 			s.command("cowblk promote vm1 --tag t1")
 			before, err := s.store().Disk("vm1")
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			var out, errOut bytes.Buffer
 			a := s.app(&out, &errOut)
 			a.in = strings.NewReader(input)
@@ -128,9 +127,7 @@ func TestRollbackLosesWhatWasAgreed(t *testing.T) {
 		s.command("cowblk " + line)
 	}
 	st := s.store()
-	if _, err := st.RollbackLosing(t.Context(), store.Ref{Name: "vm1", Tag: "t1"}, []string{"t2"}); !errors.Is(err, store.ErrBusy) {
-		t.Errorf("rollback that was agreed to lose t2 only: %v", err)
-	}
+	test.ErrorIs(t, test.Err(st.RollbackLosing(t.Context(), store.Ref{Name: "vm1", Tag: "t1"}, []string{"t2"})), store.ErrBusy, "rollback that was agreed to lose t2 only")
 	if m, err := st.Disk("vm1"); err != nil || len(m.Layers) != 4 {
 		t.Errorf("%v, %v", m, err)
 	}
@@ -154,8 +151,7 @@ func TestSignalAtTheQuestion(t *testing.T) {
 	} {
 		for _, args := range [][]string{{"rm", "vm1"}, {"rollback", "vm1@t1"}} {
 			t.Run(name+" "+args[0], func(t *testing.T) {
-				dir := shortDir(t)
-				command(t, dir, "create", "vm1", "--size", "1M")
+				dir := storeWith(t, "1M", "vm1")
 				command(t, dir, "promote", "vm1", "--tag", "t1")
 				before := listing(t, dir)
 				p := onTerminal(t, dir, args...)
@@ -169,26 +165,6 @@ func TestSignalAtTheQuestion(t *testing.T) {
 				}
 			})
 		}
-	}
-}
-
-// rm that is interrupted between two names reports what was removed and what was not, and removes
-// no more.
-func TestRemovalInterrupted(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b", "c"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
-	p := onTerminal(t, dir, "rm", "a", "b", "c")
-	p.await(t, "Remove disk a")
-	p.typed(t, "y\n")
-	p.await(t, "Remove disk b")
-	p.typed(t, "\x03")
-	if code := p.exit(t); code != exitInterrupted || !strings.Contains(p.screen(), "interrupted: removed a; not removed: b, c") {
-		t.Errorf("exit %d:\n%s", code, p.screen())
-	}
-	if names := command(t, dir, "list"); strings.Contains(names, "\na ") || !strings.Contains(names, "\nb ") || !strings.Contains(names, "\nc ") {
-		t.Errorf("left:\n%s", names)
 	}
 }
 
@@ -206,7 +182,8 @@ func (w *interruptAt) Write(p []byte) (int, error) {
 	return w.Buffer.Write(p)
 }
 
-// The same with --yes, without questions.
+// rm --yes that is interrupted between two names reports what was removed and what was not, and
+// removes no more. See TestEndAtTheSecondQuestion for rm with questions.
 func TestLongRemovalInterrupted(t *testing.T) {
 	s := newScript(t)
 	var names []string

@@ -14,6 +14,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -39,9 +40,7 @@ func newENOSPCGuest(t *testing.T, args ...string) *enospcGuest {
 	s := &enospcGuest{t: t, small: smallFS(t, 4<<20)}
 	s.dir = filepath.Join(s.small, "st")
 	command(t, s.dir, "create", "a", "--size", "64M")
-	if err := os.WriteFile(filepath.Join(s.small, "ballast"), make([]byte, 2<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(filepath.Join(s.small, "ballast"), make([]byte, 2<<20), 0o600))
 	s.p = start(t, s.dir, nil, append([]string{"serve", "a"}, args...)...)
 	s.control, s.events = dialControl(t, s.dir, "a")
 	s.f = dial(t, filepath.Join(s.dir, "run", "a.sock"))
@@ -55,12 +54,8 @@ func (s *enospcGuest) fill() (event map[string]any) {
 	limit := time.After(waitTimeout)
 	for ; ; s.n++ {
 		copy(d.Buffer(0), pattern(byte(s.n+1), enospcWrite))
-		if err := d.Submit(0, frontend.OpWrite, int64(s.n)*enospcWrite, enospcWrite); err != nil {
-			s.t.Fatal(err)
-		}
-		if err := d.Kick(); err != nil {
-			s.t.Fatal(err)
-		}
+		test.Must(s.t, d.Submit(0, frontend.OpWrite, int64(s.n)*enospcWrite, enospcWrite))
+		test.Must(s.t, d.Kick())
 		for done := d.Poll(nil); ; done = d.Poll(nil) {
 			if len(done) == 1 && done[0].Status == frontend.StatusOK {
 				break
@@ -94,9 +89,7 @@ func (s *enospcGuest) ended(want byte) {
 	s.t.Helper()
 	d, done := s.f.Driver(0), s.done
 	if len(done) == 0 {
-		if err := d.Wait(); err != nil {
-			s.t.Fatal(err)
-		}
+		test.Must(s.t, d.Wait())
 		done = d.Poll(nil)
 	}
 	if len(done) != 1 || done[0].Status != want {
@@ -110,9 +103,7 @@ func (s *enospcGuest) ended(want byte) {
 // free makes space on the file system.
 func (s *enospcGuest) free() {
 	s.t.Helper()
-	if err := os.Remove(filepath.Join(s.small, "ballast")); err != nil {
-		s.t.Fatal(err)
-	}
+	test.Must(s.t, os.Remove(filepath.Join(s.small, "ballast")))
 }
 
 // check reads and compares all acknowledged writes.
@@ -137,13 +128,13 @@ func TestFullFileSystem(t *testing.T) {
 	if !canMount(t) {
 		return
 	}
-	for name, test := range map[string]func(t *testing.T){
+	for name, tt := range map[string]func(t *testing.T){
 		"report": enospcFails, "stop": enospcPauses, "guest that was not running": enospcNotRunning,
 		"no guest to pause": enospcWaits, "takeover and kill": enospcTakenOver,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test(t)
+			tt(t)
 		})
 	}
 }
@@ -172,19 +163,17 @@ func enospcPauses(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	paused := func() bool { return qemu.status() == "paused" }
-	eventually(t, "the guest is paused", paused)
+	test.Eventually(t, "the guest is paused", paused)
 	// The operator resumes too early.
 	for range 2 {
 		qemu.run("cont", nil, nil)
 		command(t, s.dir, "resume", "a")
-		eventually(t, "the guest is paused again", paused)
+		test.Eventually(t, "the guest is paused again", paused)
 	}
-	if n := s.waits(); n != 1 {
-		t.Errorf("%d requests wait", n)
-	}
+	test.Equal(t, s.waits(), 1, "requests wait")
 	s.free()
 	s.ended(frontend.StatusOK)
-	eventually(t, "the guest runs", func() bool { return qemu.status() == "running" })
+	test.Eventually(t, "the guest runs", func() bool { return qemu.status() == "running" })
 	if e := nextEvent(t, s.events, "COW_NOSPACE_RESUMED"); len(e["disks"].([]any)) != 1 {
 		t.Errorf("%+v", e)
 	}
@@ -225,10 +214,8 @@ func enospcWaits(t *testing.T) {
 	s.check(s.f)
 	s.f.Close()
 	// There is no space for the map either: the process waits for space before it ends.
-	if err := s.p.cmd.Process.Signal(unix.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the control socket is gone", func() bool { return s.control.Run(t.Context(), "query-version", nil, nil) != nil })
+	test.Must(t, s.p.cmd.Process.Signal(unix.SIGTERM))
+	test.Eventually(t, "the control socket is gone", func() bool { return s.control.Run(t.Context(), "query-version", nil, nil) != nil })
 	s.free()
 	s.p.waitExit(t)
 	q := start(t, s.dir, nil, "serve", "a")
@@ -249,13 +236,13 @@ func enospcTakenOver(t *testing.T) {
 	old := s.p
 	again("--takeover")
 	old.waitExit(t)
-	eventually(t, "reconnected", func() bool { return s.f.Reconnect(socket) == nil })
-	eventually(t, "it waits in the new process", func() bool { return s.waits() == 1 })
+	test.Eventually(t, "reconnected", func() bool { return s.f.Reconnect(socket) == nil })
+	test.Eventually(t, "it waits in the new process", func() bool { return s.waits() == 1 })
 	s.p.cmd.Process.Kill()
 	s.p.cmd.Wait()
 	again()
-	eventually(t, "reconnected", func() bool { return s.f.Reconnect(socket) == nil })
-	eventually(t, "it waits in the third process", func() bool { return s.waits() == 1 })
+	test.Eventually(t, "reconnected", func() bool { return s.f.Reconnect(socket) == nil })
+	test.Eventually(t, "it waits in the third process", func() bool { return s.waits() == 1 })
 	s.free()
 	s.ended(frontend.StatusOK)
 	s.check(s.f)
@@ -268,15 +255,9 @@ func (s *enospcGuest) checkBeside(slot int) {
 	s.t.Helper()
 	d := s.f.Driver(0)
 	for i := range s.n {
-		if err := d.Submit(slot, frontend.OpRead, int64(i)*enospcWrite, enospcWrite); err != nil {
-			s.t.Fatal(err)
-		}
-		if err := d.Kick(); err != nil {
-			s.t.Fatal(err)
-		}
-		if err := d.Wait(); err != nil {
-			s.t.Fatal(err)
-		}
+		test.Must(s.t, d.Submit(slot, frontend.OpRead, int64(i)*enospcWrite, enospcWrite))
+		test.Must(s.t, d.Kick())
+		test.Must(s.t, d.Wait())
 		done := d.Poll(nil)
 		if len(done) != 1 || done[0].ID != slot || done[0].Status != frontend.StatusOK || !bytes.Equal(d.Buffer(slot)[:enospcWrite], pattern(byte(i+1), enospcWrite)) {
 			s.t.Fatalf("read %d: %+v", i, done)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // Help or completion for an unknown command is an error.
@@ -28,12 +29,9 @@ func TestUnknownHelpTopics(t *testing.T) {
 
 // A process that does not answer counts as not stopped in time, whatever the limit.
 func TestStopOfASuspendedProcess(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "d", "--size", "1M")
+	dir := storeWith(t, "1M", "d")
 	p, _ := startServing(t, dir, "d")
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Process.Signal(syscall.SIGSTOP))
 	defer p.cmd.Process.Signal(syscall.SIGCONT)
 	for _, limit := range []string{"100ms", "1s"} {
 		if code, text := outcomeOf(t, dir, "stop", "d", "--timeout", limit); code != exitTimeout || !strings.Contains(text, "does not answer") {
@@ -42,10 +40,8 @@ func TestStopOfASuspendedProcess(t *testing.T) {
 	}
 	// A signal ends a longer wait.
 	q := start(t, dir, nil, "stop", "d", "--timeout", "1h")
-	eventually(t, "stop has connected", func() bool { return len(q.log.String()) > 0 || opensSocket(q.cmd.Process.Pid) })
-	if err := q.cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
+	test.Eventually(t, "stop has connected", func() bool { return len(q.log.String()) > 0 || opensSocket(q.cmd.Process.Pid) })
+	test.Must(t, q.cmd.Process.Signal(os.Interrupt))
 	if code := q.outcome(t); code != exitInterrupted {
 		t.Errorf("interrupted: exit %d: %s", code, q.log.String())
 	}
@@ -80,15 +76,9 @@ func TestPathsOnOneLine(t *testing.T) {
 	v := store.Serving{PID: 1, Socket: "/run/s\n" + forged}
 	checkNoForgedLine(t, "a lock", v.String(), forged)
 	// A store that cannot be opened.
-	if err := os.Chmod(filepath.Join(dir, "lock"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.RemoveAll(filepath.Join(dir, "disks")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "disks"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Chmod(filepath.Join(dir, "lock"), 0o600))
+	test.Must(t, os.RemoveAll(filepath.Join(dir, "disks")))
+	test.Must(t, os.WriteFile(filepath.Join(dir, "disks"), nil, 0o600))
 	for _, line := range []string{"list", "info d", "create e --size 1M", "rm --yes d"} {
 		_, text := runOutcome(dir, strings.Fields(line)...)
 		checkNoForgedLine(t, line, text, forged)
@@ -122,13 +112,10 @@ func TestMisspelledEvents(t *testing.T) {
 func TestHelpOutputIsLost(t *testing.T) {
 	for _, line := range []string{"create d --size 1M --help", "rm d -h", "help create", "import --help"} {
 		out, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		defer out.Close()
 		var errOut bytes.Buffer
-		a := &app{in: strings.NewReader(""), out: out, err: &errOut, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
-		if code := run(append([]string{"--store", t.TempDir()}, strings.Fields(line)...), a); code != exitFailure || strings.Contains(errOut.String(), "has done") {
+		if code := run(append([]string{"--store", t.TempDir()}, strings.Fields(line)...), testApp(out, &errOut)); code != exitFailure || strings.Contains(errOut.String(), "has done") {
 			t.Errorf("%s: exit %d: %s", line, code, &errOut)
 		}
 	}
@@ -151,17 +138,11 @@ func TestLockIsSymlink(t *testing.T) {
 		dir := t.TempDir()
 		command(t, dir, "create", "d", "--size", "1M")
 		if words[1] == "--damaged" {
-			if err := os.Remove(filepath.Join(dir, "disks/d/disk.json")); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.Remove(filepath.Join(dir, "disks/d/disk.json")))
 		}
 		lock := filepath.Join(dir, "disks/d/lock")
-		if err := os.Remove(lock); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink("/etc/passwd", lock); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.Remove(lock))
+		test.Must(t, os.Symlink("/etc/passwd", lock))
 		text := expectOutput(t, dir, exitRefused, "mv -n ", words...)
 		_, advice, _ := strings.Cut(text, "another name: ")
 		advice, _, _ = strings.Cut(advice, "\n")
@@ -178,13 +159,10 @@ func TestErrorIsPrintedOnce(t *testing.T) {
 		t.Errorf("exit %d: %s", code, text)
 	}
 	out, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer out.Close()
 	var errOut bytes.Buffer
-	a := &app{in: strings.NewReader(""), out: out, err: &errOut, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
-	if code := run([]string{"bench", "--null", "--time", "50ms", "--warmup", "0"}, a); code != exitFailure || strings.Count(errOut.String(), "no space left") != 1 {
+	if code := run([]string{"bench", "--null", "--time", "50ms", "--warmup", "0"}, testApp(out, &errOut)); code != exitFailure || strings.Count(errOut.String(), "no space left") != 1 {
 		t.Errorf("exit %d: %s", code, &errOut)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // runTool runs an installed program, such as nbdcopy.
@@ -65,10 +66,8 @@ func startExport(t *testing.T, dir string, n int, args ...string) (p *process, u
 // While the guest writes, each tag reads as it was when it was made, through UNIX sockets and TCP.
 func TestExportOfServedDisk(t *testing.T) {
 	const size = 8<<20 + 512
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "8389120")
-	p := start(t, dir, nil, "serve", "vm1")
-	f := dial(t, filepath.Join(dir, "run", "vm1.sock"))
+	dir := storeWith(t, "8389120", "vm1")
+	p, f := startServing(t, dir, "vm1")
 	r := rand.New(rand.NewPCG(1, 2))
 	content := make([]byte, size)
 	scribble := func() {
@@ -89,9 +88,7 @@ func TestExportOfServedDisk(t *testing.T) {
 	q, uris := startExport(t, dir, 4, "vm1@two", "vm1@one", "--listen", "unix:"+filepath.Join(dir, "nbd & more"), "--listen", "tcp:0")
 	for _, uri := range uris {
 		u, err := url.Parse(uri)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		checkCopy(t, uri, tags[strings.TrimPrefix(u.Path, "/")])
 		scribble()
 	}
@@ -111,32 +108,24 @@ func TestExportOfServedDisk(t *testing.T) {
 
 // The same through commands to the process that serves the disk.
 func TestExportByDaemon(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
-	p := start(t, dir, nil, "serve", "vm1")
-	f := dial(t, filepath.Join(dir, "run", "vm1.sock"))
+	dir := storeWith(t, "1M", "vm1")
+	p, f := startServing(t, dir, "vm1")
 	want := pattern(7, 1<<20)
 	writeAt(t, f, 0, want)
 	command(t, dir, "promote", "vm1", "--tag", "t")
 	writeAt(t, f, 4096, pattern(8, 512))
 
 	s, err := store.Open(dir, store.Options{Getenv: func(string) string { return "" }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	serving, ok := s.Serving("vm1")
 	if !ok {
 		t.Fatal("vm1 is not served")
 	}
 	c, err := control.Dial(serving.Control, 20*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ask := func(command string, args, out any) {
 		t.Helper()
-		if err := c.Run(t.Context(), command, args, out); err != nil {
-			t.Fatalf("%s: %v", command, err)
-		}
+		test.Must(t, c.Run(t.Context(), command, args, out), command)
 	}
 	socket := filepath.Join(dir, "run", "nbd") // a confined process can make sockets there
 	ask("nbd-server-start", map[string]string{"addr": "unix:" + socket}, nil)

@@ -17,6 +17,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 )
 
 // canMount reports whether this process may mount. For an ordinary user it runs the test in a user
@@ -37,9 +38,7 @@ func canMount(t *testing.T) bool {
 func smallFS(t *testing.T, size int) string {
 	t.Helper()
 	dir := shortDir(t)
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)))
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir
 }
@@ -48,29 +47,18 @@ func smallFS(t *testing.T, size int) string {
 func fill(t *testing.T, dir string, free int64) {
 	t.Helper()
 	ballast := filepath.Join(dir, "ballast")
-	if err := os.WriteFile(ballast, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(ballast, nil, 0o600))
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Statfs(dir, &st))
 	if n := int64(st.Bavail)*st.Bsize - free; free >= 0 && n > 0 {
-		if err := os.WriteFile(ballast, make([]byte, n), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(ballast, make([]byte, n), 0o600))
 	}
 }
 
 // runCommand runs cowblk in this process.
 func runCommand(dir string, args ...string) error {
-	var errs bytes.Buffer
-	a := &app{
-		in: strings.NewReader(""), out: &errs, err: &errs, getenv: func(string) string { return "" },
-		terminal: func(any) bool { return false }, kvm: func() bool { return false },
-	}
-	if code := run(append([]string{"--store", dir}, args...), a); code != exitOK {
-		return errors.New(errs.String())
+	if code, text := runOutcome(dir, args...); code != exitOK {
+		return errors.New(text)
 	}
 	return nil
 }
@@ -83,9 +71,7 @@ func TestStoreOnAFullFileSystem(t *testing.T) {
 		return
 	}
 	image := filepath.Join(shortDir(t), "image")
-	if err := os.WriteFile(image, pattern(9, 64<<10), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(image, pattern(9, 64<<10), 0o600))
 	for _, c := range []struct {
 		name string
 		do   func(st string, ctl *control.Client) error
@@ -109,17 +95,13 @@ func TestStoreOnAFullFileSystem(t *testing.T) {
 			p := start(t, st, nil, "serve", "a", "b")
 			f := dial(t, filepath.Join(st, "run", "a.sock"))
 			ctl, err := control.Dial(filepath.Join(st, "run", "a.ctl"), 5*time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			content := byte(0)
 			overwrite := func() {
 				t.Helper()
 				content++
 				writeAt(t, f, 0, pattern(content, 64<<10))
-				if err := f.Driver(0).Flush(); err != nil {
-					t.Errorf("flush: %v", err)
-				}
+				test.Check(t, f.Driver(0).Flush(), "flush")
 				wantAt(t, f, 0, pattern(content, 64<<10))
 			}
 			overwrite()

@@ -6,15 +6,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // reserveFiles returns the names of the files of a store's reserve, which are numbers.
 func reserveFiles(t *testing.T, st string) (names []string) {
 	t.Helper()
 	files, err := os.ReadDir(filepath.Join(st, "reserve"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for _, f := range files {
 		names = append(names, f.Name())
 	}
@@ -103,22 +103,16 @@ func (k *fullKind) removesWithoutSpace(t *testing.T, args []string) {
 	m := k.mount(t)
 	st := filepath.Join(m, "s")
 	image := filepath.Join(shortDir(t), "image")
-	if err := os.WriteFile(image, pattern(9, 64<<10), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(image, pattern(9, 64<<10), 0o600))
 	command(t, st, "import", image, "img")
 	for _, d := range []string{"x", "y", "z", "damaged"} {
 		command(t, st, "create", d, "--size", "1M")
 	}
 	command(t, st, "promote", "x", "--tag", "t")
 	if args[1] == "--damaged" {
-		if err := os.WriteFile(filepath.Join(st, "disks", "damaged", "disk.json"), []byte("{"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(filepath.Join(st, "disks", "damaged", "disk.json"), []byte("{"), 0o600))
 	}
-	if err := os.RemoveAll(filepath.Join(st, "reserve")); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.RemoveAll(filepath.Join(st, "reserve")))
 	k.exhaust(t, m)
 	command(t, st, args...)
 	listed := command(t, st, "list")

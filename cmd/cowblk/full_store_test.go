@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/control"
+	"cowblk/internal/test"
 )
 
 // fullKind is a kind of file system that can be filled to the last byte or the last inode.
@@ -41,18 +42,12 @@ func (k *fullKind) mount(t *testing.T) string {
 	t.Helper()
 	dir := shortDir(t)
 	at := filepath.Join(dir, "m")
-	if err := os.Mkdir(at, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Mkdir(at, 0o755))
 	args := []string{"-t", "tmpfs", "-o", k.tmpfs, "tmpfs", at}
 	if k.size > 0 {
 		image := filepath.Join(dir, "image")
-		if err := os.WriteFile(image, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Truncate(image, k.size); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(image, nil, 0o600))
+		test.Must(t, os.Truncate(image, k.size))
 		mkfs := append(strings.Fields(k.mkfs), image)
 		runTool(t, mkfs[0], mkfs[1:]...)
 		args = []string{"-o", "loop", image, at}
@@ -98,9 +93,7 @@ func (k *fullKind) exhaust(t *testing.T, dir string) {
 		if errors.Is(err, unix.ENOSPC) {
 			return
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 	}
 }
 
@@ -113,9 +106,7 @@ func infoOf(t *testing.T, dir, disk string) (info struct {
 	}
 }) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(command(t, dir, "info", disk, "--json")), &info); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, json.Unmarshal([]byte(command(t, dir, "info", disk, "--json")), &info))
 	return info
 }
 
@@ -142,9 +133,7 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 	m := k.mount(t)
 	st := filepath.Join(m, "s")
 	image := filepath.Join(shortDir(t), "image")
-	if err := os.WriteFile(image, pattern(9, 64<<10), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(image, pattern(9, 64<<10), 0o600))
 	command(t, st, "import", image, "img")
 	for _, d := range []string{"served", "killed", "stopped", "fresh"} {
 		command(t, st, "create", d, "--from", "img", "--size", "1M")
@@ -156,14 +145,10 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 	writeAt(t, guest, 0, pattern(1, 64<<10))
 	writeAt(t, other, 0, pattern(2, 64<<10))
 	for _, f := range []interface{ Flush() error }{guest.Driver(0), other.Driver(0)} {
-		if err := f.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, f.Flush())
 	}
 	if !reserve { // as in a store of an earlier version
-		if err := os.RemoveAll(filepath.Join(st, "reserve")); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.RemoveAll(filepath.Join(st, "reserve")))
 	}
 	reads := func() {
 		t.Helper()
@@ -186,9 +171,7 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 	for range 3 {
 		k.exhaust(t, m)
 		other.Close()
-		if err := killed.cmd.Process.Signal(syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, killed.cmd.Process.Signal(syscall.SIGKILL))
 		if ended != nil {
 			<-ended
 		} else {
@@ -197,7 +180,7 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 		killed = start(t, st, nil, "serve", "killed")
 		ended = make(chan struct{})
 		go func(p *process, ended chan struct{}) { p.cmd.Wait(); close(ended) }(killed, ended)
-		eventually(t, "the killed disk is served again, and others know where", func() bool {
+		test.Eventually(t, "the killed disk is served again, and others know where", func() bool {
 			select {
 			case <-ended:
 				t.Fatalf("%v\n%s", killed.cmd.ProcessState, killed.log.String())
@@ -209,14 +192,12 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 		i := infoOf(t, st, "killed")
 		other = dial(t, i.Socket)
 		wantAt(t, other, 0, pattern(2, 64<<10))
-		if _, err := control.Dial(i.Serving.Control, 5*time.Second); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, test.Err(control.Dial(i.Serving.Control, 5*time.Second)))
 	}
 	reads()
 	k.exhaust(t, m)
 	fresh := start(t, st, nil, "serve", "fresh")
-	eventually(t, "a disk is served for the first time", func() bool { i := infoOf(t, st, "fresh"); return i.Serving != nil && i.Serving.Control != "" })
+	test.Eventually(t, "a disk is served for the first time", func() bool { i := infoOf(t, st, "fresh"); return i.Serving != nil && i.Serving.Control != "" })
 	f := dial(t, infoOf(t, st, "fresh").Socket)
 	wantAt(t, f, 0, pattern(9, 64<<10))
 	f.Close()
@@ -231,25 +212,19 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 	if k.name != "btrfs" { // btrfs writes to a new place, for which there is no space
 		content = 3
 		writeAt(t, guest, 0, pattern(content, 64<<10))
-		if err := guest.Driver(0).Flush(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, guest.Driver(0).Flush())
 	}
 	wantAt(t, guest, 0, pattern(content, 64<<10))
 	guest.Close()
 	other.Close()
 	served.end(t)
-	if err := killed.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, killed.cmd.Process.Signal(syscall.SIGTERM))
 	if <-ended; !killed.cmd.ProcessState.Success() {
 		t.Errorf("%v\n%s", killed.cmd.ProcessState, killed.log.String())
 	}
 	command(t, st, "check")
 	// The reserve is restored when there is space.
-	if err := os.RemoveAll(filepath.Join(m, "ballast")); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.RemoveAll(filepath.Join(m, "ballast")))
 	command(t, st, "create", "new", "--from", "stopped@t")
 	if n, err := os.ReadDir(filepath.Join(st, "reserve")); err != nil || len(n) == 0 {
 		t.Errorf("the reserve has %d files: %v", len(n), err)

@@ -9,10 +9,7 @@ import (
 
 // The events of a QEMU that starts after the daemon, ends and starts again.
 func TestHooksOnQEMUsEvents(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b"} {
-		command(t, dir, "create", name, "--size", "16M")
-	}
+	dir := storeWith(t, "16M", "a", "b")
 	p := start(t, dir, nil, "serve", "a", "b", "--qmp", "unix:"+filepath.Join(dir, "qmp"), "--promote-min-interval", "1us",
 		"--promote-on", "reset,SHUTDOWN", "--keep", "3")
 	t.Cleanup(func() {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // storageDaemon runs qemu-storage-daemon with an NBD export of one image, until the returned
@@ -22,9 +23,7 @@ func storageDaemon(t *testing.T, dir, format, file string, writable bool) (stop 
 		"--blockdev", "driver=file,node-name=f,filename="+file+",auto-read-only=on", "--blockdev", "driver="+format+",node-name=n,file=f,read-only="+map[bool]string{true: "off", false: "on"}[writable],
 		"--nbd-server", "addr.type=unix,addr.path="+filepath.Join(dir, "nbd"), "--export", "type=nbd,id=e,node-name=n,writable="+export)
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, cmd.Start())
 	stopped := false
 	stop = func() {
 		if !stopped {
@@ -34,7 +33,7 @@ func storageDaemon(t *testing.T, dir, format, file string, writable bool) (stop 
 		}
 	}
 	t.Cleanup(stop)
-	eventually(t, "qemu-storage-daemon to be ready", func() bool { _, err := os.Stat(ready); return err == nil })
+	test.Eventually(t, "qemu-storage-daemon to be ready", func() bool { _, err := os.Stat(ready); return err == nil })
 	return stop
 }
 
@@ -100,18 +99,14 @@ func TestQEMUsImageLocks(t *testing.T) {
 
 	// An open disk locks its base: QEMU may read it but not write to it.
 	open, err := s.store().OpenDisk(t.Context(), "d1", store.OpenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 512", file("raw")).Run(); err == nil {
 		t.Error("QEMU writes to the base of an open disk")
 	}
 	if err := exec.Command("qemu-img", "convert", "-f", "raw", "-O", "raw", file("raw"), file("copy")).Run(); err != nil {
 		t.Errorf("QEMU does not read the base of an open disk: %v", err)
 	}
-	if err := open.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, open.Close())
 	sh("qemu-io -f raw -c 'write 0 512' raw")
 
 	// A complete QEMU with the image as a disk.

@@ -3,73 +3,48 @@ package main
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/imagefile"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
-
-// hangingFS has a file whose reads hang until it is released, as on a network file system whose
-// server is gone.
-type hangingFS struct {
-	vfs.FS
-	path    string
-	asked   chan struct{} // closed at the first read
-	release chan struct{}
-}
-
-func (d *hangingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := d.FS.OpenFile(name, flag, perm)
-	if err != nil || name != d.path {
-		return f, err
-	}
-	return &hangingFile{f, d}, nil
-}
-
-type hangingFile struct {
-	vfs.File
-	d *hangingFS
-}
-
-func (f *hangingFile) ReadAt(p []byte, off int64) (int, error) {
-	select {
-	case <-f.d.asked:
-	default:
-		close(f.d.asked)
-	}
-	<-f.d.release
-	return f.File.ReadAt(p, off)
-}
 
 // A signal ends an import whose file does not answer, and the message is correct.
 func TestImportOfHangingFile(t *testing.T) {
 	dir := t.TempDir()
 	src := filepath.Join(dir, "src")
-	if err := os.WriteFile(src, make([]byte, 4096), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(src, make([]byte, 4096), 0o600))
 	synctest.Test(t, func(t *testing.T) {
-		files := &hangingFS{vfs.OS{}, src, make(chan struct{}), make(chan struct{})}
+		asked, release := make(chan struct{}), make(chan struct{})
+		first := sync.OnceFunc(func() { close(asked) })
+		// Reads of the file hang, as on a network file system whose server is gone.
+		files := faultfs.Over(vfs.OS{}, func(c faultfs.Call) faultfs.Fault {
+			if c.Op == "read" && c.Name == src {
+				first()
+				<-release
+			}
+			return faultfs.Fault{}
+		})
 		s, err := store.Open(filepath.Join(dir, "store"), store.Options{FS: files, Getenv: func(string) string { return "" }})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		ctx, signal := context.WithCancel(t.Context())
 		go func() {
-			<-files.asked
+			<-asked
 			signal()
 		}()
 		_, err = importInterruptible(ctx, s, src, "img", store.ImportOptions{})
 		if !errors.Is(err, context.Canceled) || exitCode(err) != exitInterrupted || !strings.Contains(err.Error(), "does not answer") {
 			t.Errorf("error %v", err)
 		}
-		close(files.release)
+		close(release)
 	})
 }
 
@@ -91,13 +66,9 @@ func TestBlkFileFormats(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newScript(t)
-			if err := os.WriteFile(filepath.Join(s.dir, "a b"), tt.data, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.WriteFile(filepath.Join(s.dir, "a b"), tt.data, 0o600))
 			if tt.found == "" {
-				if err := imagefile.CheckRaw(filepath.Join(s.dir, "a b"), "word"); err != nil {
-					t.Error(err)
-				}
+				test.Check(t, imagefile.CheckRaw(filepath.Join(s.dir, "a b"), "word"))
 				return
 			}
 			out := strings.ReplaceAll(s.command("cowblk serve --blk-file 'a b' --socket-path s"), "2> ", "")
@@ -111,9 +82,7 @@ func TestBlkFileFormats(t *testing.T) {
 	}
 	s := newScript(t)
 	for _, name := range []string{"m", "d"} {
-		if err := os.WriteFile(filepath.Join(s.dir, name), make([]byte, 16384), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(filepath.Join(s.dir, name), make([]byte, 16384), 0o600))
 	}
 	for line, want := range map[string]string{
 		"cowblk serve --blk-file nosuch --socket-path s":                       "no such file",

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // input is a kind of file passed to "cowblk import".
@@ -158,9 +160,7 @@ func TestInputs(t *testing.T) {
 	}
 	const golden = "testdata/inputs.txt"
 	path, err := filepath.Abs(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	noise := make([]byte, 1<<20)
 	rand.NewChaCha8([32]byte{1}).Read(noise[65536:851968])
 	binary.LittleEndian.PutUint32(noise, 0x8e66fab8)
@@ -169,14 +169,10 @@ func TestInputs(t *testing.T) {
 		fmt.Fprintf(&got, "%s: %s\n", in.name, importOutcome(t, in, noise))
 	}
 	if os.Getenv(updateEnv) != "" {
-		if err := os.WriteFile(path, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(path, []byte(got.String()), 0o644))
 	}
 	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	w, g := strings.Split(string(want), "\n"), strings.Split(got.String(), "\n")
 	for i := range max(len(w), len(g)) {
 		if a, b := line(w, i), line(g, i); a != b {
@@ -216,9 +212,7 @@ func importOutcome(t *testing.T, in input, raw []byte) string {
 			}
 		}
 	}
-	if err != nil {
-		t.Fatalf("%s: %v", in.name, err)
-	}
+	test.Must(t, err, in.name)
 	var out, errOut bytes.Buffer
 	a := &app{
 		in: strings.NewReader(""), out: &out, err: &errOut, terminal: func(any) bool { return false },

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // A command that waits for another process ends at once at a signal, with the signal's exit code,
@@ -22,19 +23,13 @@ import (
 func TestSignalsEndWaits(t *testing.T) {
 	dir := shortDir(t)
 	golden := filepath.Join(t.TempDir(), "golden.raw")
-	if err := os.WriteFile(golden, randomBytes(1, 1<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(golden, randomBytes(1, 1<<20), 0o644))
 	command(t, dir, "create", "vm1", "--size", "1M")
 	command(t, dir, "promote", "vm1", "--tag", "t")
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 	before := listing(t, dir)
 	for _, args := range [][]string{
 		{"create", "new", "--size", "1M"}, {"import", golden, "img"}, {"rm", "--yes", "vm1"}, {"rollback", "--yes", "vm1@t"}, {"promote", "vm1", "--tag", "u"}, {"check", "--repair"},
@@ -42,10 +37,8 @@ func TestSignalsEndWaits(t *testing.T) {
 		for signal, code := range map[syscall.Signal]int{unix.SIGINT: 130, unix.SIGTERM: 143} {
 			p := start(t, dir, nil, args...)
 			// It has opened the lock file, so it waits.
-			eventually(t, strings.Join(args, " ")+" waits for the store", func() bool { return opens(p.cmd.Process.Pid, lock.Name()) })
-			if err := p.cmd.Process.Signal(signal); err != nil {
-				t.Fatal(err)
-			}
+			test.Eventually(t, strings.Join(args, " ")+" waits for the store", func() bool { return opens(p.cmd.Process.Pid, lock.Name()) })
+			test.Must(t, p.cmd.Process.Signal(signal))
 			if got := p.outcome(t); got != code || !strings.Contains(p.log.String(), "interrupted") {
 				t.Errorf("%v, %s: exit %d, want %d: %s", args, signal, got, code, p.log.String())
 			}
@@ -71,12 +64,9 @@ func opens(pid int, path string) bool {
 // A promotion that waits for a guest agent ends at once for the client; the guest is not touched
 // any further.
 func TestPromotionInterrupted(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	l, err := net.Listen("unix", filepath.Join(dir, "mute"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer l.Close()
 	asked := make(chan net.Conn, 10)
 	go func() {
@@ -92,9 +82,7 @@ func TestPromotionInterrupted(t *testing.T) {
 	p := start(t, dir, nil, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "mute"), "--timeout", "10m")
 	c := <-asked
 	defer c.Close()
-	if err := p.cmd.Process.Signal(unix.SIGINT); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Process.Signal(unix.SIGINT))
 	if code := p.outcome(t); code != exitInterrupted || !strings.Contains(p.log.String(), "cowblk --store "+dir+" info a") {
 		t.Errorf("exit %d: %s", code, p.log.String())
 	}

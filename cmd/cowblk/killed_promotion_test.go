@@ -19,9 +19,10 @@ import (
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -44,11 +45,12 @@ func killMain(spec string) int {
 	}
 	first := regexp.MustCompile(from)
 	a := newApp()
-	a.files = &cowtest.KillFS{FS: vfs.OS{}, KillAt: n, Begin: first.MatchString, OnKill: func(change string) {
-		fmt.Fprintln(os.Stderr, "killed at:", change)
+	begin := func(c faultfs.Call) bool { return first.MatchString(c.Op + " " + c.Name) }
+	a.files = faultfs.NewKillFS(vfs.OS{}, faultfs.Kill{At: n, Begin: begin, OnKill: func(c faultfs.Call) {
+		fmt.Fprintln(os.Stderr, "killed at:", c)
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
-	}}
+	}})
 	return run(os.Args[1:], a)
 }
 
@@ -120,9 +122,7 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 	for _, name := range names {
 		f := dial(t, filepath.Join(dir, "run", name+".sock"))
 		writeAt(t, f, 0, pattern(1, 8192))
-		if err := f.Driver(0).Flush(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, f.Driver(0).Flush())
 		disks = append(disks, f)
 	}
 	if k.guest {
@@ -206,26 +206,17 @@ func (k *killedPromotion) check(t *testing.T, dir string, g *backendtest.Guest, 
 		t.Error("the promotion was reported and has not happened")
 	}
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	test.Must(t, err)
+	test.Eventually(t, "the guest is thawed, and its records are gone", func() bool {
 		var v qmp.Spec
 		a, errA := s.QuiesceRecord("a", &v)
 		b, errB := s.QuiesceRecord("b", &v)
-		if errors.Join(errA, errB) == nil && !a && !b && !g.Quiesced() {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("the guest is quiesced: %v; records: %v, %v\n%s", g.Quiesced(), a, b, p.log.String())
-		}
-	}
+		return errors.Join(errA, errB) == nil && !a && !b && !g.Quiesced()
+	}, &p.log)
 	if promoted {
 		command(t, dir, "create", "c", "--from", "a@t")
 		o, err := s.OpenDisk(context.Background(), "c", store.OpenOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		defer o.Close()
 		got := make([]byte, 8192)
 		if _, err := o.Disk.ReadAt(got, 0); err != nil || !bytes.Equal(got, pattern(1, 8192)) {

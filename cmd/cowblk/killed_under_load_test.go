@@ -18,6 +18,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -198,19 +199,15 @@ func (l *killLoad) reconnect(socket string) {
 	l.t.Helper()
 	for range killQueues {
 		i := <-l.paused
-		if err := l.queues[i].err; err != nil {
-			l.t.Fatal(err)
-		}
+		test.Must(l.t, l.queues[i].err)
 	}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	test.Eventually(l.t, "the next process serves", func() bool {
 		err := l.f.Reconnect(socket)
-		if err == nil {
-			break
+		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ENOENT) {
+			test.Must(l.t, err)
 		}
-		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ENOENT) || time.Now().After(end) {
-			l.t.Fatal(err)
-		}
-	}
+		return err == nil
+	})
 	for i := range l.resume {
 		l.resume[i] <- struct{}{}
 	}
@@ -222,12 +219,8 @@ func (l *killLoad) verify(f *frontend.Frontend) {
 	p := make([]byte, killBlock)
 	for i, q := range l.queues {
 		for block, version := range q.versions {
-			if _, err := f.Driver(i).ReadAt(p, q.offset(block)); err != nil {
-				l.t.Fatal(err)
-			}
-			if err := q.check(p, block, version); err != nil {
-				l.t.Fatal(err)
-			}
+			test.Must(l.t, test.Err(f.Driver(i).ReadAt(p, q.offset(block))))
+			test.Must(l.t, q.check(p, block, version))
 		}
 	}
 }
@@ -282,9 +275,7 @@ func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killStats) 
 				time.Sleep(time.Duration(rng.IntN(10)) * time.Millisecond)
 			}
 		}
-		if err := p.cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, p.cmd.Process.Kill())
 		_ = p.cmd.Wait() // killed
 		sum.kills++
 		if promotion != nil && <-promotion == nil {
@@ -302,9 +293,7 @@ func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killStats) 
 		sum.requests += q.requests
 	}
 	l.verify(f)
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, f.Close())
 	p.end(t)
 	m := manifestOf(t, dir, "a")
 	if sum.layers = len(m.Layers); sum.layers < 1+sum.promoted {
@@ -314,9 +303,7 @@ func underLoad(t *testing.T, n int, seed uint64, ring killRing) (sum killStats) 
 	p = start(t, dir, nil, "serve", "a")
 	f = dialWith(t, socket, frontend.Options{Queues: killQueues})
 	l.verify(f)
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, f.Close())
 	p.end(t)
 	return sum
 }

@@ -13,40 +13,32 @@ import (
 	"testing"
 
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // The owned size of a served disk is the daemon's answer, flushed or not. If the daemon does not
 // answer, it is the files' value, marked as such.
 func TestOwnedOfServedDisks(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"vm1", "vm2"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "vm1", "vm2")
 	p, f := startServing(t, dir, "vm1")
 	p2, f2 := startServing(t, dir, "vm2")
 	for i, f := range []interface {
 		WriteAt([]byte, int64) (int, error)
 	}{f.Driver(0), f2.Driver(0)} {
 		for block := range 3 + i {
-			if _, err := f.WriteAt(pattern(byte(block), 4096), int64(block)*8192); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(f.WriteAt(pattern(byte(block), 4096), int64(block)*8192)))
 		}
 	}
 	owned := func() (owns map[string]int64, from map[string]string) {
 		t.Helper()
 		var all []listEntry
-		if err := json.Unmarshal([]byte(command(t, dir, "list", "--json")), &all); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, json.Unmarshal([]byte(command(t, dir, "list", "--json")), &all))
 		owns, from = map[string]int64{}, map[string]string{}
 		for _, l := range all {
 			owns[l.Name], from[l.Name] = l.Owns, l.OwnsFrom
 		}
 		var nodes []store.Node
-		if err := json.Unmarshal([]byte(command(t, dir, "tree", "--json")), &nodes); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, json.Unmarshal([]byte(command(t, dir, "tree", "--json")), &nodes))
 		for _, n := range nodes {
 			if n.Kind == store.KindDisk && (n.Usage.Owned != owns[n.Name] || n.Usage.Source != from[n.Name] || n.Usage.Blocks != uint64(owns[n.Name])/4096) {
 				t.Errorf("tree: %+v, list: %d bytes, %s", n.Usage, owns[n.Name], from[n.Name])
@@ -61,9 +53,7 @@ func TestOwnedOfServedDisks(t *testing.T) {
 	if text := command(t, dir, "list"); !strings.Contains(text, "12 KiB") || !strings.Contains(text, "16 KiB") {
 		t.Errorf("list:\n%s", text)
 	}
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Process.Signal(syscall.SIGSTOP))
 	owns, from = owned()
 	if from["vm1"] != store.SourceMap || from["vm2"] != store.SourceProcess || owns["vm2"] != 4*4096 {
 		t.Errorf("while one does not answer: owned %v, from %v", owns, from)
@@ -71,9 +61,7 @@ func TestOwnedOfServedDisks(t *testing.T) {
 	if text := command(t, dir, "list"); !strings.Contains(text, "≥ ") {
 		t.Errorf("list:\n%s", text)
 	}
-	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Process.Signal(syscall.SIGCONT))
 	p.end(t)
 	p2.end(t)
 	if owns, from = owned(); owns["vm1"] != 3*4096 || from["vm1"] != store.SourceHeader {
@@ -88,9 +76,7 @@ func TestInfoOfTag(t *testing.T) {
 	s.command("cowblk promote vm1 --tag t1")
 	s.command("cowblk create vm2 --from vm1@t1 --size 2M")
 	var info tagInfo
-	if err := json.Unmarshal([]byte(s.command("cowblk info vm1@t1 --json")), &info); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, json.Unmarshal([]byte(s.command("cowblk info vm1@t1 --json")), &info))
 	if info.Kind != "tag" || info.Name != "vm1@t1" || info.Size != 1<<20 || info.Depth != 1 || info.Usage.Blocks != 1 || strings.Join(info.SharedBy, ",") != "vm2" || info.Sealed == nil {
 		t.Errorf("%+v", info)
 	}
@@ -112,9 +98,7 @@ func TestErrorsAsJSON(t *testing.T) {
 		"create vm2 --size 1,5G --json=true": 2, "rm vm1 --json": 9, "create --json": 2, "stop a/b --json": 2,
 	} {
 		var out, errOut bytes.Buffer
-		if got := run(split("x " + line)[1:], s.app(&out, &errOut)); got != code {
-			t.Errorf("%s: exit %d, want %d", line, got, code)
-		}
+		test.Equal(t, run(split("x " + line)[1:], s.app(&out, &errOut)), code, "exit", line)
 		var e struct {
 			Error    string `json:"error"`
 			ExitCode int    `json:"exit-code"`
@@ -157,9 +141,7 @@ func TestAdviceQuotesPaths(t *testing.T) {
 	for _, name := range []string{"plain.raw", "a b.raw", "it's", "-dash", "new\nline", "$(touch x)`y`", "\xff", "größe", "*?"} {
 		s := newScript(t)
 		path := filepath.Join(s.dir, name)
-		if err := os.WriteFile(path, append([]byte("\x1f\x8b\x08"), make([]byte, 1021)...), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(path, append([]byte("\x1f\x8b\x08"), make([]byte, 1021)...), 0o644))
 		var errOut bytes.Buffer
 		if code := run([]string{"import", path, "image"}, s.app(io.Discard, &errOut)); code == exitOK {
 			t.Errorf("%q was accepted", name)

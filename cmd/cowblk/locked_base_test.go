@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // A user who may read a base in place can hold locks on it that prevent disks on it from being
@@ -20,9 +22,7 @@ func TestLockedBase(t *testing.T) {
 	record := func(command int, kind int16, start, n int64) func(t *testing.T, f *os.File) {
 		return func(t *testing.T, f *os.File) {
 			lk := unix.Flock_t{Type: kind, Start: start, Len: n}
-			if err := unix.FcntlFlock(f.Fd(), command, &lk); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, unix.FcntlFlock(f.Fd(), command, &lk))
 		}
 	}
 	for _, c := range []struct {
@@ -32,9 +32,7 @@ func TestLockedBase(t *testing.T) {
 		also  bool // expected in the error, too
 	}{
 		{"flock", false, func(t *testing.T, f *os.File) {
-			if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
 		}, false},
 		{"POSIX, whole file", false, record(unix.F_SETLK, unix.F_RDLCK, 0, 0), false},
 		{"POSIX, bytes 200 to 207", false, record(unix.F_SETLK, unix.F_RDLCK, 200, 8), false},
@@ -46,9 +44,7 @@ func TestLockedBase(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := shortDir(t)
 			base := filepath.Join(dir, "base")
-			if err := os.WriteFile(base, pattern(1, 1<<20), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.WriteFile(base, pattern(1, 1<<20), 0o644))
 			st := filepath.Join(dir, "s")
 			command(t, st, "create", "a", "--base", base)
 			command(t, st, "promote", "a", "--tag", "t")
@@ -57,9 +53,7 @@ func TestLockedBase(t *testing.T) {
 				flag = os.O_RDWR
 			}
 			f, err := os.OpenFile(base, flag, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			defer f.Close()
 			c.lock(t, f)
 			at := filepath.Join(dir, "nbd")
@@ -95,9 +89,7 @@ func TestLockedBase(t *testing.T) {
 			p, _ = startExport(t, st, 1, "a@t", "--listen", "unix:"+at, "--force-share")
 			p.end(t)
 			// The recorded fingerprint is compared nevertheless.
-			if err := os.WriteFile(base, pattern(2, 1<<20), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.WriteFile(base, pattern(2, 1<<20), 0o644))
 			if code, text := outcomeOf(t, st, "serve", "a", "--force-share"); code != exitRefused {
 				t.Errorf("a base that has changed: exit %d: %s", code, text)
 			}
@@ -109,23 +101,15 @@ func TestLockedBase(t *testing.T) {
 func TestLockedBaseNamesTheProcess(t *testing.T) {
 	dir := shortDir(t)
 	base := filepath.Join(dir, "base")
-	if err := os.WriteFile(base, pattern(1, 1<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(base, pattern(1, 1<<20), 0o644))
 	st := filepath.Join(dir, "s")
 	command(t, st, "create", "a", "--base", base)
 	holder := exec.Command("flock", "-x", base, "sh", "-c", "echo held; exec cat")
 	in, err := holder.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	out, err := holder.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, holder.Start())
 	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		t.Fatal(line, err)
 	}
@@ -135,7 +119,5 @@ func TestLockedBaseNamesTheProcess(t *testing.T) {
 	}
 	in.Close()
 	_, _ = io.Copy(io.Discard, out)
-	if err := holder.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, holder.Wait())
 }

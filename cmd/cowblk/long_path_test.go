@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // If the name of the disk or the path of the store is too long for a socket, create warns,
@@ -27,9 +28,7 @@ func TestLongSocketPaths(t *testing.T) {
 			for len(dir)+5 < size.dir { // "/run/"
 				dir = filepath.Join(dir, strings.Repeat("x", min(200, size.dir-len(dir)-5)))
 			}
-			if err := os.MkdirAll(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.MkdirAll(dir, 0o755))
 			name := strings.Repeat("n", size.name)
 			socket := filepath.Join(short, "sock")
 			var errs bytes.Buffer
@@ -54,9 +53,7 @@ func TestLongSocketPaths(t *testing.T) {
 			}
 			command(t, dir, "promote", name, "--tag", "t")
 			s, err := store.Open(dir, store.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			v, ok := s.Serving(name)
 			if !ok || len(v.Control) > 107 {
 				t.Fatalf("%+v", v)

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // A disk or an image whose document is missing, truncated or no file is damaged for all commands:
@@ -19,17 +21,13 @@ func TestLostDocument(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			st, golden := shortDir(t), filepath.Join(t.TempDir(), "golden")
-			if err := os.WriteFile(golden, randomBytes(1, 1<<20), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.WriteFile(golden, randomBytes(1, 1<<20), 0o600))
 			command(t, st, "create", "d", "--size", "1M")
 			command(t, st, "promote", "d", "--tag", "t")
 			command(t, st, "import", golden, "img")
 			disk, image := filepath.Join(st, "disks/d/disk.json"), filepath.Join(st, "images/img/image.json")
 			for _, path := range []string{disk, image} {
-				if err := lose(path); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, lose(path))
 			}
 			for file, lines := range map[string][]string{
 				disk: {"info d", "info d@t", "rm --yes d", "serve d", "promote d", "rollback --yes d@t", "export d@t --listen unix:nbd", "create e --from d@t",

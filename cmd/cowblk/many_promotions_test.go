@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"cowblk/backend/control"
+	"cowblk/internal/test"
 )
 
 // At the limit of open files a process refuses to promote, says what to do, and serves on.
 func TestPromotionAtTheLimitOfOpenFiles(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	limited := func(c *exec.Cmd) {
 		c.Args = append([]string{"sh", "-c", `ulimit -n 64; exec "$0" "$@"`, c.Path}, c.Args[1:]...)
 		c.Path = "/bin/sh"
@@ -23,9 +23,7 @@ func TestPromotionAtTheLimitOfOpenFiles(t *testing.T) {
 	p := start(t, dir, limited, "serve", "a")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	made := 0
 	for ; err == nil && made < 64; made++ {
 		writeAt(t, f, 4096, pattern(byte(made), 4096))

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // outcome waits for one of many starts and returns its exit code; -1: the test ended it.
@@ -32,12 +34,8 @@ func TestManyStartsOfOneDisk(t *testing.T) {
 	st := filepath.Join(dir, "st")
 	command(t, st, "create", "a", "--size", "1M")
 	names := []string{st, filepath.Join(dir, "link"), filepath.Join(dir, "bound"), dir + "//./st/../st"}
-	if err := os.Symlink("st", names[1]); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(names[2], 0o700); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Symlink("st", names[1]))
+	test.Must(t, os.Mkdir(names[2], 0o700))
 	if err := unix.Mount(st, names[2], "", unix.MS_BIND, ""); err == nil {
 		t.Cleanup(func() { unix.Unmount(names[2], 0) })
 	} else if os.Geteuid() == 0 {
@@ -72,12 +70,8 @@ func TestManyStartsOfOneDisk(t *testing.T) {
 				wantAt(t, f, 0, pattern(byte(round), 4096))
 			}
 			writeAt(t, f, 0, pattern(byte(round+1), 4096))
-			if err := f.Driver(0).Flush(); err != nil {
-				t.Error(err)
-			}
-			if err := p.cmd.Process.Signal(syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			test.Check(t, f.Driver(0).Flush())
+			test.Must(t, p.cmd.Process.Signal(syscall.SIGKILL))
 			<-ended
 			f.Abort()
 		}
@@ -91,20 +85,12 @@ func TestManyStartsOfOneDisk(t *testing.T) {
 func TestTwoStoresOneLayer(t *testing.T) {
 	one, two, dir := shortDir(t), shortDir(t), shortDir(t)
 	for _, name := range []string{"map", "data"} {
-		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600))
 	}
-	if err := os.Symlink("data", filepath.Join(dir, "other-data")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("map", filepath.Join(dir, "other-map")); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Symlink("data", filepath.Join(dir, "other-data")))
+	test.Must(t, os.Symlink("map", filepath.Join(dir, "other-map")))
 	base := filepath.Join(dir, "base")
-	if err := os.WriteFile(base, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(base, make([]byte, 1<<20), 0o600))
 	for st, prefix := range map[string]string{one: "", two: "other-"} {
 		table := fmt.Sprintf("0 2048 cow %s 0 %s %s 0", base, filepath.Join(dir, prefix+"map"), filepath.Join(dir, prefix+"data"))
 		command(t, st, "create", "a", "--table", table)
@@ -121,9 +107,7 @@ func TestTwoStoresOneLayer(t *testing.T) {
 	p.end(t)
 
 	raw := filepath.Join(dir, "raw")
-	if err := os.WriteFile(raw, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(raw, make([]byte, 1<<20), 0o600))
 	p = start(t, one, nil, "serve", "--blk-file", raw, "--socket-path", filepath.Join(dir, "p"))
 	f = dial(t, filepath.Join(dir, "p"))
 	q = start(t, one, nil, "serve", "--blk-file", raw, "--socket-path", filepath.Join(dir, "q"))
@@ -165,14 +149,10 @@ func TestTwoStoresOneLayer(t *testing.T) {
 	}
 	own := filepath.Join(one, "images", "golden", "data")
 	image := filepath.Join(dir, "image.raw")
-	if err := os.WriteFile(image, pattern(2, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(image, pattern(2, 1<<20), 0o600))
 	command(t, one, "import", image, "golden")
 	link := filepath.Join(dir, "link")
-	if err := os.Link(own, link); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Link(own, link))
 	for _, path := range []string{own, link, filepath.Join(one, "disks", "a", "lock")} {
 		q = start(t, one, nil, "serve", "--blk-file", path, "--format", "raw", "--socket-path", filepath.Join(dir, "q"))
 		if code := q.outcome(t); code != exitRefused {

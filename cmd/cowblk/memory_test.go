@@ -6,10 +6,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 )
 
 // A QEMU guest whose memory is not shared hangs before its boot loader: the log explains it. With
@@ -22,8 +22,7 @@ func TestMemoryNotShared(t *testing.T) {
 	if _, err := exec.LookPath(binary); err != nil {
 		t.Skipf("%s is not installed; make deps installs it", binary)
 	}
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	socket := filepath.Join(dir, "run", "a.sock")
 	memfd := func(share string) []string {
 		return []string{"-machine", "q35,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=" + share}
@@ -39,38 +38,27 @@ func TestMemoryNotShared(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			log := filepath.Join(t.TempDir(), "log")
 			file, err := os.Create(log)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			defer file.Close()
 			p := start(t, dir, func(c *exec.Cmd) { c.Stderr = file }, "serve", "a")
 			dial(t, socket).Close()
 			q := exec.Command(binary, append(tc.memory, "-accel", "tcg", "-nodefaults", "-display", "none",
 				"-chardev", "socket,id=c,path="+socket, "-device", "vhost-user-blk-pci,chardev=c,bootindex=1")...)
-			if err := q.Start(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, q.Start())
 			defer func() { q.Process.Kill(); q.Wait() }()
-			for end := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			test.Eventually(t, tc.want, func() bool {
 				b, err := os.ReadFile(log)
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				text := string(b)
-				if tc.want == "requests came" {
-					if strings.Contains(command(t, dir, "info", "a"), "connected, ") && served(t, dir) {
-						if strings.Contains(text, "memory-backend-memfd") {
-							t.Error(text)
-						}
-						break
-					}
-				} else if strings.Contains(text, tc.want) && strings.Contains(text, "memory-backend-memfd,id=mem,size=SIZE,share=on") {
-					break
+				advice := strings.Contains(text, "memory-backend-memfd,id=mem,size=SIZE,share=on")
+				if tc.want != "requests came" {
+					return advice && strings.Contains(text, tc.want)
 				}
-				if time.Now().After(end) {
-					t.Fatalf("the log misses %q:\n%s", tc.want, text)
+				if advice {
+					t.Fatal(text)
 				}
-			}
+				return strings.Contains(command(t, dir, "info", "a"), "connected, ") && served(t, dir)
+			})
 			p.end(t)
 		})
 	}
@@ -85,9 +73,7 @@ func served(t *testing.T, dir string) bool {
 func statsOf(t *testing.T, ctl string) daemon.DiskStats {
 	t.Helper()
 	c, err := control.Dial(ctl, waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var all []daemon.DiskStats
 	if err := c.Run(t.Context(), "query-cow-stats", nil, &all); err != nil || len(all) != 1 {
 		t.Fatal(all, err)

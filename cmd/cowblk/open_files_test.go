@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -21,9 +22,7 @@ import (
 func (p *process) descriptors(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return len(entries)
 }
 
@@ -31,9 +30,7 @@ func (p *process) descriptors(t *testing.T) int {
 func (p *process) allow(t *testing.T, more int) {
 	t.Helper()
 	var limit unix.Rlimit
-	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, nil, &limit))
 	limit.Cur = limit.Max
 	if more >= 0 {
 		// RLIMIT_NOFILE limits the value of descriptors: this is the first free one that may not be
@@ -48,19 +45,14 @@ func (p *process) allow(t *testing.T, more int) {
 			}
 		}
 	}
-	if err := unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil))
 }
 
 // A process runs out of file descriptors: a promotion fails completely and says what to do, new
 // front-ends and clients wait or are disconnected, and the connected guest is not affected. When
 // descriptors are free, everything works, and none has leaked.
 func TestOutOfDescriptors(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "a", "b")
 	p := start(t, dir, nil, "serve", "a", "b")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
@@ -69,9 +61,7 @@ func TestOutOfDescriptors(t *testing.T) {
 		t.Helper()
 		content++
 		writeAt(t, f, 0, pattern(content, 8192))
-		if err := f.Driver(0).Flush(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, f.Driver(0).Flush())
 		wantAt(t, f, 0, pattern(content, 8192))
 	}
 	healthy()
@@ -118,9 +108,7 @@ func TestOutOfDescriptors(t *testing.T) {
 			} else if !strings.Contains(err.Error(), "too many open files") {
 				t.Error(err)
 			}
-			if err := ctl.run("nbd-server-stop", nil); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, ctl.run("nbd-server-stop", nil))
 		} else if !strings.Contains(err.Error(), "too many open files") {
 			t.Error(err)
 		}
@@ -150,9 +138,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	time.Sleep(250 * time.Millisecond)
 	healthy()
 	p.allow(t, -1)
-	if err := <-served; err != nil {
-		t.Errorf("a front-end that waited: %v", err)
-	}
+	test.Check(t, <-served, "a front-end that waited")
 	f.Close()
 	p.end(t)
 	if log := p.log.String(); strings.Contains(log, "broke the protocol") || !strings.Contains(log, "raise its limit") {
@@ -168,9 +154,7 @@ func TestOutOfDescriptors(t *testing.T) {
 func TestLargerThanFileSystemAllows(t *testing.T) {
 	dir := shortDir(t)
 	probe := filepath.Join(dir, "probe")
-	if err := os.WriteFile(probe, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(probe, nil, 0o600))
 	if err := os.Truncate(probe, 17<<40); !errors.Is(err, unix.EFBIG) {
 		t.Skipf("this file system takes files of 17 TiB (%v): ext4 does not", err)
 	}
@@ -184,19 +168,13 @@ func TestLargerThanFileSystemAllows(t *testing.T) {
 
 func awaitDescriptors(t *testing.T, p *process, want int) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); p.descriptors(t) != want; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			out, _ := exec.Command("ls", "-l", fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid)).CombinedOutput()
-			t.Fatalf("%d descriptors, expected %d\n%s", p.descriptors(t), want, out)
-		}
-	}
+	test.Eventually(t, fmt.Sprint(want, " descriptors"), func() bool { return p.descriptors(t) == want })
 }
 
 // A disk with more layers than the process may open: every command refuses with advice, and changes
 // nothing.
 func TestMoreLayersThanDescriptors(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	for i := range 20 {
 		command(t, dir, "promote", "a", "--tag", fmt.Sprintf("t%d", i))
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // Another user cannot open anything in a store whose disk is served, and so cannot lock a file or
@@ -18,14 +20,10 @@ func TestOtherUsersHoldNoLock(t *testing.T) {
 	}
 	for _, earlier := range []bool{false, true} {
 		dir := shortDir(t)
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.Chmod(dir, 0o755))
 		st := filepath.Join(dir, "s")
 		image := filepath.Join(dir, "image")
-		if err := os.WriteFile(image, pattern(1, 64<<10), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(image, pattern(1, 64<<10), 0o644))
 		command(t, st, "import", image, "img")
 		command(t, st, "create", "a", "--from", "img")
 		command(t, st, "promote", "a", "--tag", "t")
@@ -34,8 +32,7 @@ func TestOtherUsersHoldNoLock(t *testing.T) {
 				t.Fatalf("%v: %s", err, out)
 			}
 		}
-		p := start(t, st, nil, "serve", "a")
-		f := dial(t, filepath.Join(st, "run", "a.sock"))
+		p, f := startServing(t, st, "a")
 		var all []string
 		err := filepath.WalkDir(st, func(path string, d fs.DirEntry, err error) error {
 			if d.Type() != fs.ModeSocket {
@@ -43,9 +40,7 @@ func TestOtherUsersHoldNoLock(t *testing.T) {
 			}
 			return err
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		cmd := exec.Command("sh", "-c", `while read -r p; do (exec 9<"$p" && flock -n -x 9 && echo "$p") 2>/dev/null; done; echo end`)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 		cmd.Stdin = strings.NewReader(strings.Join(all, "\n") + "\n")

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // fileCommands name a file with a relative path. A server that accepts the file fails at the
@@ -27,9 +29,7 @@ func TestPastedAdvice(t *testing.T) {
 	}
 	t.Chdir(t.TempDir())
 	raw := randomBytes(1, 1<<20)
-	if err := os.WriteFile("raw", raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile("raw", raw, 0o600))
 	for _, tt := range []struct{ file, sh string }{
 		{"disk:1.qed", `qemu-img convert -O qed raw "$PWD/$F"`},
 		{"json:{}.vdi", `qemu-img convert -O vdi raw "$PWD/$F"`},
@@ -95,9 +95,7 @@ func TestPastedAdvice(t *testing.T) {
 func TestFilesOfUnusableSize(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for name, size := range map[string]int{"empty": 0, "odd": 513, "short": 1} {
-		if err := os.WriteFile(name, make([]byte, size), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(name, make([]byte, size), 0o600))
 		want := "fill the last sector of a copy up: truncate -s %512 COPY"
 		if size == 0 {
 			want = "it is empty: copy or download it again"
@@ -121,16 +119,12 @@ func TestRefusedFormats(t *testing.T) {
 	command(t, st, "create", "vm1", "--size", "1M")
 	m := manifestOf(t, st, "vm1")
 	layerMap, err := os.ReadFile(filepath.Join(st, m.Head().Map))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for found, data := range map[string][]byte{
 		"cow (User-mode Linux)": magic("OOOM\x00\x00\x00\x02", 0), "cow (User-mode Linux) ": magic("MOOO\x01\x00\x00\x00", 0), "PNG": magic("\x89PNG\r\n\x1a\n", 0),
 		"zoo": magic("\xdc\xa7\xc4\xfd", 20), "arj": magic("\x60\xea\x29\x00\x1e\x0b\x01\x00\x10\x00\x02", 0), "map of a cowblk layer": layerMap,
 	} {
-		if err := os.WriteFile("in", data, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile("in", data, 0o600))
 		for _, words := range fileCommands {
 			args := strings.Fields(strings.ReplaceAll(strings.Join(words, " "), "FILE", "in"))
 			if code, text := runOutcome(t.TempDir(), args...); code != exitRefused || !strings.Contains(text, "found "+strings.TrimSpace(found)) && !strings.Contains(text, "the map of a layer") {

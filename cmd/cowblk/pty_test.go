@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // terminal is a pseudo-terminal with a process on it, as a shell would start it.
@@ -39,13 +41,9 @@ func typedAhead(t *testing.T, dir, text string, args ...string) *terminal {
 func runOnTerminal(t *testing.T, text, program string, args ...string) *terminal {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	raw, err := master.SyscallConn() // Fd would make it blocking, and Close wait for a reader
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var n int
 	if cerr := raw.Control(func(fd uintptr) {
 		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
@@ -58,18 +56,14 @@ func runOnTerminal(t *testing.T, text, program string, args ...string) *terminal
 		t.Fatal(cerr, err)
 	}
 	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer slave.Close()
 	p := &terminal{master: master, cmd: exec.Command(program, args...), ended: make(chan struct{})}
 	p.typed(t, text)
 	p.cmd.Env = append(os.Environ(), mainEnv+"=1")
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = slave, slave, slave
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Start())
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -106,18 +100,12 @@ func (p *terminal) screen() string {
 // await waits until the output contains text.
 func (p *terminal) await(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !strings.Contains(p.screen(), text); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("expected %q on the terminal, found\n%s", text, p.screen())
-		}
-	}
+	test.Eventually(t, text+" on the terminal", func() bool { return strings.Contains(p.screen(), text) })
 }
 
 func (p *terminal) typed(t *testing.T, text string) {
 	t.Helper()
-	if _, err := p.master.WriteString(text); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(p.master.WriteString(text)))
 }
 
 // exit waits for the process's end.
@@ -135,8 +123,6 @@ func (p *terminal) exit(t *testing.T) int {
 func shellArgs(t *testing.T, line string) []string {
 	t.Helper()
 	out, err := exec.Command("sh", "-c", `cowblk() { for a; do printf '%s\0' "$a"; done; }`+"\n"+line).Output()
-	if err != nil {
-		t.Fatalf("%s: %v", line, err)
-	}
+	test.Must(t, err, line)
 	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 }

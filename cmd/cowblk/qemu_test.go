@@ -17,6 +17,7 @@ import (
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
 	"cowblk/backend/qmp"
+	"cowblk/internal/test"
 )
 
 // qemuEnv names a QEMU binary other than the installed one.
@@ -54,9 +55,7 @@ func startQEMU(t *testing.T, dir string, args ...[]string) *emulator {
 	}
 	e := &emulator{t: t, cmd: exec.Command(binary, all...), qmp: "unix:" + theirs}
 	e.cmd.Stderr = os.Stderr
-	if err := e.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, e.cmd.Start())
 	e.monitor = qmp.NewMonitor(qmp.MonitorOptions{Address: qmp.Address{Path: ours}, Timeout: waitTimeout})
 	t.Cleanup(func() {
 		e.monitor.Close()
@@ -73,9 +72,7 @@ const waitTimeout = 30 * time.Second
 
 func (e *emulator) run(command string, args, out any) {
 	e.t.Helper()
-	if err := e.monitor.Run(context.Background(), command, args, out); err != nil {
-		e.t.Fatal(err)
-	}
+	test.Must(e.t, e.monitor.Run(context.Background(), command, args, out))
 }
 
 // quit ends QEMU in order.
@@ -83,9 +80,7 @@ func (e *emulator) quit() {
 	e.t.Helper()
 	e.run("quit", nil, nil)
 	e.monitor.Close() // or it would connect to the next QEMU
-	if err := e.cmd.Wait(); err != nil {
-		e.t.Fatal(err)
-	}
+	test.Must(e.t, e.cmd.Wait())
 }
 
 // clean checks that QEMU has no device or chardev of cowblk.
@@ -117,35 +112,19 @@ func expectFailure(t *testing.T, dir string, args []string, words ...string) {
 	}
 }
 
-// eventually polls cond until it holds.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(waitTimeout); !cond(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not reached: %s", what)
-		}
-	}
-}
-
 // dialControl waits for the control socket of disk and returns a client and its events.
 func dialControl(t *testing.T, dir, disk string) (*control.Client, <-chan goqmp.Event) {
 	t.Helper()
 	dial(t, filepath.Join(dir, "run", disk+".sock")).Close()
 	c, err := control.Dial(filepath.Join(dir, "run", disk+".ctl"), waitTimeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	events, err := c.Events(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the daemon has seen the test hang up", func() bool {
+	test.Must(t, err)
+	test.Eventually(t, "the daemon has seen the test hang up", func() bool {
 		var disks []daemon.DiskInfo
-		if err := c.Run(ctx, "query-cow-disks", nil, &disks); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, c.Run(ctx, "query-cow-disks", nil, &disks))
 		return !slices.ContainsFunc(disks, func(d daemon.DiskInfo) bool { return d.Connected })
 	})
 	return c, events
@@ -172,8 +151,6 @@ func nextEvent(t *testing.T, events <-chan goqmp.Event, name string) map[string]
 // changeSettings runs cow-set.
 func changeSettings(t *testing.T, c *control.Client, args string) (s daemon.Settings) {
 	t.Helper()
-	if err := c.Run(context.Background(), "cow-set", json.RawMessage(args), &s); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, c.Run(context.Background(), "cow-set", json.RawMessage(args), &s))
 	return s
 }

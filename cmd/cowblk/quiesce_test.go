@@ -10,15 +10,14 @@ import (
 	"cowblk/backend/backendtest"
 	"cowblk/backend/qmp"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // listenRefusing makes a socket file on which no process listens.
 func listenRefusing(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	l.SetUnlinkOnClose(false)
 	l.Close()
 }
@@ -26,12 +25,9 @@ func listenRefusing(t *testing.T, path string) {
 // A promotion whose guest cannot be reached freezes nothing and leaves no record. Later promotions
 // work, and the process ends without an error.
 func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	listenRefusing(t, filepath.Join(dir, "refuses"))
 	p, _ := startServing(t, dir, "a")
 	for _, args := range [][]string{
@@ -62,40 +58,29 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 // resume --forget removes a record, of a stopped disk and of a served one, and does not touch the
 // guest.
 func TestForget(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	spec := qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(dir, "none")}
 	noted := func() bool {
 		t.Helper()
 		there, err := s.QuiesceRecord("a", &qmp.Spec{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		return there
 	}
 	if out := command(t, dir, "resume", "--forget", "a"); !strings.Contains(out, "a has no record") {
 		t.Error(out)
 	}
-	if err := s.SetQuiesceRecord("a", spec); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.SetQuiesceRecord("a", spec))
 	if out := command(t, dir, "resume", "--forget", "a"); noted() || !strings.Contains(out, "a no longer has a record") {
 		t.Errorf("stopped: %s", out)
 	}
 	// Also a record that cannot be read.
-	if err := os.WriteFile(filepath.Join(dir, "disks", "a", "quiesced.json"), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(filepath.Join(dir, "disks", "a", "quiesced.json"), []byte("{"), 0o600))
 	if command(t, dir, "resume", "--forget", "a"); noted() {
 		t.Error("damaged: it is still there")
 	}
-	if err := s.SetQuiesceRecord("a", spec); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.SetQuiesceRecord("a", spec))
 	p, _ := startServing(t, dir, "a") // tries to thaw the guest
 	if code, text := outcomeOf(t, dir, "promote", "a", "--quiesce", "guest", "--agent", spec.Agent, "--timeout", "10ms"); code != exitFailure || !strings.Contains(text, "--forget") {
 		t.Errorf("exit %d: %s", code, text)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -57,13 +58,9 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 	st := writable
 	if bind {
 		other := t.TempDir()
-		if err := unix.Mount(m, other, "", unix.MS_BIND, ""); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, unix.Mount(m, other, "", unix.MS_BIND, ""))
 		t.Cleanup(func() { unix.Unmount(other, unix.MNT_DETACH) })
-		if err := unix.Mount("", other, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, unix.Mount("", other, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
 		st = filepath.Join(other, "s")
 	} else if err := unix.Mount("", m, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
@@ -84,7 +81,7 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 	}
 	for _, d := range []string{"closed", "killed"} {
 		p := start(t, st, nil, "serve", d, "--read-only")
-		eventually(t, "others know where "+d+" is served", func() bool { i := infoOf(t, st, d); return i.Serving != nil && i.Serving.Control != "" })
+		test.Eventually(t, "others know where "+d+" is served", func() bool { i := infoOf(t, st, d); return i.Serving != nil && i.Serving.Control != "" })
 		f := dial(t, infoOf(t, st, d).Socket)
 		if f.Offered()&frontend.FeatureRO == 0 {
 			t.Errorf("%s: VIRTIO_BLK_F_RO is not offered", d)
@@ -123,9 +120,7 @@ func TestUnreadableStore(t *testing.T) {
 	command(t, st, "create", "a", "--size", "1M")
 	as := asOrdinaryUser(t, bin)
 	for _, d := range []string{dir, bin} {
-		if err := os.Chmod(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.Chmod(d, 0o755))
 	}
 	p := start(t, st, nil, "serve", "a")
 	dial(t, filepath.Join(st, "run", "a.sock")).Close()
@@ -156,13 +151,9 @@ func TestUnreadableStore(t *testing.T) {
 	}
 	for _, name := range []string{"disks/a/lock", "disks/a/disk.json", manifestOf(t, st, "a").Head().Map} {
 		path := filepath.Join(st, name)
-		if err := os.Chmod(path, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.Chmod(path, 0o600))
 		everything(name)
-		if err := os.Chmod(path, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.Chmod(path, 0o644))
 	}
 	if out, code := try("list"); code != exitOK || !strings.Contains(out, "served by process") {
 		t.Errorf("cowblk list: exit code %d\n%s", code, out)

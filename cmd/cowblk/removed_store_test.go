@@ -16,6 +16,7 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 )
 
 // The files of a disk, its directory, or the whole store are removed or replaced while the disk is
@@ -53,18 +54,14 @@ func TestStoreRemovedUnderneath(t *testing.T) {
 				ctl := dialRaw(t, filepath.Join(st, "run", "a.ctl")) // the socket file may be gone, too
 				writeAt(t, f, 0, pattern(1, 8192))
 				before := listing(t, st)
-				if err := c.remove(st); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, c.remove(st))
 				left := listing(t, st)
 				if fmt.Sprint(before) == fmt.Sprint(left) && c.name != "copied back" && c.name != "head copied back" {
 					t.Fatalf("nothing was removed: %v", left)
 				}
 				writeAt(t, f, 4096, pattern(2, 512))
 				writeAt(t, f, 1<<20, pattern(3, 4096))
-				if err := f.Driver(0).Flush(); err != nil {
-					t.Errorf("flush: %v", err)
-				}
+				test.Check(t, f.Driver(0).Flush(), "flush")
 				err := ctl.run("cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t"})
 				if err == nil || !strings.Contains(err.Error(), c.word) || !strings.Contains(err.Error(), `"a"`) {
 					t.Errorf("promotion: %v", err)
@@ -101,9 +98,7 @@ type rawControl struct {
 func dialRaw(t *testing.T, path string) *rawControl {
 	t.Helper()
 	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return rawOn(t, conn)
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // startRun starts "cowblk run" of a disk with a QEMU without a console, and returns both processes.
@@ -22,7 +24,7 @@ func startRun(t *testing.T, dir, disk string, more ...string) (p *process, qemu 
 	args := append([]string{"run", disk, "--accel", "tcg", "--memory", "64M", "--vcpus", "1"}, more...)
 	args = append(args, "--", "-display", "none", "-serial", "none", "-monitor", "none", "-S", "-pidfile", pidFile)
 	p = start(t, dir, nil, args...)
-	eventually(t, "QEMU runs", func() bool {
+	test.Eventually(t, "QEMU runs", func() bool {
 		text, err := os.ReadFile(pidFile)
 		if err != nil {
 			return false
@@ -52,14 +54,11 @@ func isAlive(pid int) bool {
 func TestRunTakesQEMUWithIt(t *testing.T) {
 	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "ended": syscall.SIGTERM, "interrupted": syscall.SIGINT, "hung up": syscall.SIGHUP} {
 		t.Run(name, func(t *testing.T) {
-			dir := shortDir(t)
-			command(t, dir, "create", "vm1", "--size", "1M")
+			dir := storeWith(t, "1M", "vm1")
 			p, qemu := startRun(t, dir, "vm1")
-			if err := p.cmd.Process.Signal(signal); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, p.cmd.Process.Signal(signal))
 			p.cmd.Wait()
-			eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
+			test.Eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
 			p, qemu = startRun(t, dir, "vm1")
 			p.end(t)
 			if isAlive(qemu) {
@@ -72,12 +71,9 @@ func TestRunTakesQEMUWithIt(t *testing.T) {
 // When QEMU ends or is killed, the run ends with an error that says so, and the disk is closed in
 // order.
 func TestQEMUTakesRunWithIt(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
+	dir := storeWith(t, "1M", "vm1")
 	p, qemu := startRun(t, dir, "vm1")
-	if err := unix.Kill(qemu, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Kill(qemu, unix.SIGKILL))
 	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "signal: killed") {
 		t.Errorf("exit %d: %s", code, p.log.String())
 	}
@@ -86,8 +82,7 @@ func TestQEMUTakesRunWithIt(t *testing.T) {
 
 // stop ends a run, QEMU first.
 func TestStopOfRun(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
+	dir := storeWith(t, "1M", "vm1")
 	p, qemu := startRun(t, dir, "vm1")
 	command(t, dir, "stop", "vm1")
 	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "no longer served") || isAlive(qemu) {
@@ -97,16 +92,13 @@ func TestStopOfRun(t *testing.T) {
 
 // A disk that another process serves stays served, and QEMU ends with the run.
 func TestRunOfServedDisk(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
+	dir := storeWith(t, "1M", "vm1")
 	serving := start(t, dir, nil, "serve", "vm1")
 	dial(t, filepath.Join(dir, "run", "vm1.sock")).Close()
 	p, qemu := startRun(t, dir, "vm1")
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Process.Kill())
 	p.cmd.Wait()
-	eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
+	test.Eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
 	serving.end(t)
 }
 

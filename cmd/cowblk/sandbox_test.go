@@ -23,6 +23,7 @@ import (
 	"cowblk/backend/daemon"
 	"cowblk/backend/sandbox/sandboxtest"
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 )
 
 const (
@@ -97,15 +98,11 @@ func trySandboxOp(op []string) string {
 func probeSandboxOp(t *testing.T, socket, op, path string) string {
 	t.Helper()
 	c, err := net.Dial("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer c.Close()
 	fmt.Fprintln(c, op, path)
 	line, err := bufio.NewReader(c).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return strings.TrimSpace(line)
 }
 
@@ -118,13 +115,9 @@ func asOrdinaryUser(t *testing.T, dir string) func(*exec.Cmd) {
 	}
 	// The directory of the test binary is accessible only to root.
 	binary, err := os.ReadFile(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	copied := filepath.Join(dir, "cowblk")
-	if err := os.WriteFile(copied, binary, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(copied, binary, 0o755))
 	chownToNobody(t, dir)
 	return func(c *exec.Cmd) {
 		c.Path, c.Args[0] = copied, copied
@@ -150,18 +143,11 @@ func chownToNobody(t *testing.T, dir string) {
 // waitSealed waits until the former heads of the served disk are sealed and reopened.
 func waitSealed(t *testing.T, c *control.Client) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	test.Eventually(t, "the former heads are sealed", func() bool {
 		var stats []struct{ Unsealed int }
-		if err := c.Run(t.Context(), "query-cow-stats", nil, &stats); err != nil {
-			t.Fatal(err)
-		}
-		if stats[0].Unsealed == 0 {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatal("a former head is not sealed")
-		}
-	}
+		test.Must(t, c.Run(t.Context(), "query-cow-stats", nil, &stats))
+		return stats[0].Unsealed == 0
+	})
 }
 
 // A disk is served by a confined process of an ordinary user: files elsewhere are out of reach, and
@@ -171,18 +157,14 @@ func TestServeConfined(t *testing.T) {
 	st := filepath.Join(dir, "st")
 	base, foreign, probe := filepath.Join(dir, "base"), filepath.Join(dir, "foreign"), filepath.Join(dir, "probe")
 	for path, b := range map[string]byte{base: 3, foreign: 4} {
-		if err := os.WriteFile(path, pattern(b, 1<<20), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(path, pattern(b, 1<<20), 0o600))
 	}
 	command(t, st, "create", "a", "--base", base)
 	command(t, st, "import", foreign, "img")
 	command(t, st, "create", "b", "--from", "img")
 	user := asOrdinaryUser(t, dir)
 	g := backendtest.NewGuest(t, dir)
-	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Join(dir, "agent"), 0o777), os.Chmod(filepath.Join(dir, "qmp"), 0o777)); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Join(dir, "agent"), 0o777), os.Chmod(filepath.Join(dir, "qmp"), 0o777)))
 	p := start(t, st, func(c *exec.Cmd) {
 		user(c)
 		c.Env = append(c.Env, probeEnv+"="+probe)
@@ -205,18 +187,14 @@ func TestServeConfined(t *testing.T) {
 	noNewPrivileges(t, p.cmd.Process.Pid)
 
 	c, err := control.Dial(filepath.Join(st, "run", "a.ctl"), 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	// Promotions of one disk and of both, quiesced through sockets elsewhere.
 	for i, args := range []daemon.PromoteArgs{
 		{Disks: []string{"a"}}, {Disks: []string{"a", "b"}}, {Disks: []string{"a"}, Spec: g.Spec("guest")}, {Disks: []string{"a", "b"}, Spec: g.Spec("pause")},
 	} {
 		args.Tag = fmt.Sprintf("t%d", i)
 		writeAt(t, f, 4096, pattern(byte(10+i), 4096))
-		if err := c.Run(t.Context(), "cow-promote", args, nil); err != nil {
-			t.Fatalf("promotion %d: %v", i, err)
-		}
+		test.Must(t, c.Run(t.Context(), "cow-promote", args, nil), "promotion", i)
 		waitSealed(t, c)
 	}
 	if g.Quiesced() {
@@ -229,9 +207,7 @@ func TestServeConfined(t *testing.T) {
 	commandOf(t, user, st, "create", "clone", "--from", "a@t1")
 	commandOf(t, user, st, "promote", "clone", "--tag", "c")
 	for _, name := range []string{"unix:" + filepath.Join(st, "run", "nbd"), "tcp:localhost:0"} {
-		if err := c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": name}, nil); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": name}, nil))
 	}
 	var outside *control.Error
 	err = c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": "unix:" + filepath.Join(dir, "nbd")}, nil)
@@ -240,9 +216,7 @@ func TestServeConfined(t *testing.T) {
 	}
 	for _, name := range []string{"clone@c", "a@t1"} {
 		var info struct{ URIs []string }
-		if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": name}, &info); err != nil {
-			t.Fatalf("export of %s: %v", name, err)
-		}
+		test.Must(t, c.Run(t.Context(), "cow-export-add", map[string]string{"name": name}, &info), "export of", name)
 		for _, uri := range info.URIs {
 			checkCopy(t, uri, append(append(append(pattern(3, 512), pattern(5, 512)...), pattern(3, 3072)...),
 				append(pattern(11, 4096), pattern(3, 1<<20-8192)...)...))
@@ -288,23 +262,17 @@ func TestServeConfinedTable(t *testing.T) {
 	for _, cache := range []string{"writeback", "none"} {
 		dir, st := shortDir(t), shortDir(t)
 		for _, name := range []string{"base", "map", "data"} {
-			if err := os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600))
 		}
 		line := fmt.Sprintf("0 2048 cow %s 0 %s %s 0", filepath.Join(dir, "base"), filepath.Join(dir, "map"), filepath.Join(dir, "data"))
 		command(t, st, "create", "a", "--table", line)
 		p := start(t, st, nil, "serve", "a", "--cache", cache, "--sandbox", "require")
 		f := dial(t, filepath.Join(st, "run", "a.sock"))
 		c, err := control.Dial(filepath.Join(st, "run", "a.ctl"), 5*time.Second)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		for i := range 3 {
 			writeAt(t, f, 4096, pattern(byte(i+1), 4096))
-			if err := c.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: strconv.Itoa(i)}, nil); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, c.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: strconv.Itoa(i)}, nil))
 			waitSealed(t, c)
 			wantAt(t, f, 4096, pattern(byte(i+1), 4096))
 		}
@@ -319,9 +287,7 @@ func TestServeConfinedTable(t *testing.T) {
 func TestServeConfinedRaw(t *testing.T) {
 	dir := shortDir(t)
 	raw, socket, probe := filepath.Join(dir, "raw"), filepath.Join(dir, "s"), filepath.Join(dir, "probe")
-	if err := os.WriteFile(raw, pattern(7, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(raw, pattern(7, 1<<20), 0o600))
 	for mode, want := range map[string]string{"require": "EACCES", "on": "EACCES", "off": "<nil>"} {
 		p := start(t, dir, func(c *exec.Cmd) { c.Env = append(c.Env, probeEnv+"="+probe) }, "serve", "--blk-file", raw, "--socket-path", socket, "--sandbox", mode)
 		f := dial(t, socket)
@@ -338,8 +304,7 @@ func TestServeConfinedRaw(t *testing.T) {
 
 // Without landlock, "on" serves and warns; "require" does not start and leaves nothing.
 func TestServeWithoutLandlock(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	without := func(c *exec.Cmd) { c.Env = append(c.Env, noLandlockEnv+"=1") }
 	p := start(t, dir, without, "serve", "a", "--sandbox", "require")
 	var exit *exec.ExitError
@@ -353,12 +318,8 @@ func TestServeWithoutLandlock(t *testing.T) {
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	writeAt(t, f, 0, pattern(1, 512))
 	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}}, nil); err != nil {
-		t.Error(err)
-	}
+	test.Must(t, err)
+	test.Check(t, c.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}}, nil))
 	noNewPrivileges(t, p.cmd.Process.Pid)
 	f.Close()
 	p.end(t)

@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // updateEnv, if set, makes TestScripts rewrite the golden files. Read the diff before you commit
@@ -35,19 +36,13 @@ func TestScripts(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			file, err := filepath.Abs(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			s := newScript(t)
 			got := s.run(string(want))
 			if os.Getenv(updateEnv) != "" {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, os.WriteFile(file, []byte(got), 0o644))
 				return
 			}
 			compare(t, string(want), got)
@@ -102,16 +97,12 @@ func fixedDir(t *testing.T) string {
 	const length = 60
 	dir := t.TempDir()
 	short, err := os.MkdirTemp("", "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(short) })
 	if len(short) < length-1 {
 		dir = short + "/" + strings.Repeat("d", length-1-len(short))
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.MkdirAll(dir, 0o755))
 	return dir
 }
 
@@ -244,9 +235,7 @@ func (s *script) builtin(args []string) {
 	default:
 		s.t.Fatalf("script: no command %q", args[0])
 	}
-	if err != nil {
-		s.t.Fatalf("script: %v: %v", args, err)
-	}
+	test.Must(s.t, err, "script", args)
 }
 
 // alter changes the files of a disk's head.
@@ -271,27 +260,21 @@ func flipBit(path string, off int64) error {
 func (s *script) store() *store.Store {
 	s.t.Helper()
 	st, err := s.app(io.Discard, io.Discard).openStore()
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	test.Must(s.t, err)
 	return st
 }
 
 func (s *script) open(disk string) *store.Opened {
 	s.t.Helper()
 	o, err := s.store().OpenDisk(context.Background(), disk, store.OpenOptions{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	test.Must(s.t, err)
 	return o
 }
 
 func (s *script) number(text string) uint64 {
 	s.t.Helper()
 	n, err := strconv.ParseUint(text, 10, 63)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	test.Must(s.t, err)
 	return n
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -22,6 +23,7 @@ import (
 	"cowblk/backend/daemon"
 	"cowblk/cow"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -59,9 +61,7 @@ func start(t testing.TB, dir string, change func(*exec.Cmd), args ...string) *pr
 	if change != nil {
 		change(p.cmd)
 	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Start())
 	t.Cleanup(func() {
 		if p.cmd.ProcessState == nil {
 			p.cmd.Process.Kill()
@@ -88,29 +88,41 @@ func dial(t testing.TB, socket string) *frontend.Frontend {
 	return dialWith(t, socket, frontend.Options{})
 }
 
-func dialWith(t testing.TB, socket string, o frontend.Options) *frontend.Frontend {
+func dialWith(t testing.TB, socket string, o frontend.Options) (f *frontend.Frontend) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		f, err := frontend.Dial(socket, o)
-		if err == nil {
-			t.Cleanup(func() { f.Close() })
-			return f
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
+	test.Eventually(t, socket+" is served", func() (ok bool) {
+		var err error
+		f, err = frontend.Dial(socket, o)
+		return err == nil
+	})
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// testApp returns an app without input, environment, terminal and KVM.
+func testApp(out, errs io.Writer) *app {
+	return &app{
+		in: strings.NewReader(""), out: out, err: errs, getenv: func(string) string { return "" },
+		terminal: func(any) bool { return false }, kvm: func() bool { return false },
 	}
+}
+
+// storeWith returns the directory of a store with disks of one size; its path is short enough for
+// sockets.
+func storeWith(t testing.TB, size string, disks ...string) string {
+	t.Helper()
+	dir := shortDir(t)
+	for _, name := range disks {
+		command(t, dir, "create", name, "--size", size)
+	}
+	return dir
 }
 
 // command runs cowblk in this process and returns its standard output.
 func command(t testing.TB, dir string, args ...string) string {
 	t.Helper()
 	var out, errs bytes.Buffer
-	a := &app{
-		in: strings.NewReader(""), out: &out, err: &errs, getenv: func(string) string { return "" },
-		terminal: func(any) bool { return false }, kvm: func() bool { return false },
-	}
-	if code := run(append([]string{"--store", dir}, args...), a); code != exitOK {
+	if code := run(append([]string{"--store", dir}, args...), testApp(&out, &errs)); code != exitOK {
 		t.Fatalf("cowblk %v: exit %d\n%s", args, code, errs.String())
 	}
 	return out.String()
@@ -120,13 +132,9 @@ func command(t testing.TB, dir string, args ...string) string {
 func manifestOf(t testing.TB, dir, disk string) *store.Manifest {
 	t.Helper()
 	s, err := store.Open(dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	m, err := s.Disk(disk)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return m
 }
 
@@ -134,9 +142,7 @@ func manifestOf(t testing.TB, dir, disk string) *store.Manifest {
 func shortDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cowblk")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
 }
@@ -146,9 +152,7 @@ func pattern(b byte, n int) []byte { return bytes.Repeat([]byte{b}, n) }
 func wantAt(t testing.TB, f *frontend.Frontend, off int64, want []byte) {
 	t.Helper()
 	got := make([]byte, len(want))
-	if _, err := f.Driver(0).ReadAt(got, off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.Driver(0).ReadAt(got, off)))
 	if !bytes.Equal(got, want) {
 		t.Errorf("%d bytes at %d are not what was written", len(want), off)
 	}
@@ -156,16 +160,11 @@ func wantAt(t testing.TB, f *frontend.Frontend, off int64, want []byte) {
 
 func writeAt(t testing.TB, f *frontend.Frontend, off int64, p []byte) {
 	t.Helper()
-	if _, err := f.Driver(0).WriteAt(p, off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.Driver(0).WriteAt(p, off)))
 }
 
 func TestServeSeveralDisksAndPromoteThem(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b"} {
-		command(t, dir, "create", name, "--size", "16M")
-	}
+	dir := storeWith(t, "16M", "a", "b")
 	p := start(t, dir, nil, "serve", "a", "b")
 	fa, fb := dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
 	writeAt(t, fa, 0, pattern(1, 8192))
@@ -184,17 +183,14 @@ func TestServeSeveralDisksAndPromoteThem(t *testing.T) {
 			HeadBlocks int `json:"head-blocks"`
 		}
 	}
-	if err := json.Unmarshal([]byte(command(t, dir, "info", "a", "--json")), &info); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, json.Unmarshal([]byte(command(t, dir, "info", "a", "--json")), &info))
 	if len(info.Layers) != 2 || info.Layers[0].Tag != "both" || !info.Live.Connected || info.Live.Depth != 2 || info.Live.HeadBlocks != 1 {
 		t.Errorf("info of the served disk: %+v", info)
 	}
 
 	// The tag of a served disk can be used at once.
 	command(t, dir, "create", "c", "--from", "a@both")
-	q := start(t, dir, nil, "serve", "c")
-	fc := dial(t, filepath.Join(dir, "run", "c.sock"))
+	q, fc := startServing(t, dir, "c")
 	wantAt(t, fc, 0, pattern(1, 8192))
 	writeAt(t, fc, 0, pattern(9, 4096))
 	wantAt(t, fa, 0, pattern(1, 4096))
@@ -203,8 +199,7 @@ func TestServeSeveralDisksAndPromoteThem(t *testing.T) {
 }
 
 func TestServeRefusesADiskInUse(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	p := start(t, dir, nil, "serve", "a")
 	dial(t, filepath.Join(dir, "run", "a.sock"))
 	q := start(t, dir, nil, "serve", "a", "--socket-path", filepath.Join(dir, "other.sock"))
@@ -216,52 +211,30 @@ func TestServeRefusesADiskInUse(t *testing.T) {
 }
 
 func TestServeStopsOnQuit(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
-	p := start(t, dir, nil, "serve", "a")
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	dir := storeWith(t, "1M", "a")
+	p, f := startServing(t, dir, "a")
 	writeAt(t, f, 0, pattern(5, 4096))
 	conn, err := net.Dial("unix", filepath.Join(dir, "run", "a.ctl"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer conn.Close()
 	fmt.Fprint(conn, `{"execute":"qmp_capabilities"}{"execute":"quit"}`)
 	if err := p.cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, p.log.String())
 	}
 	for _, left := range []string{"a.sock", "a.ctl"} {
-		if _, err := os.Lstat(filepath.Join(dir, "run", left)); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s is left: %v", left, err)
-		}
+		test.ErrorIs(t, test.Err(os.Lstat(filepath.Join(dir, "run", left))), os.ErrNotExist, left)
 	}
 	q := start(t, dir, nil, "serve", "a")
 	wantAt(t, dial(t, filepath.Join(dir, "run", "a.sock")), 0, pattern(5, 4096))
 	q.end(t)
 }
 
-// QEMU's "Backend program conventions": --print-capabilities.
-func TestPrintCapabilities(t *testing.T) {
-	var got struct {
-		Type     string
-		Features []string
-	}
-	if err := json.Unmarshal([]byte(command(t, t.TempDir(), "serve", "--print-capabilities")), &got); err != nil {
-		t.Fatal(err)
-	}
-	if got.Type != "block" || !slices.Equal(got.Features, []string{"read-only", "blk-file"}) {
-		t.Errorf("%+v", got)
-	}
-}
-
-// Also from the conventions: --blk-file, --read-only, --socket-path, --fd with a connection and
-// with a listening socket.
+// QEMU's "Backend program conventions": --print-capabilities, --blk-file, --read-only, --socket-path,
+// --fd with a connection and with a listening socket.
 func TestBackendProgramConventions(t *testing.T) {
 	dir := shortDir(t)
 	raw := filepath.Join(dir, "raw")
-	if err := os.WriteFile(raw, pattern(7, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(raw, pattern(7, 1<<20), 0o600))
 	socket := filepath.Join(dir, "s")
 	p := start(t, dir, nil, "serve", "--blk-file", raw, "--socket-path", socket)
 	writeAt(t, dial(t, socket), 512, pattern(8, 512))
@@ -282,21 +255,15 @@ func TestBackendProgramConventions(t *testing.T) {
 	p.end(t)
 
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	theirs, ours := os.NewFile(uintptr(pair[0]), "theirs"), os.NewFile(uintptr(pair[1]), "ours")
 	p = start(t, dir, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{theirs} }, "serve", "--blk-file", raw, "--fd", "3")
 	theirs.Close()
 	conn, err := net.FileConn(ours)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ours.Close()
 	f, err = frontend.New(conn.(*net.UnixConn), frontend.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	wantAt(t, f, 512, pattern(8, 512))
 	f.Close()
 	if err := p.cmd.Wait(); err != nil { // the process ends with the connection
@@ -306,20 +273,23 @@ func TestBackendProgramConventions(t *testing.T) {
 	// As started by QEMU's conventions, under the name in integration/50-cowblk.json.
 	var registered struct{ Type, Binary string }
 	text, err := os.ReadFile("../../integration/50-cowblk.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if err := json.Unmarshal(text, &registered); err != nil || registered.Type != "block" {
 		t.Fatalf("%+v, %v", registered, err)
 	}
 	binary := filepath.Join(dir, filepath.Base(registered.Binary))
-	if err := os.Symlink(os.Args[0], binary); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Symlink(os.Args[0], binary))
 	cmd := exec.Command(binary, "--print-capabilities")
 	cmd.Env = append(os.Environ(), mainEnv+"=1")
-	if out, err := cmd.Output(); err != nil || !strings.Contains(string(out), `"block"`) {
-		t.Errorf("%s --print-capabilities: %v\n%s", binary, err, out)
+	out, err := cmd.Output()
+	test.Must(t, err)
+	var can struct {
+		Type     string
+		Features []string
+	}
+	test.Must(t, json.Unmarshal(out, &can))
+	if can.Type != "block" || !slices.Equal(can.Features, []string{"read-only", "blk-file"}) {
+		t.Errorf("%+v", can)
 	}
 
 	l, file := listener(t, filepath.Join(dir, "l"))
@@ -332,14 +302,10 @@ func TestBackendProgramConventions(t *testing.T) {
 func listener(t *testing.T, path string) (string, *os.File) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	l.SetUnlinkOnClose(false)
 	f, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	l.Close()
 	t.Cleanup(func() { f.Close() })
 	return path, f
@@ -347,16 +313,11 @@ func listener(t *testing.T, path string) (string, *os.File) {
 
 // systemd: sockets by name in LISTEN_FDNAMES, readiness on NOTIFY_SOCKET.
 func TestSocketActivationAndReadiness(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "a", "b")
 	pathA, fileA := listener(t, filepath.Join(dir, "from-systemd-a"))
 	pathB, fileB := listener(t, filepath.Join(dir, "from-systemd-b"))
 	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer notify.Close()
 	// LISTEN_PID must be the process's own, so a shell sets it and executes cowblk.
 	p := start(t, dir, func(c *exec.Cmd) {
@@ -377,9 +338,7 @@ func TestSocketActivationAndReadiness(t *testing.T) {
 	writeAt(t, dial(t, pathA), 0, pattern(1, 512))
 	writeAt(t, dial(t, pathB), 0, pattern(2, 512))
 	p.end(t)
-	if _, err := os.Lstat(pathA); err != nil {
-		t.Errorf("systemd's socket was removed: %v", err)
-	}
+	test.Check(t, test.Err(os.Lstat(pathA)), "systemd's socket was removed")
 	for name, b := range map[string]byte{"a": 1, "b": 2} {
 		p := start(t, dir, nil, "serve", name)
 		wantAt(t, dial(t, filepath.Join(dir, "run", name+".sock")), 0, pattern(b, 512))
@@ -399,8 +358,7 @@ func TestServeUsage(t *testing.T) {
 		{"serve", "a", "--cache", "writethrough", "--writeback-without-flush"}, {"run", "a", "--cache", "directsync", "--writeback-without-flush"},
 	} {
 		var errs bytes.Buffer
-		a := &app{in: strings.NewReader(""), out: &errs, err: &errs, getenv: os.Getenv, terminal: func(any) bool { return false }}
-		if code := run(append([]string{"--store", dir}, args...), a); code != exitUsage {
+		if code := run(append([]string{"--store", dir}, args...), testApp(&errs, &errs)); code != exitUsage {
 			t.Errorf("%v: exit %d: %s", args, code, errs.String())
 		}
 	}
@@ -409,16 +367,13 @@ func TestServeUsage(t *testing.T) {
 // A driver that negotiates neither FLUSH nor CONFIG_WCE has no write cache, unless the option asks
 // for one.
 func TestServeWritebackWithoutFlush(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
+	dir := storeWith(t, "16M", "a")
 	for _, args := range [][]string{{"serve", "a"}, {"serve", "a", "--writeback-without-flush"}} {
 		with := len(args) > 2
 		p := start(t, dir, nil, args...)
 		c, _ := dialControl(t, dir, "a")
 		f, err := frontend.Dial(filepath.Join(dir, "run", "a.sock"), frontend.Options{Refuse: frontend.FeatureFlush | frontend.FeatureConfigWCE})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		writeAt(t, f, 0, pattern(1, 4096))
 		var disks []daemon.DiskInfo
 		if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache != with {
@@ -441,16 +396,13 @@ func TestFlushIntervalFlag(t *testing.T) {
 		}
 	}
 	cmd := newServe(&app{})
-	if got := cmd.Flags().Lookup("flush-interval").DefValue; got != cow.DefaultFlushInterval.String() {
-		t.Errorf("default %s", got)
-	}
+	test.Equal(t, cmd.Flags().Lookup("flush-interval").DefValue, cow.DefaultFlushInterval.String(), "default")
 }
 
 // The modes of --cache: the features that the guest sees, the answer of the monitor, and the data
 // written.
 func TestServeCacheModes(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
+	dir := storeWith(t, "16M", "a")
 	for i, mode := range []string{"writeback", "writethrough", "none", "directsync"} {
 		p := start(t, dir, nil, "serve", "a", "--cache", mode, "--poll", "0")
 		c, _ := dialControl(t, dir, "a")

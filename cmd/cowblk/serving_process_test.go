@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // A lock file may name the control socket of a process that serves a disk of the same name from
@@ -21,25 +23,15 @@ func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 	p, f := startServing(t, served, "d")
 	defer f.Close()
 	lock, err := os.OpenFile(filepath.Join(meant, "disks", "d", "lock"), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 	text, err := json.Marshal(map[string]any{
 		"pid": os.Getpid(), "control": filepath.Join(served, "run", "d.ctl"), "socket": filepath.Join(served, "run", "d.sock"),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := lock.Truncate(0); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := lock.WriteAt(text, 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, lock.Truncate(0))
+	test.Must(t, test.Err(lock.WriteAt(text, 0)))
 	s := &untrustedStore{store: meant}
 	for _, line := range []string{
 		"stop d --timeout 10s", "promote d --tag u", "attach d --qmp unix:/nonexistent/qmp", "detach d --qmp unix:/nonexistent/qmp", "resume d", "serve d --takeover",
@@ -50,15 +42,11 @@ func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 	}
 	// A store reached by another path is the same store.
 	other := filepath.Join(dir, "link")
-	if err := os.Symlink(served, other); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Symlink(served, other))
 	command(t, other, "promote", "d", "--tag", "t")
 	if m := manifestOf(t, served, "d"); len(m.Layers) != 2 || m.Layers[0].Tag != "t" {
 		t.Errorf("%+v", m.Layers)
 	}
 	command(t, other, "stop", "d")
-	if code := p.outcome(t); code != exitOK {
-		t.Errorf("exit %d", code)
-	}
+	test.Equal(t, p.outcome(t), exitOK, "exit")
 }

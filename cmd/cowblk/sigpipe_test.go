@@ -5,16 +5,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // The disks are served on when the reader of the log's pipe ends.
 func TestServeOutlivesTheReaderOfItsLog(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	p := start(t, dir, func(cmd *exec.Cmd) { cmd.Stderr = w }, "serve", "a")
 	w.Close()
 	socket := filepath.Join(dir, "run", "a.sock")
@@ -22,9 +21,7 @@ func TestServeOutlivesTheReaderOfItsLog(t *testing.T) {
 	r.Close()
 	for range 3 { // each connection writes to the log
 		writeAt(t, f, 0, pattern(1, 512))
-		if err := f.Reconnect(socket); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, f.Reconnect(socket))
 	}
 	wantAt(t, f, 0, pattern(1, 512))
 	p.end(t)

@@ -11,21 +11,22 @@ import (
 	"testing"
 	"time"
 
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
 // lockHolderEnv makes the test binary, as cowblk, delay calls on the files of its store. Its value
-// is "GATE OP NAME": while the file GATE exists, a call OP (see cowtest.Call) on a file whose path
+// is "GATE OP NAME": while the file GATE exists, a call OP (see faultfs.Call) on a file whose path
 // contains NAME waits, after it has created the file GATE.caught.
 const lockHolderEnv = "COWBLK_TEST_HOLD"
 
 func lockHolderMain(spec string) int {
 	gate, rest, _ := strings.Cut(spec, " ")
 	op, name, _ := strings.Cut(rest, " ")
-	x := &cowtest.Intercept{FS: vfs.OS{}}
-	x.OnCall(func(c cowtest.Call) error {
+	x := faultfs.Over(vfs.OS{}, nil)
+	x.OnCall(func(c faultfs.Call) error {
 		if c.Op != op || !strings.Contains(c.Name, name) {
 			return nil
 		}
@@ -44,19 +45,6 @@ func lockHolderMain(spec string) int {
 	return run(os.Args[1:], a)
 }
 
-// waitExists waits for a file.
-func waitExists(t *testing.T, path string) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(path); err == nil {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%s does not come", path)
-		}
-	}
-}
-
 // A process that gets SIGTERM while a device does not answer stops its other disks, waits for the
 // device, and answers on its control socket meanwhile; all acknowledged writes are kept. At a
 // second signal it ends at once, and the next process finds all flushed data.
@@ -64,50 +52,33 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 	for _, second := range []bool{false, true} {
 		t.Run(fmt.Sprintf("second signal=%v", second), func(t *testing.T) {
 			t.Parallel()
-			dir := shortDir(t)
-			for _, name := range []string{"a", "b"} {
-				command(t, dir, "create", name, "--size", "1M")
-			}
+			dir := storeWith(t, "1M", "a", "b")
 			gate := filepath.Join(dir, "gate")
 			m := manifestOf(t, dir, "a")
 			// In the process only the delayed system call accesses the files of the gate.
 			p := start(t, dir, func(c *exec.Cmd) {
-				c.Env = append(c.Env, fmt.Sprintf("%s=%s pwritev %s", lockHolderEnv, gate, m.Head().Data))
+				c.Env = append(c.Env, fmt.Sprintf("%s=%s write %s", lockHolderEnv, gate, m.Head().Data))
 			}, "serve", "a", "b", "--sandbox", "off")
 			a, b := dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
 			ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
 			for _, f := range []*frontend.Frontend{a, b} {
 				writeAt(t, f, 0, pattern(1, 4096))
-				if err := f.Driver(0).Flush(); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, f.Driver(0).Flush())
 			}
-			if err := os.WriteFile(gate, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, os.WriteFile(gate, nil, 0o600))
 			held := make(chan error, 1)
 			go func() { _, err := a.Driver(0).WriteAt(pattern(2, 4096), 4096); held <- err }()
-			waitExists(t, gate+".caught")
+			test.Exists(t, gate+".caught")
 			writeAt(t, b, 4096, pattern(3, 4096))
-			if err := b.Driver(0).Flush(); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, b.Driver(0).Flush())
 
-			if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
-			}
-			for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-				if _, err := os.Lstat(filepath.Join(dir, "run", "b.sock")); err != nil {
-					break
-				}
-				if time.Now().After(end) {
-					t.Fatal("the other disk is still served")
-				}
-			}
+			test.Must(t, p.cmd.Process.Signal(syscall.SIGTERM))
+			test.Eventually(t, "the other disk is not served any more", func() bool {
+				_, err := os.Lstat(filepath.Join(dir, "run", "b.sock"))
+				return err != nil
+			})
 			for _, query := range []string{"query-cow-disks", "query-cow-stats"} {
-				if err := ctl.run(query, nil); err != nil {
-					t.Errorf("%s while the process ends: %v", query, err)
-				}
+				test.Check(t, ctl.run(query, nil), query, "while the process ends")
 			}
 			select {
 			case err := <-held:
@@ -133,12 +104,8 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 					t.Errorf("second signal: %v\n%s", err, p.log.String())
 				}
 			} else {
-				if err := os.Remove(gate); err != nil {
-					t.Fatal(err)
-				}
-				if err := <-held; err != nil {
-					t.Errorf("the write: %v", err)
-				}
+				test.Must(t, os.Remove(gate))
+				test.Check(t, <-held, "the write")
 				if err := p.cmd.Wait(); err != nil {
 					t.Errorf("%v\n%s", err, p.log.String())
 				}

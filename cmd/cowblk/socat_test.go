@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // TestSocatSession drives the control socket of a running daemon with socat. In testdata/socat.txt
@@ -20,14 +22,11 @@ import (
 func TestSocatSession(t *testing.T) {
 	const golden = "testdata/socat.txt"
 	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "16M")
+	test.Must(t, err)
+	dir := storeWith(t, "16M", "a")
 	p := start(t, dir, nil, "serve", "a")
 	dial(t, filepath.Join(dir, "run", "a.sock")).Close()
-	eventually(t, "the front-end has gone", func() bool { return !strings.Contains(command(t, dir, "info", "a", "--json"), `"connected": true`) })
+	test.Eventually(t, "the front-end has gone", func() bool { return !strings.Contains(command(t, dir, "info", "a", "--json"), `"connected": true`) })
 	s := startSocat(t, filepath.Join(dir, "run", "a.ctl"))
 
 	var got strings.Builder
@@ -47,16 +46,12 @@ func TestSocatSession(t *testing.T) {
 		}
 	}
 	s.in.Close() // half-close: queued output is still sent
-	if err := s.cmd.Wait(); err != nil {
-		t.Errorf("socat: %v", err)
-	}
+	test.Check(t, s.cmd.Wait(), "socat")
 	if err := p.cmd.Wait(); err != nil {
 		t.Errorf("cowblk: %v\n%s", err, p.log.String())
 	}
 	if os.Getenv(updateEnv) != "" {
-		if err := os.WriteFile(golden, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(golden, []byte(got.String()), 0o644))
 		return
 	}
 	compare(t, string(want), got.String())
@@ -79,13 +74,9 @@ func startSocat(t *testing.T, path string) *socat {
 		t.Fatal(err)
 	}
 	out, err := s.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	s.out = bufio.NewScanner(out)
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.cmd.Start())
 	late := time.AfterFunc(waitTimeout, func() { s.cmd.Process.Kill() })
 	t.Cleanup(func() {
 		late.Stop()

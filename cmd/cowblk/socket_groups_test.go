@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"cowblk/backend/control/controltest"
+	"cowblk/internal/test"
 )
 
 const (
@@ -23,9 +24,7 @@ const (
 func dialAs(t *testing.T, path string, group int) *rawControl {
 	t.Helper()
 	conn, err := controltest.DialAs(t, path, nobody, group)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return rawOn(t, conn)
 }
 
@@ -33,9 +32,7 @@ func rawOn(t *testing.T, conn net.Conn) *rawControl {
 	t.Helper()
 	t.Cleanup(func() { conn.Close() })
 	c := &rawControl{conn, json.NewDecoder(conn)}
-	if err := c.run("qmp_capabilities", nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, c.run("qmp_capabilities", nil))
 	return c
 }
 
@@ -43,9 +40,7 @@ func rawOn(t *testing.T, conn net.Conn) *rawControl {
 func wantSocket(t *testing.T, path string, mode os.FileMode, group int) {
 	t.Helper()
 	fi, err := os.Lstat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if fi.Mode() != os.ModeSocket|mode || mode == 0o660 && groupOf(fi) != group {
 		t.Errorf("%s: mode %v, group %d, expected %v, %d", path, fi.Mode(), groupOf(fi), mode, group)
 	}
@@ -58,9 +53,7 @@ func TestGroups(t *testing.T) {
 		t.Skip("only root can be another user")
 	}
 	dir := shortDir(t)
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Chmod(dir, 0o711))
 	for _, line := range []string{"create a --size 1M", "promote a --tag t", "create b --size 1M", "promote b --tag t"} {
 		command(t, dir, strings.Fields(line)...)
 	}
@@ -75,9 +68,7 @@ func TestGroups(t *testing.T) {
 		t.Error("QEMU's group has connected to the control socket")
 	}
 	owner := dialRaw(t, run("a.ctl"))
-	if err := owner.run("nbd-server-start", map[string]string{"addr": "unix:" + run("n")}); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, owner.run("nbd-server-start", map[string]string{"addr": "unix:" + run("n")}))
 	wantSocket(t, run("n"), 0o600, 0)
 	p.end(t)
 
@@ -96,9 +87,7 @@ func TestGroups(t *testing.T) {
 	}
 	allowed := func(c *rawControl, command string, args any) {
 		t.Helper()
-		if err := c.run(command, args); err != nil {
-			t.Errorf("%s %v: %v", command, args, err)
-		}
+		test.Check(t, c.run(command, args), command, args)
 	}
 	other := "unix:" + filepath.Join(dir, "other")
 	disks := []string{"a"}
@@ -132,9 +121,7 @@ func TestGroups(t *testing.T) {
 	allowed(owner, "cow-export-add", map[string]any{"name": "b@t"})
 	refused("cow-export-add", map[string]any{"name": "a@t"}) // would be on the network
 	allowed(c, "quit", nil)
-	if code := p.outcome(t); code != exitOK {
-		t.Errorf("exit code %d", code)
-	}
+	test.Equal(t, p.outcome(t), exitOK, "exit code")
 	for _, want := range []string{
 		fmt.Sprintf(`msg="control command" command=quit uid=%d pid=%d`, nobody, os.Getpid()),
 		fmt.Sprintf(`msg="control command" command=cow-promote uid=%d pid=%d arguments="{\"disks\":[\"a\"],\"tag\":\"u\"}"`, nobody, os.Getpid()),
@@ -152,15 +139,12 @@ func TestControlGroupAfterTakeover(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give files to any group")
 	}
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	ctl := filepath.Join(dir, "run", "a.ctl")
 	group := fmt.Sprint(operator)
 	p := start(t, dir, nil, "serve", "a", "--socket-group", group, "--control-group", group)
 	dial(t, filepath.Join(dir, "run", "a.sock")).Close()
-	if err := dialRaw(t, ctl).run("nbd-server-start", map[string]string{"addr": "unix:" + filepath.Join(dir, "run", "n")}); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, dialRaw(t, ctl).run("nbd-server-start", map[string]string{"addr": "unix:" + filepath.Join(dir, "run", "n")}))
 	next := start(t, dir, nil, "serve", "a", "--takeover")
 	if code := p.outcome(t); code != exitOK {
 		t.Fatalf("exit code %d\n%s", code, p.log.String())
@@ -174,24 +158,17 @@ func TestControlGroupAfterTakeover(t *testing.T) {
 
 // A confined process makes its NBD sockets also in a run directory that its group may write to.
 func TestNBDSocketInSharedDirectory(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
+	dir := storeWith(t, "1M", "a")
 	run := filepath.Join(dir, "run")
-	if err := errors.Join(os.MkdirAll(run, 0o755), os.Chmod(run, 0o771)); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, errors.Join(os.MkdirAll(run, 0o755), os.Chmod(run, 0o771)))
 	p := start(t, dir, asOrdinaryUser(t, dir), "serve", "a")
 	dial(t, filepath.Join(run, "a.sock")).Close()
 	ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
 	socket := filepath.Join(dir, "run", "n")
 	for range 2 {
-		if err := ctl.run("nbd-server-start", map[string]string{"addr": "unix:" + socket}); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, ctl.run("nbd-server-start", map[string]string{"addr": "unix:" + socket}))
 		wantSocket(t, socket, 0o600, 0)
-		if err := ctl.run("nbd-server-stop", nil); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, ctl.run("nbd-server-stop", nil))
 	}
 	p.end(t)
 	if left, err := filepath.Glob(filepath.Join(dir, "run", ".*")); err != nil || len(left) > 0 { // private directories of sockets

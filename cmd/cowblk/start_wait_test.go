@@ -9,15 +9,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // A command that waits for a lock of another process ends at SIGTERM and SIGINT: the lock of the
 // store, of a disk, of the directory of its socket.
 func TestSignalEndsWaitForALock(t *testing.T) {
 	image := filepath.Join(shortDir(t), "image")
-	if err := os.WriteFile(image, pattern(9, 64<<10), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(image, pattern(9, 64<<10), 0o600))
 	for _, c := range []struct {
 		lock string
 		args string
@@ -33,25 +33,18 @@ func TestSignalEndsWaitForALock(t *testing.T) {
 	} {
 		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 			t.Run(c.args+" "+sig.String(), func(t *testing.T) {
-				dir := shortDir(t)
-				command(t, dir, "create", "a", "--size", "1M")
+				dir := storeWith(t, "1M", "a")
 				command(t, dir, "promote", "a", "--tag", "t")
 				// A stale transaction, which a command that only opens a disk removes under the
 				// store's lock.
-				if err := os.MkdirAll(filepath.Join(dir, "tmp", "x"), 0o700); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, os.MkdirAll(filepath.Join(dir, "tmp", "x"), 0o700))
 				lock, err := os.Open(filepath.Join(dir, c.lock))
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				defer lock.Close()
-				if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 				p := start(t, dir, nil, strings.Fields(c.args)...)
 				// It waits when it has the lock file open.
-				eventually(t, "it waits for the lock", func() bool {
+				test.Eventually(t, "it waits for the lock", func() bool {
 					fds, _ := filepath.Glob("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/fd/*")
 					for _, fd := range fds {
 						if to, err := os.Readlink(fd); err == nil && to == filepath.Join(dir, c.lock) {
@@ -60,9 +53,7 @@ func TestSignalEndsWaitForALock(t *testing.T) {
 					}
 					return false
 				})
-				if err := p.cmd.Process.Signal(sig); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, p.cmd.Process.Signal(sig))
 				if code, want := p.outcome(t), 128+int(sig); code != want {
 					t.Errorf("exit code %d, expected %d\n%s", code, want, p.log.String())
 				}

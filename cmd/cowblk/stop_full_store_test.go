@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // A process ends although its file system is full. The reserve is for the maps of its disks;
@@ -41,9 +43,7 @@ func (k *fullKind) stop(t *testing.T, how string, reserve bool) {
 		writeAt(t, guest, n*sparse, pattern(byte(n+1), 4096))
 	}
 	if !reserve {
-		if err := os.RemoveAll(filepath.Join(st, "reserve")); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.RemoveAll(filepath.Join(st, "reserve")))
 	}
 	k.exhaust(t, m)
 	guest.Close()
@@ -71,9 +71,7 @@ func (k *fullKind) stop(t *testing.T, how string, reserve bool) {
 		}
 	}
 	t.Logf("serve: exit %d", served)
-	if err := os.RemoveAll(filepath.Join(m, "ballast")); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.RemoveAll(filepath.Join(m, "ballast")))
 	p = start(t, st, nil, "serve", "a")
 	guest = dial(t, servedAt(t, st, "a"))
 	for n := range int64(8) {
@@ -100,13 +98,11 @@ func TestBackgroundFlushOnAFullFileSystem(t *testing.T) {
 	k.exhaust(t, m)
 	count := func() int {
 		files, err := os.ReadDir(filepath.Join(st, "reserve"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		return len(files)
 	}
 	before := count()
-	eventually(t, "the reserve is used", func() bool { return count() < before })
+	test.Eventually(t, "the reserve is used", func() bool { return count() < before })
 	if n := count(); n < before/2 {
 		t.Errorf("of %d files of the reserve %d are left", before, n)
 	}
@@ -121,7 +117,7 @@ func TestBackgroundFlushOnAFullFileSystem(t *testing.T) {
 func servedAt(t *testing.T, dir, disk string) string {
 	t.Helper()
 	socket := ""
-	eventually(t, "the disk is served", func() bool {
+	test.Eventually(t, "the disk is served", func() bool {
 		i := infoOf(t, dir, disk)
 		socket = i.Socket
 		return i.Serving != nil && i.Serving.Control != ""
@@ -135,15 +131,10 @@ func TestStopOfUnreadableLock(t *testing.T) {
 		"directory": func(lock string) error { return os.Mkdir(lock, 0o700) },
 		"link":      func(lock string) error { return os.Symlink("lock", lock) }, // ELOOP, for root too
 	} {
-		dir := shortDir(t)
-		command(t, dir, "create", "vm1", "--size", "1M")
+		dir := storeWith(t, "1M", "vm1")
 		lock := filepath.Join(dir, "disks", "vm1", "lock")
-		if err := os.Remove(lock); err != nil {
-			t.Fatal(err)
-		}
-		if err := replace(lock); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.Remove(lock))
+		test.Must(t, replace(lock))
 		code, text := outcomeOf(t, dir, "stop", "vm1")
 		if code != exitFailure && code != exitRefused || strings.Contains(text, "not open") || !strings.Contains(text, lock) {
 			t.Errorf("%s: exit %d: %s", what, code, text)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -19,7 +20,7 @@ func outcomeOf(t *testing.T, dir string, args ...string) (int, string) {
 }
 
 // startServing starts a process that serves disks, and connects to the first.
-func startServing(t *testing.T, dir string, names ...string) (*process, *frontend.Frontend) {
+func startServing(t testing.TB, dir string, names ...string) (*process, *frontend.Frontend) {
 	t.Helper()
 	p := start(t, dir, nil, append([]string{"serve"}, names...)...)
 	return p, dial(t, filepath.Join(dir, "run", names[len(names)-1]+".sock"))
@@ -27,8 +28,7 @@ func startServing(t *testing.T, dir string, names ...string) (*process, *fronten
 
 // stop ends the process in order: written data is durable, and the disk is free when it returns.
 func TestStop(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
+	dir := storeWith(t, "1M", "vm1")
 	p, _ := startServing(t, dir, "vm1")
 	var stops []stopped
 	if err := json.Unmarshal([]byte(command(t, dir, "stop", "--json", "vm1")), &stops); err != nil || len(stops) != 1 || stops[0].PID != p.cmd.Process.Pid {
@@ -42,8 +42,7 @@ func TestStop(t *testing.T) {
 
 // A disk that is not served counts as stopped; one that does not exist is an error.
 func TestStopStopped(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
+	dir := storeWith(t, "1M", "vm1")
 	if out := command(t, dir, "stop", "vm1"); strings.Count(out, "vm1 is not open in any process") != 1 {
 		t.Errorf("stop: %s", out)
 	}
@@ -61,24 +60,17 @@ func TestStopStopped(t *testing.T) {
 
 // A process ends as a whole: only if all of its disks are named, or with --whole-process.
 func TestStopOneOfSeveral(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b", "c"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "a", "b", "c")
 	p, _ := startServing(t, dir, "a", "b")
 	code, text := outcomeOf(t, dir, "stop", "a", "c")
 	if code != exitInUse || !strings.Contains(text, "also serves b") || !strings.Contains(text, "--whole-process") {
 		t.Errorf("exit %d: %s", code, text)
 	}
 	dial(t, filepath.Join(dir, "run", "a.sock")) // both are still served
-	if out := command(t, dir, "stop", "b", "a"); out != "b is stopped\na is stopped\n" {
-		t.Errorf("stop of both: %q", out)
-	}
+	test.Equal(t, command(t, dir, "stop", "b", "a"), "b is stopped\na is stopped\n", "stop of both")
 	p.cmd.Wait()
 	p, _ = startServing(t, dir, "a", "b")
-	if out := command(t, dir, "stop", "b", "--whole-process"); out != "b is stopped\n" {
-		t.Errorf("stop of the whole process: %q", out)
-	}
+	test.Equal(t, command(t, dir, "stop", "b", "--whole-process"), "b is stopped\n", "stop of the whole process")
 	p.cmd.Wait()
 }
 
@@ -90,9 +82,7 @@ func TestStopTimeout(t *testing.T) {
 	if out := s.command("cowblk stop vm1 --timeout 50ms"); !strings.Contains(out, "exit 7") || !strings.Contains(out, "not stopped in time") {
 		t.Errorf("stop of a disk that stays open: %s", out)
 	}
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, o.Close())
 	if out := s.command("cowblk stop vm1 --timeout 50ms"); !strings.Contains(out, "vm1 is not open") {
 		t.Errorf("then: %s", out)
 	}
@@ -109,9 +99,7 @@ func TestAdviceNeverDestroys(t *testing.T) {
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		for _, line := range strings.Split(string(text), "\n") {
 			if !strings.HasPrefix(line, "2> ") {
 				continue

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // fdStoreManager acts as systemd for a service with a file descriptor store.
@@ -26,9 +28,7 @@ type fdStoreManager struct {
 func newFDStoreManager(t *testing.T, dir string) *fdStoreManager {
 	t.Helper()
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	m := &fdStoreManager{t: t, notify: c}
 	t.Cleanup(func() {
 		c.Close()
@@ -89,10 +89,7 @@ func (m *fdStoreManager) until(last string, p *process) {
 // After a restart by systemd, also of a killed process, the sockets have existed all the time.
 // Clients that connect in between wait, for the disks and for the control socket.
 func TestRestartWithDescriptorStore(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b"} {
-		command(t, dir, "create", name, "--size", "64M")
-	}
+	dir := storeWith(t, "64M", "a", "b")
 	m := newFDStoreManager(t, dir)
 	p := m.start(dir, "serve", "a", "b", "--cache", "writethrough")
 	if slices.Sort(m.names); !slices.Equal(m.names, []string{".control", "a", "b"}) {
@@ -106,9 +103,7 @@ func TestRestartWithDescriptorStore(t *testing.T) {
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 4096)
 	l.waitRequests(100)
 	for _, end := range []unix.Signal{unix.SIGTERM, unix.SIGKILL, unix.SIGTERM} {
-		if err := p.cmd.Process.Signal(end); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, p.cmd.Process.Signal(end))
 		p.cmd.Wait()
 		asked := make(chan error, 1)
 		go func() {
@@ -121,9 +116,7 @@ func TestRestartWithDescriptorStore(t *testing.T) {
 			asked <- err
 		}()
 		p = m.start(dir, "serve", "a", "b", "--cache", "writethrough")
-		if err := <-asked; err != nil {
-			t.Errorf("after %v: %v", end, err)
-		}
+		test.Check(t, <-asked, "after", end)
 		l.waitRequests(100)
 	}
 	if len(m.store) != 3 {
@@ -156,9 +149,7 @@ func TestRestartWithControlSocketOnly(t *testing.T) {
 	m.names = []string{".control"}
 	ctl := filepath.Join(dir, "run", "a.ctl")
 	before, err := os.Stat(ctl)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	p.cmd.Process.Kill()
 	p.cmd.Wait()
 	p = m.start(dir, "serve", "a")
@@ -176,9 +167,7 @@ func TestRestartInAnothersDirectory(t *testing.T) {
 		t.Skip("only root can make a directory of another user's")
 	}
 	dir, theirs := shortDir(t), shortDir(t)
-	if err := os.Chown(theirs, nobody, nobody); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Chown(theirs, nobody, nobody))
 	command(t, dir, "create", "a", "--size", "1M")
 	socket := filepath.Join(theirs, "s")
 	m := newFDStoreManager(t, dir)
@@ -189,9 +178,7 @@ func TestRestartInAnothersDirectory(t *testing.T) {
 			t.Errorf("info:\n%s", text)
 		}
 		wantAt(t, dial(t, socket), 0, pattern(0, 512))
-		if err := p.cmd.Process.Signal(unix.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, p.cmd.Process.Signal(unix.SIGTERM))
 		p.cmd.Wait()
 		m.names = nil
 		for _, f := range m.store {

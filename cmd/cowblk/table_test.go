@@ -9,15 +9,15 @@ import (
 	"testing"
 
 	"github.com/mattn/go-runewidth"
+
+	"cowblk/internal/test"
 )
 
 // A table fits the terminal, whatever it contains. Other outputs get all of it, in columns.
 func TestTablesFitTerminals(t *testing.T) {
 	s := newScript(t)
 	base := "日本語のベースイメージ-" + strings.Repeat("長", 30) + ".raw"
-	if err := os.WriteFile(base, randomBytes(1, 1<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(base, randomBytes(1, 1<<20), 0o644))
 	long := strings.Repeat("n", 64)
 	for _, line := range []string{
 		"create " + long + " --base " + base, "create vm1 --base " + base, "promote vm1 --tag " + strings.Repeat("t", 64), "create e --size 1M",
@@ -117,16 +117,12 @@ func TestTreeIsLinear(t *testing.T) {
 func TestLostOutput(t *testing.T) {
 	dir := shortDir(t)
 	golden := filepath.Join(t.TempDir(), "golden.raw")
-	if err := os.WriteFile(golden, randomBytes(1, 1<<20), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(golden, randomBytes(1, 1<<20), 0o644))
 	command(t, dir, "import", golden, "img")
 	command(t, dir, "create", "vm1", "--from", "img")
 	command(t, dir, "promote", "vm1", "--tag", "t")
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer full.Close()
 	for _, args := range [][]string{
 		{}, {"--help"}, {"--version"}, {"version"}, {"help"}, {"help", "exit-codes"}, {"create", "--help"}, {"completion", "bash"}, {"completion", "zsh"},
@@ -162,9 +158,7 @@ func TestLostOutputOfCheck(t *testing.T) {
 	s := newScript(t)
 	s.command("cowblk create vm1 --size 1M")
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer full.Close()
 	for range 2 {
 		for _, line := range [][]string{{"check"}, {"check", "--json"}} {

@@ -17,22 +17,20 @@ import (
 	"cowblk/backend/takeover"
 	"cowblk/cow"
 	"cowblk/cow/store"
+	"cowblk/internal/test"
 )
 
 // request requests a takeover of disk a.
 func request(t *testing.T, dir string, disks ...string) *takeover.Offer {
 	t.Helper()
 	o, err := takeover.Request(context.Background(), filepath.Join(dir, "run", "a.ctl"), disks)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return o
 }
 
 // However and whenever the new process fails, the old one continues, with its unflushed data.
 func TestTakeoverThatFails(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1G")
+	dir := storeWith(t, "1G", "a")
 	p := start(t, dir, nil, "serve", "a")
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
 	l.waitRequests(2000)
@@ -40,20 +38,14 @@ func TestTakeoverThatFails(t *testing.T) {
 		"gone before go": func(o *takeover.Offer) {},
 		"gone after go": func(o *takeover.Offer) {
 			r, err := o.AwaitDetach(t.Context())
-			if err != nil {
-				t.Error(err)
-			}
+			test.Check(t, err)
 			r.Close()
 		},
 		"failed": func(o *takeover.Offer) {
 			r, err := o.AwaitDetach(t.Context())
-			if err != nil {
-				t.Error(err)
-			}
+			test.Check(t, err)
 			r.Close()
-			if err := o.Abort(errors.New("of no use")); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, o.Abort(errors.New("of no use")))
 		},
 		"opened and closed": func(o *takeover.Offer) {
 			r, err := o.AwaitDetach(t.Context())
@@ -72,9 +64,7 @@ func TestTakeoverThatFails(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			if err := opened.Close(); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, opened.Close())
 		},
 	} {
 		l.waitRequests(1000)
@@ -104,8 +94,7 @@ func TestTakeoverThatFails(t *testing.T) {
 // Between ready and go the old process serves, and none of those writes is flushed. The next
 // process, or the old one itself, finds them.
 func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1G")
+	dir := storeWith(t, "1G", "a")
 	p := start(t, dir, nil, "serve", "a")
 	socket := filepath.Join(dir, "run", "a.sock")
 	f := dial(t, socket)
@@ -113,26 +102,18 @@ func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
 	o := request(t, dir, "a")
 	writeAt(t, f, 1<<29, pattern(2, 8192))
 	r, err := o.AwaitDetach(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	// Another front-end connects while no process accepts.
 	waits := make(chan error, 1)
 	go func() { waits <- f.Reconnect(socket) }()
 	r.Close()
-	if err := o.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-waits; err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, o.Close())
+	test.Must(t, <-waits)
 	wantAt(t, f, 0, pattern(1, 4096))
 	wantAt(t, f, 1<<29, pattern(2, 8192))
 	q := start(t, dir, nil, "serve", "a", "--takeover")
 	p.waitExit(t)
-	if err := f.Reconnect(socket); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, f.Reconnect(socket))
 	wantAt(t, f, 1<<29, pattern(2, 8192))
 	q.end(t)
 	q = start(t, dir, nil, "serve", "a")
@@ -141,14 +122,11 @@ func TestTakeoverKeepsWhatIsNotFlushed(t *testing.T) {
 }
 
 func TestTakeoverRefused(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b", "c"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "a", "b", "c")
 	p, other := start(t, dir, nil, "serve", "a", "b"), start(t, dir, nil, "serve", "c")
 	f := dial(t, filepath.Join(dir, "run", "a.sock"))
 	dial(t, filepath.Join(dir, "run", "c.sock"))
-	for _, test := range []struct {
+	for _, tt := range []struct {
 		args []string
 		code int
 		text string
@@ -157,10 +135,10 @@ func TestTakeoverRefused(t *testing.T) {
 		{[]string{"a", "b", "c"}, exitInUse, "not served by one process"},
 		{[]string{"a", "nothing"}, exitNotFound, "nothing"},
 	} {
-		q := start(t, dir, nil, append(append([]string{"serve"}, test.args...), "--takeover")...)
+		q := start(t, dir, nil, append(append([]string{"serve"}, tt.args...), "--takeover")...)
 		var exit *exec.ExitError
-		if err := q.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != test.code || !strings.Contains(q.log.String(), test.text) {
-			t.Errorf("%v: %v\n%s", test.args, err, q.log.String())
+		if err := q.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != tt.code || !strings.Contains(q.log.String(), tt.text) {
+			t.Errorf("%v: %v\n%s", tt.args, err, q.log.String())
 		}
 	}
 	writeAt(t, f, 0, pattern(1, 512))
@@ -171,8 +149,7 @@ func TestTakeoverRefused(t *testing.T) {
 // A process is killed at any moment of a takeover. Either the other one serves, or neither does and
 // a plain start continues, with all written data, flushed or not.
 func TestTakeoverKilled(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1G")
+	dir := storeWith(t, "1G", "a")
 	serve := func(args ...string) *killableDaemon {
 		return newKillableDaemon(t, start(t, dir, nil, append([]string{"serve", "a"}, args...)...))
 	}
@@ -237,17 +214,16 @@ func (m *killableDaemon) serves(t *testing.T, l *steadyLoad) bool {
 	t.Helper()
 	// Completions of the other process may still be in the rings.
 	from := l.done.Load() + loadDepth
-	for end := time.Now().Add(20 * time.Second); l.done.Load() < from+20; time.Sleep(time.Millisecond) {
+	gone := false
+	test.Eventually(t, "the process serves or ends", func() bool {
 		select {
 		case <-m.gone:
-			return false
+			gone = true
 		default:
 		}
-		if time.Now().After(end) {
-			t.Fatalf("the process neither serves nor ends\n%s", m.log.String())
-		}
-	}
-	return true
+		return gone || l.done.Load() >= from+20
+	}, &m.log)
+	return !gone
 }
 
 func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }

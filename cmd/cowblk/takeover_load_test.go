@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -177,37 +178,30 @@ func (l *steadyLoad) reconnect() error {
 // waitRequests waits for n more requests to complete.
 func (l *steadyLoad) waitRequests(n uint64) {
 	l.t.Helper()
-	for from, end := l.done.Load(), time.Now().Add(30*time.Second); l.done.Load() < from+n; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			l.t.Fatalf("%d requests in half a minute", l.done.Load()-from)
-		}
+	from := l.done.Load()
+	test.Eventually(l.t, fmt.Sprint(n, " requests"), func() bool {
 		select {
 		case err := <-l.ended:
 			l.ended <- err
 			l.t.Fatalf("the load has ended: %v", err)
 		default:
 		}
-	}
+		return l.done.Load() >= from+n
+	})
 }
 
 // finish ends the load and checks every block.
 func (l *steadyLoad) finish() {
 	l.t.Helper()
 	l.stop.Store(true)
-	if err := <-l.ended; err != nil {
-		l.t.Fatal(err)
-	}
+	test.Must(l.t, <-l.ended)
 	l.ended <- nil
 	p := make([]byte, 1<<20)
 	for b := uint64(0); b < l.blocks; b += uint64(len(p) / 4096) {
 		n := min(uint64(len(p)/4096), l.blocks-b)
-		if _, err := l.f.Driver(0).ReadAt(p[:n*4096], int64(b)*4096); err != nil {
-			l.t.Fatal(err)
-		}
+		test.Must(l.t, test.Err(l.f.Driver(0).ReadAt(p[:n*4096], int64(b)*4096)))
 		for i := range n {
-			if err := checkBlock(p[i*4096:(i+1)*4096], b+i, l.versions[b+i]); err != nil {
-				l.t.Fatal(err)
-			}
+			test.Must(l.t, checkBlock(p[i*4096:(i+1)*4096], b+i, l.versions[b+i]))
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"cowblk/backend/daemon"
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -69,8 +69,7 @@ func takeOverUnderLoad(t *testing.T, dir string) {
 func deepDisk(t *testing.T, dir string) {
 	t.Helper()
 	command(t, dir, "create", "a", "--size", "50G")
-	p := start(t, dir, nil, "serve", "a")
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	p, f := startServing(t, dir, "a")
 	ranges := make([]frontend.Range, 64)
 	for layer := range 8 {
 		for i := range 400 {
@@ -80,9 +79,7 @@ func deepDisk(t *testing.T, dir string) {
 				block := uint64(1)<<18 + (uint64(layer)*7919+uint64(i*len(ranges)+j)*499979)%(12<<20)
 				ranges[j] = frontend.Range{Off: int64(block) * 4096, Len: 4096, Unmap: true}
 			}
-			if err := f.Driver(0).WriteZeroes(ranges...); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, f.Driver(0).WriteZeroes(ranges...))
 		}
 		if layer < 7 {
 			command(t, dir, "promote", "a", "--tag", fmt.Sprint("t", layer))
@@ -95,8 +92,7 @@ func deepDisk(t *testing.T, dir string) {
 // At SIGTERM requests in flight complete and the disk is closed in order. A front-end that
 // reconnects to the next process has seen no error, and finds all its writes.
 func TestRestartUnderLoad(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1G")
+	dir := storeWith(t, "1G", "a")
 	p := start(t, dir, nil, "serve", "a")
 	l := newLoad(t, filepath.Join(dir, "run", "a.sock"), 16<<10)
 	for range 3 {
@@ -112,27 +108,19 @@ func TestRestartUnderLoad(t *testing.T) {
 
 // A takeover includes the NBD server: its sockets, which exist all the time, and its exports.
 func TestTakeoverOfNBDServer(t *testing.T) {
-	dir := shortDir(t)
-	command(t, dir, "create", "a", "--size", "1M")
-	p := start(t, dir, nil, "serve", "a")
-	f := dial(t, filepath.Join(dir, "run", "a.sock"))
+	dir := storeWith(t, "1M", "a")
+	p, f := startServing(t, dir, "a")
 	writeAt(t, f, 0, pattern(7, 4096))
 	f.Close()
 	command(t, dir, "promote", "a", "--tag", "one")
 	c, _ := dialControl(t, dir, "a")
 	for _, addr := range []string{"unix:" + filepath.Join(dir, "run", "nbd"), "tcp:0"} {
-		if err := c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": addr}, nil); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": addr}, nil))
 	}
-	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "a@one"}, nil); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, c.Run(t.Context(), "cow-export-add", map[string]string{"name": "a@one"}, nil))
 	query := func() (info daemon.NBDInfo) {
 		t.Helper()
-		if err := c.Run(t.Context(), "query-cow-exports", nil, &info); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, c.Run(t.Context(), "query-cow-exports", nil, &info))
 		slices.Sort(info.Addresses)
 		for i := range info.Exports {
 			slices.Sort(info.Exports[i].URIs)
@@ -142,17 +130,9 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 	before := query()
 	q := start(t, dir, nil, "serve", "a", "--takeover")
 	p.waitExit(t)
-	after := query()
-	for end := time.Now().Add(10 * time.Second); len(after.Addresses) < 2 && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		after = query()
-	}
-	if !reflect.DeepEqual(before, after) {
-		t.Errorf("before: %+v, after: %+v", before, after)
-	}
+	test.Eventually(t, fmt.Sprintf("%+v", before), func() bool { return reflect.DeepEqual(before, query()) })
 	conn, err := net.Dial("unix", filepath.Join(dir, "run", "nbd"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
 	var magic [8]byte
@@ -160,7 +140,5 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 		t.Errorf("%q, %v", magic[:], err)
 	}
 	q.end(t)
-	if _, err := os.Lstat(filepath.Join(dir, "run", "nbd")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket is left: %v", err)
-	}
+	test.ErrorIs(t, test.Err(os.Lstat(filepath.Join(dir, "run", "nbd"))), os.ErrNotExist, "the socket is left")
 }

@@ -10,37 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An answer of no after an answer of yes does not undo the first change: text and help say so.
-func TestNoAfterYes(t *testing.T) {
-	for _, answer := range []string{"n\n", "\n", "\x04", "what?\n"} {
-		dir := shortDir(t)
-		for _, name := range []string{"k1", "k2", "k3"} {
-			command(t, dir, "create", name, "--size", "1M")
-		}
-		p := onTerminal(t, dir, "rm", "k1", "k2", "k3")
-		p.await(t, "Remove disk k1")
-		p.typed(t, "y\n")
-		p.await(t, "Remove disk k2")
-		p.typed(t, answer)
-		if code := p.exit(t); code != exitUnconfirmed || strings.Contains(p.screen(), "nothing was changed") ||
-			!strings.Contains(p.screen(), "removed: k1; not removed: k2, k3") {
-			t.Errorf("%q: exit %d:\n%s", answer, code, p.screen())
-		}
-	}
-	for _, code := range []int{exitUnconfirmed, exitRefused} {
-		for _, e := range exitText {
-			if e.code == code && strings.Contains(e.text, "nothing was changed") {
-				t.Errorf("exit code %d: %s: rm of several disks may have removed some", code, e.text)
-			}
-		}
-	}
-}
-
 // Input typed before a question is no answer to it: with Enter, without, or as a part of an answer.
 func TestInputBeforeTheQuestion(t *testing.T) {
 	for _, early := range []string{"y\n", "y", "y\ny\ny\n", "yes\ny"} {
-		dir := shortDir(t)
-		command(t, dir, "create", "vm1", "--size", "1M")
+		dir := storeWith(t, "1M", "vm1")
 		p := typedAhead(t, dir, early, "rm", "vm1")
 		p.await(t, "[y/N] ")
 		p.typed(t, "\n")
@@ -53,27 +26,10 @@ func TestInputBeforeTheQuestion(t *testing.T) {
 	}
 }
 
-// A second answer that was typed together with the first is no answer to the second question.
-func TestInputBeforeTheSecondQuestion(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"k1", "k2"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
-	p := onTerminal(t, dir, "rm", "k1", "k2")
-	p.await(t, "Remove disk k1")
-	p.typed(t, "y\ny\n")
-	p.await(t, "Remove disk k2")
-	p.typed(t, "n\n")
-	if code := p.exit(t); code != exitUnconfirmed || !strings.Contains(p.screen(), "removed: k1; not removed: k2") {
-		t.Errorf("exit %d:\n%s", code, p.screen())
-	}
-}
-
 // Closing the terminal at the question interrupts like SIGHUP, whichever of the two is seen first.
 func TestTerminalClosedAtTheQuestion(t *testing.T) {
 	for range 20 {
-		dir := shortDir(t)
-		command(t, dir, "create", "vm1", "--size", "1M")
+		dir := storeWith(t, "1M", "vm1")
 		p := onTerminal(t, dir, "rm", "vm1")
 		p.await(t, "[y/N] ")
 		p.master.Close()
@@ -89,8 +45,7 @@ func TestTerminalClosedAtTheQuestion(t *testing.T) {
 // A question that the user cannot see is not asked, wherever its stream leads. Nothing is changed.
 func TestInvisibleQuestion(t *testing.T) {
 	for _, to := range []string{"2>/dev/null", "2>FILE", "2>&1 | cat", "2>&-", "</dev/null", "<&-"} {
-		dir := shortDir(t)
-		command(t, dir, "create", "vm1", "--size", "1M")
+		dir := storeWith(t, "1M", "vm1")
 		before := listing(t, dir)
 		line := fmt.Sprintf(`"$0" --store %s rm vm1 %s; echo ended`, dir, strings.ReplaceAll(to, "FILE", t.TempDir()+"/e"))
 		p := runOnTerminal(t, "", "bash", "-c", line, os.Args[0])
@@ -101,29 +56,61 @@ func TestInvisibleQuestion(t *testing.T) {
 	}
 }
 
-// SIGQUIT ends a command in order, like other signals. Only a server prints its goroutines.
-func TestSIGQUIT(t *testing.T) {
-	for name, act := range map[string]func(*terminal){
-		"Ctrl-\\": func(p *terminal) { p.typed(t, "\x1c") },
-		"SIGQUIT": func(p *terminal) { p.cmd.Process.Signal(syscall.SIGQUIT) },
+// What ends rm at its second question does not undo its first removal: the text says what was
+// removed and what was not.
+func TestEndAtTheSecondQuestion(t *testing.T) {
+	signal := func(s os.Signal) func(*terminal) {
+		return func(p *terminal) { p.cmd.Process.Signal(s) }
+	}
+	typed := func(text string) func(*terminal) {
+		return func(p *terminal) { p.typed(t, text) }
+	}
+	const no, interrupted = "removed: k1; not removed: k2, k3", "interrupted: removed k1; not removed: k2, k3"
+	for name, tt := range map[string]struct {
+		first string // typed at the first question
+		act   func(*terminal)
+		code  int
+		says  string
+	}{
+		"no":                          {"y\n", typed("n\n"), exitUnconfirmed, no},
+		"Enter":                       {"y\n", typed("\n"), exitUnconfirmed, no},
+		"Ctrl-D":                      {"y\n", typed("\x04"), exitUnconfirmed, no},
+		"another answer":              {"y\n", typed("what?\n"), exitUnconfirmed, no},
+		"no, after two answers typed": {"y\ny\n", typed("n\n"), exitUnconfirmed, no},
+		"Ctrl-C":                      {"y\n", typed("\x03"), exitInterrupted, interrupted},
+		"Ctrl-\\":                     {"y\n", typed("\x1c"), 128 + int(unix.SIGQUIT), interrupted},
+		"SIGQUIT":                     {"y\n", signal(syscall.SIGQUIT), 128 + int(unix.SIGQUIT), interrupted},
 	} {
-		dir := shortDir(t)
-		for _, d := range []string{"k1", "k2"} {
-			command(t, dir, "create", d, "--size", "1M")
-		}
-		p := onTerminal(t, dir, "rm", "k1", "k2")
-		p.await(t, "Remove disk k1")
-		p.typed(t, "y\n")
-		p.await(t, "Remove disk k2")
-		act(p)
-		if code := p.exit(t); code != 128+int(unix.SIGQUIT) || strings.Contains(p.screen(), "goroutine") ||
-			!strings.Contains(p.screen(), "interrupted: removed k1; not removed: k2") {
-			t.Errorf("%s: exit %d:\n%s", name, code, p.screen())
+		t.Run(name, func(t *testing.T) {
+			dir := storeWith(t, "1M", "k1", "k2", "k3")
+			p := onTerminal(t, dir, "rm", "k1", "k2", "k3")
+			p.await(t, "Remove disk k1")
+			p.typed(t, tt.first)
+			p.await(t, "Remove disk k2")
+			tt.act(p)
+			code := p.exit(t)
+			if screen := p.screen(); code != tt.code || !strings.Contains(screen, tt.says) ||
+				strings.Contains(screen, "nothing was changed") || strings.Contains(screen, "goroutine") {
+				t.Errorf("exit %d:\n%s", code, screen)
+			}
+			list := command(t, dir, "list")
+			if strings.Contains(list, "\nk1 ") || !strings.Contains(list, "\nk2 ") || !strings.Contains(list, "\nk3 ") {
+				t.Errorf("left:\n%s", list)
+			}
+		})
+	}
+	for _, code := range []int{exitUnconfirmed, exitRefused} {
+		for _, e := range exitText {
+			if e.code == code && strings.Contains(e.text, "nothing was changed") {
+				t.Errorf("exit code %d: %s: rm of several disks may have removed some", code, e.text)
+			}
 		}
 	}
-	dir := shortDir(t)
-	command(t, dir, "create", "vm1", "--size", "1M")
-	serving, _ := startServing(t, dir, "vm1")
+}
+
+// A server that gets SIGQUIT prints its goroutines.
+func TestSIGQUITOfAServer(t *testing.T) {
+	serving, _ := startServing(t, storeWith(t, "1M", "vm1"), "vm1")
 	serving.cmd.Process.Signal(syscall.SIGQUIT)
 	if code := serving.outcome(t); code != 2 || !strings.Contains(serving.log.String(), "goroutine ") {
 		t.Errorf("serve: exit %d: %s", code, serving.log.String())

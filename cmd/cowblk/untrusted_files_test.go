@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // Another user puts a link to a file of root's in the place of a layer's data, which root has moved
@@ -16,26 +18,20 @@ func TestLayerDataInAnotherUsersDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs two users: run as root")
 	}
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	for _, moved := range []string{"", "data"} {
 		dir := shortDir(t)
 		store, big, secret := filepath.Join(dir, "s"), filepath.Join(dir, "big"), filepath.Join(dir, "secret")
-		must(os.Chmod(dir, 0o755))
+		test.Must(t, os.Chmod(dir, 0o755))
 		command(t, store, "create", "d", "--size", "64K")
 		layers, err := os.ReadDir(filepath.Join(store, "layers"))
-		must(err)
-		must(os.Mkdir(big, 0o755))
+		test.Must(t, err)
+		test.Must(t, os.Mkdir(big, 0o755))
 		path, to := filepath.Join(store, "layers", layers[0].Name(), moved), filepath.Join(big, "l")
-		must(os.Rename(path, to))
-		must(os.Symlink(to, path))
+		test.Must(t, os.Rename(path, to))
+		test.Must(t, os.Symlink(to, path))
 		chownToNobody(t, big)
 		content := append([]byte("top secret"), make([]byte, 64<<10-10)...)
-		must(os.WriteFile(secret, content, 0o600))
+		test.Must(t, os.WriteFile(secret, content, 0o600))
 		data := filepath.Join(to, "data")
 		if moved != "" {
 			data = to

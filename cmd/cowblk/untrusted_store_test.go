@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // untrustedStore is a store whose lock files another user can write. They name sockets of root.
@@ -24,18 +26,14 @@ type untrustedStore struct {
 func newUntrustedStore(t *testing.T, change func(s *untrustedStore)) *untrustedStore {
 	t.Helper()
 	s := &untrustedStore{dir: shortDir(t)}
-	if err := os.Chmod(s.dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Chmod(s.dir, 0o755))
 	s.store = filepath.Join(s.dir, "vic", "s")
 	command(t, s.store, "create", "d", "--size", "1M")
 	command(t, s.store, "promote", "d", "--tag", "t")
 	var sockets []string
 	for _, name := range []string{"ctl", "sock"} {
 		l, err := net.Listen("unix", filepath.Join(s.dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { l.Close() })
 		go func() {
 			for {
@@ -50,23 +48,13 @@ func newUntrustedStore(t *testing.T, change func(s *untrustedStore)) *untrustedS
 		sockets = append(sockets, l.Addr().String())
 	}
 	lock, err := os.OpenFile(filepath.Join(s.store, "disks", "d", "lock"), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { lock.Close() })
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 	text, err := json.Marshal(map[string]any{"pid": os.Getpid(), "control": sockets[0], "socket": sockets[1]})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := lock.Truncate(0); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := lock.WriteAt(append(text, '\n'), 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, lock.Truncate(0))
+	test.Must(t, test.Err(lock.WriteAt(append(text, '\n'), 0)))
 	change(s)
 	return s
 }
@@ -90,9 +78,7 @@ func TestLockFilesInUntrustedStores(t *testing.T) {
 	}
 	chown := func(path string) {
 		t.Helper()
-		if err := os.Chown(path, nobody, nobody); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.Chown(path, nobody, nobody))
 	}
 	for name, change := range map[string]func(s *untrustedStore){
 		"another's store":                    func(s *untrustedStore) { chownToNobody(t, s.store) },
@@ -135,7 +121,5 @@ func TestLockFilesInUntrustedStores(t *testing.T) {
 
 func chmod(t *testing.T, path string, mode os.FileMode) {
 	t.Helper()
-	if err := os.Chmod(path, mode); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Chmod(path, mode))
 }

@@ -7,15 +7,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // runOutcome runs a command line on the store dir, without a terminal, and returns its exit code
 // and output.
 func runOutcome(dir string, args ...string) (code int, text string) {
 	var out strings.Builder
-	a := &app{in: strings.NewReader(""), out: &out, err: &out, getenv: func(string) string { return "" },
-		terminal: func(any) bool { return false }, kvm: func() bool { return false }}
-	code = run(append([]string{"--store", dir}, args...), a)
+	code = run(append([]string{"--store", dir}, args...), testApp(&out, &out))
 	return code, out.String()
 }
 
@@ -110,9 +110,7 @@ func TestTakeoverOfSeveralProcesses(t *testing.T) {
 func TestRemoveDamaged(t *testing.T) {
 	dir := shortDir(t)
 	expectOutput(t, dir, 0, "", "create", "vm1", "--size", "1M")
-	if err := os.Remove(filepath.Join(dir, "disks", "vm1", "disk.json")); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.Remove(filepath.Join(dir, "disks", "vm1", "disk.json")))
 	code, text := runOutcome(dir, "list")
 	if code == 0 || !strings.Contains(text, "vm1") || !strings.Contains(text, "damaged") || strings.Contains(text, "nothing") {
 		t.Errorf("list: exit %d\n%s", code, text)
@@ -159,9 +157,7 @@ func TestOptionValuesInWords(t *testing.T) {
 		}
 	}
 	here, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	expectOutput(t, dir, 0, `path="`+here+`/rel.sock"`, "xml", "vm1", "--socket-path", "rel.sock")
 	expectOutput(t, dir, 0, here+"/rel.sock", "qemu-args", "vm1", "--socket-path", "rel.sock")
 }
@@ -178,9 +174,7 @@ func TestLimitsInWords(t *testing.T) {
 func TestNamesAreNoCommandsToTerminal(t *testing.T) {
 	dir := shortDir(t)
 	base := filepath.Join(t.TempDir(), "esc\x1b[31m.raw")
-	if err := os.WriteFile(base, make([]byte, 4096), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(base, make([]byte, 4096), 0o600))
 	expectOutput(t, dir, 0, "", "create", "vm1", "--base", base)
 	expectOutput(t, dir, 0, "", "create", "vm2", "--base", base)
 	for _, args := range [][]string{{"list"}, {"tree"}, {"info", "vm1"}, {"check"}, {"rm", "--yes", "vm1"}} {
@@ -221,8 +215,7 @@ func TestSuccessWithLostOutput(t *testing.T) {
 		{true, []string{"--json", "rm", "--yes", "vm2"}},
 	} {
 		var text strings.Builder
-		a := &app{in: strings.NewReader(""), out: full, err: &text, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
-		code := run(append([]string{"--store", dir}, tt.args...), a)
+		code := run(append([]string{"--store", dir}, tt.args...), testApp(full, &text))
 		if code != exitFailure || strings.Contains(text.String(), done) != tt.done || !strings.Contains(text.String(), "standard output") {
 			t.Errorf("%q: exit %d: %s", tt.args, code, &text)
 		}

@@ -6,6 +6,7 @@ import (
 
 	"cowblk/backend/client"
 	"cowblk/backend/control"
+	"cowblk/internal/test"
 )
 
 // The time limit of watch also ends its dial of a process that does not answer: another dial that
@@ -15,9 +16,7 @@ func TestWatchOfASuspendedProcess(t *testing.T) {
 	command(t, dir, "create", "d", "--size", "1M")
 	p, _ := startServing(t, dir, "d")
 	path := infoOf(t, dir, "d").Serving.Control
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, p.cmd.Process.Signal(syscall.SIGSTOP))
 	defer p.cmd.Process.Signal(syscall.SIGCONT)
 	dialled := make(chan error, 1)
 	go func() {

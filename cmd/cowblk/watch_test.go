@@ -15,7 +15,7 @@ func beginWatch(t *testing.T, dir string, args ...string) (ended chan int, out *
 	t.Helper()
 	out = new(lockedBuffer)
 	ended = make(chan int, 1)
-	a := &app{in: strings.NewReader(""), out: out, err: out, getenv: func(string) string { return "" }, terminal: func(any) bool { return false }}
+	a := testApp(out, out)
 	go func() { ended <- run(append([]string{"--store", dir, "watch", "--timeout", "30s"}, args...), a) }()
 	return ended, out
 }
@@ -39,10 +39,7 @@ func (b *lockedBuffer) String() string {
 
 // Processes start and end; watch receives the events of each that serves a watched disk.
 func TestWatchServedDisks(t *testing.T) {
-	dir := shortDir(t)
-	for _, name := range []string{"a", "b", "c"} {
-		command(t, dir, "create", name, "--size", "1M")
-	}
+	dir := storeWith(t, "1M", "a", "b", "c")
 	all, allOut := beginWatch(t, dir)
 	named, namedOut := beginWatch(t, dir, "c", "--json")
 	p := start(t, dir, nil, "serve", "a", "b", "--space-low", "off")

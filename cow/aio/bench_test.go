@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // The benchmarks report, besides their own time, the ratio to plain preadv in the same run, taken
@@ -104,26 +106,18 @@ func benchFile(b *testing.B, flag int, size int64) int {
 	b.Helper()
 	name := filepath.Join(b.TempDir(), "file")
 	f, err := os.Create(name)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	defer f.Close()
 	chunk := make([]byte, 1<<20)
 	for i := range chunk {
 		chunk[i] = byte(i)
 	}
 	for off := int64(0); off < size; off += int64(len(chunk)) {
-		if _, err := f.Write(chunk); err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, test.Err(f.Write(chunk)))
 	}
-	if err := f.Sync(); err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, f.Sync())
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|flag, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	b.Cleanup(func() { unix.Close(fd) })
 	return fd
 }
@@ -135,9 +129,7 @@ func BenchmarkOverhead(b *testing.B) {
 			runtime.LockOSThread()
 			r := newRig(b, v, 32)
 			null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-			if err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, err)
 			defer unix.Close(null)
 			iov := vec(make([]byte, page))
 			var list []Completion

@@ -3,26 +3,23 @@ package aio
 import (
 	"bytes"
 	"errors"
-	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // openFIFO opens a FIFO that is never written to: a read blocks for ever.
 func openFIFO(t testing.TB) int {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "fifo")
-	if err := unix.Mkfifo(name, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Mkfifo(name, 0o600))
 	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
 	return fd
 }
@@ -57,18 +54,12 @@ func TestCloseWhileNothingAnswers(t *testing.T) {
 // close closes the engine and checks the state of a closed engine.
 func (r *rig) close() {
 	r.t.Helper()
-	if err := r.e.Close(); err != nil {
-		r.t.Fatal(err)
-	}
-	if err := r.e.Close(); err != nil {
-		r.t.Fatalf("second Close: %v", err)
-	}
+	test.Must(r.t, r.e.Close())
+	test.Must(r.t, r.e.Close(), "second Close")
 	if r.e.Start(1, false, -1, nil, 0) {
 		r.t.Fatal("Start after Close")
 	}
-	if err := r.e.Submit(); err != nil {
-		r.t.Fatalf("Submit after Close: %v", err)
-	}
+	test.Must(r.t, r.e.Submit(), "Submit after Close")
 	if got := r.e.Reap(nil); got != nil {
 		r.t.Fatalf("Reap after Close: %v", got)
 	}
@@ -79,9 +70,7 @@ func (r *rig) close() {
 
 func blockingEventFD(t testing.TB) int {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
 	return fd
 }
@@ -129,31 +118,20 @@ func TestCloseDropsWhatIsQueued(t *testing.T) {
 
 // An engine leaves nothing behind, used or not.
 func TestCloseLeavesNothing(t *testing.T) {
-	files := func() int {
-		list, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(list)
-	}
 	for _, v := range variants(t) {
 		fd := places(t)[0].file(t, page)
 		event := eventFD(t)
-		before, goroutines := files(), runtime.NumGoroutine()
+		before, goroutines := test.CountFDs(t), runtime.NumGoroutine()
 		for i := range 20 {
 			e, err := v.make(1, event)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			if i%2 == 1 {
 				e.Start(1, false, fd, vec(make([]byte, page)), 0)
 				e.Submit()
 			}
-			if err := e.Close(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, e.Close())
 		}
-		if n := files(); n != before {
+		if n := test.CountFDs(t); n != before {
 			t.Errorf("%s: %d descriptors, %d before", v.name, n, before)
 		}
 		if n := runtime.NumGoroutine(); n > goroutines {
@@ -212,9 +190,7 @@ func TestCloseAfterTheThread(t *testing.T) {
 				t.FailNow()
 			}
 			<-engine
-			if err := e.Close(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, e.Close())
 		})
 	}
 }
@@ -234,9 +210,7 @@ func TestSubmitOnAnotherThread(t *testing.T) {
 			}()
 			err := <-done
 			if !r.e.single {
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				want(t, "read", r.wait(1)[2], 8, 0)
 				return
 			}

@@ -8,44 +8,34 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // An operation that fails completes with its error, without effect on others.
 func TestErrors(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "file")
-	if err := os.WriteFile(name, pattern(0, 4*page), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(name, pattern(0, 4*page), 0o600))
 	open := func(flag int) int {
 		fd, err := unix.Open(name, flag|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		t.Cleanup(func() { unix.Close(fd) })
 		return fd
 	}
 	rw, ro, wo := open(unix.O_RDWR), open(unix.O_RDONLY), open(unix.O_WRONLY)
 	folder, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Close(folder)
 	full, err := unix.Open("/dev/full", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Close(full)
 	// A number too high to be reused at once.
 	closed, err := unix.FcntlInt(uintptr(rw), unix.F_DUPFD_CLOEXEC, 800)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	unix.Close(closed)
 	gone, err := unix.Mmap(-1, 0, page, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Munmap(gone)
 
 	good := make([]byte, page)
@@ -110,9 +100,7 @@ func TestUnalignedDirect(t *testing.T) {
 func TestOptions(t *testing.T) {
 	for _, v := range variants(t) {
 		for _, depth := range []int{-1, 0, MaxDepth + 1} {
-			if _, err := v.make(depth, 0); !errors.Is(err, ErrOptions) {
-				t.Errorf("%s, depth %d: %v", v.name, depth, err)
-			}
+			test.ErrorIs(t, test.Err(v.make(depth, 0)), ErrOptions, v.name, depth)
 		}
 		for _, depth := range []int{1, 3, 100, MaxDepth} {
 			e, err := v.make(depth, 0)
@@ -127,14 +115,10 @@ func TestOptions(t *testing.T) {
 			if n != depth {
 				t.Errorf("%s, depth %d: full at %d", v.name, depth, n)
 			}
-			if err := e.Close(); err != nil {
-				t.Errorf("%s: Close: %v", v.name, err)
-			}
+			test.Check(t, e.Close(), v.name, "Close")
 		}
 		null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		if _, err := v.make(1, null); !errors.Is(err, ErrOptions) || errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%s, /dev/null for an eventfd: %v", v.name, err)
 		}

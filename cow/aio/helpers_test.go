@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // variant is one way to make an engine.
@@ -28,9 +30,7 @@ func variants(t testing.TB) (all []variant) {
 			t.Logf("%s: %v", m.name, err)
 			continue
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		e.Close()
 		all = append(all, variant{m.name, with})
 	}
@@ -59,13 +59,9 @@ func newRig(t testing.TB, v variant, depth int) *rig {
 	runtime.LockOSThread() // ends with the goroutine, and the thread with it
 	fd := eventFD(t)
 	e, err := v.make(depth, fd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() {
-		if err := e.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
+		test.Check(t, e.Close(), "Close")
 	})
 	return &rig{t: t, e: e, fd: fd}
 }
@@ -73,9 +69,7 @@ func newRig(t testing.TB, v variant, depth int) *rig {
 func eventFD(t testing.TB) int {
 	t.Helper()
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
 	return fd
 }
@@ -89,9 +83,7 @@ func (r *rig) start(id uint64, write bool, fd int, iov []unix.Iovec, off int64) 
 
 func (r *rig) submit() {
 	r.t.Helper()
-	if err := r.e.Submit(); err != nil {
-		r.t.Fatal(err)
-	}
+	test.Must(r.t, r.e.Submit())
 }
 
 // hangGuard bounds a wait that would otherwise never end, in milliseconds.
@@ -158,9 +150,7 @@ func vec(bufs ...[]byte) []unix.Iovec {
 func aligned(t testing.TB, n int) []byte {
 	t.Helper()
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Munmap(b) })
 	return b
 }
@@ -208,17 +198,11 @@ func places(t testing.TB) []place {
 func (p place) file(t testing.TB, n int) int {
 	t.Helper()
 	f, err := os.CreateTemp(p.dir, "file-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer f.Close()
-	if _, err := f.Write(pattern(0, n)); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.Write(pattern(0, n))))
 	fd, err := unix.Open(f.Name(), unix.O_RDWR|unix.O_CLOEXEC|p.flag, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
 	return fd
 }

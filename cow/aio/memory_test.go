@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // No call of a warm engine allocates: with few and many iovecs, cached and direct.
@@ -29,9 +31,7 @@ func TestNoAllocation(t *testing.T) {
 						}
 					}
 					r.e.Start(16, false, fd, many, 0)
-					if err := r.e.Submit(); err != nil {
-						t.Error(err)
-					}
+					test.Check(t, r.e.Submit())
 					for n := 0; n < 17; n += len(list) {
 						list = r.e.Reap(list[:0])
 						for _, c := range list {
@@ -45,9 +45,7 @@ func TestNoAllocation(t *testing.T) {
 				for range 20 { // warm the engine
 					round()
 				}
-				if n := testing.AllocsPerRun(50, round); n != 0 {
-					t.Errorf("%v allocations a round", n)
-				}
+				test.Equal(t, testing.AllocsPerRun(50, round), 0, "allocations a round")
 			})
 		})
 	}

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // Many rounds in which only the eventfd ends the wait: a signal lost anywhere between the kernel's
@@ -48,9 +50,7 @@ func TestSignalWakesTheThread(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			r := newRig(t, v, 4)
 			var pipe [2]int
-			if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 			defer unix.Close(pipe[0])
 			defer unix.Close(pipe[1])
 			mem := make([]byte, 8)
@@ -92,26 +92,20 @@ func TestWithoutEventFD(t *testing.T) {
 		t.Run(v.name, func(t *testing.T) {
 			runtime.LockOSThread()
 			e, err := v.make(8, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			fd := places(t)[0].file(t, 8*page)
 			mem := make([]byte, 8*page)
 			for i := range uint64(8) {
 				e.Start(i, false, fd, vec(mem[i*page:][:page]), int64(i)*page)
 			}
-			if err := e.Submit(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, e.Submit())
 			var list []Completion
 			for len(list) < 8 {
 				list = e.Reap(list)
 				runtime.Gosched()
 			}
 			wantPattern(t, "read", mem, 0)
-			if err := e.Close(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, e.Close())
 		})
 	}
 }

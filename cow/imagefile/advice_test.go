@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // An advised name is accepted by the file system.
@@ -22,9 +23,7 @@ func TestFreshPathFits(t *testing.T) {
 				t.Errorf("fresh name %q of %q", fresh, name)
 			}
 			f, err := os.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			f.Close()
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"io"
 	"math/bits"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // hash is splitmix64: content for synthetic maps without memory.
@@ -58,9 +60,7 @@ func scatteredStack(tb testing.TB, blocks uint64, layers int) *Index {
 		sources[i] = newScattered(blocks, uint64(i+1))
 	}
 	x, err := Build(blocks, sources)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	test.Must(tb, err)
 	return x
 }
 
@@ -130,9 +130,7 @@ func BenchmarkLookupExtents(b *testing.B) {
 				sources[hash(i)%uint64(depth)].(*bitmapSource).set(i*512, 16)
 			}
 			x, err := Build(blocks, sources)
-			if err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, err)
 			defer x.Close()
 			i := uint64(0)
 			for b.Loop() {
@@ -181,9 +179,7 @@ func BenchmarkBuild(b *testing.B) {
 			}
 			for b.Loop() {
 				x, err := Build(blocks, sources)
-				if err != nil {
-					b.Fatal(err)
-				}
+				test.Must(b, err)
 				b.ReportMetric(float64(x.Memory())/(1<<20), "MiB")
 				x.Close()
 			}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func TestBeyondTheLastBlock(t *testing.T) {
@@ -70,9 +72,7 @@ func TestOlderWriteFits(t *testing.T) {
 	defer x.Close()
 	x.Raise(0, 1, 300)
 	x.Raise(5, 1, 299)
-	if k := entry(x.dir[0].Load()).kind(); k != tight {
-		t.Errorf("a write one layer below made the page one of form %d", k)
-	}
+	test.Equal(t, entry(x.dir[0].Load()).kind(), tight, "a write one layer below made the page one of form")
 	x.Raise(6, 1, 2)
 	for b, want := range map[uint64]Owner{0: 300, 5: 299, 6: 2, 7: 0} {
 		if o, _ := x.Lookup(b, 1); o != want {
@@ -93,9 +93,7 @@ func TestMemory(t *testing.T) {
 		every.set(b, 1)
 	}
 	x, err := Build(blocks, []Source{every})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer x.Close()
 	// 52 units a page, 8 bytes a page for the directory, the table of slabs.
 	if m, want := x.Memory(), int64(blocks)/pageBlocks*(52*unitBytes+8)+100; m > want {
@@ -185,9 +183,7 @@ func (s *failingSource) Words([]uint64, uint64) error { return s.err }
 
 func TestBuildPassesErrorsOn(t *testing.T) {
 	want := errors.New("cannot read")
-	if _, err := Build(1000, []Source{&failingSource{*newBitmapSource(1000, false), want}}); !errors.Is(err, want) {
-		t.Errorf("got %v, want %v", err, want)
-	}
+	test.ErrorIs(t, test.Err(Build(1000, []Source{&failingSource{*newBitmapSource(1000, false), want}})), want)
 	if _, err := Build(1000, make([]Source, 1<<16)); err == nil {
 		t.Error("65,536 layers were accepted")
 	}
@@ -197,9 +193,7 @@ func TestBuildPassesErrorsOn(t *testing.T) {
 func TestBuildIgnoresBitsBeyondTheEnd(t *testing.T) {
 	s := &bitmapSource{words: []uint64{^uint64(0), ^uint64(0)}}
 	x, err := Build(70, []Source{s})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer x.Close()
 	if o, run := x.Lookup(0, 1000); o != 1 || run != 70 {
 		t.Errorf("got owner %d run %d, want 1 and 70", o, run)

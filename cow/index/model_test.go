@@ -5,6 +5,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // model is the simplest implementation of the index.
@@ -168,9 +170,7 @@ func TestBuildAgainstModel(t *testing.T) {
 						sources[i] = s
 					}
 					x, err := Build(blocks, sources)
-					if err != nil {
-						t.Fatal(err)
-					}
+					test.Must(t, err)
 					defer x.Close()
 					m.compare(t, x)
 

@@ -243,7 +243,7 @@ func TestAddChecksumsReadsNothingAhead(t *testing.T) {
 // The header is written last, and only when the table is durable.
 func TestAddChecksumsOrder(t *testing.T) {
 	p, _, _ := mixedLayer(t, 4096, 1<<20)
-	r := &recordingFS{}
+	r := recording("")
 	l, err := Open(r, p, OpenParams{})
 	must(t, err)
 	defer func() { must(t, l.Close()) }()

@@ -3,7 +3,6 @@ package layer
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,93 +12,41 @@ import (
 	"testing/synctest"
 	"time"
 
-	"cowblk/cow/pagecache"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
 var errInjected = errors.New("injected")
 
-// recordingFS records every change and sync of the files below it and fails the given one.
+// recordingFS records every change and sync of files, and fails the given one. Vectored writes are
+// short: the caller must continue.
 type recordingFS struct {
-	vfs.OS
+	*faultfs.FS
 	log  []string
 	fail string // entry of the log to fail
 }
 
-func (r *recordingFS) record(format string, args ...any) error {
-	entry := fmt.Sprintf(format, args...)
-	r.log = append(r.log, entry)
-	if entry == r.fail {
-		return fmt.Errorf("%s: %w", entry, errInjected)
-	}
-	return nil
-}
-
-func (r *recordingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := r.OS.OpenFile(name, flag, perm)
-	if err != nil {
-		return nil, err
-	}
-	return &recordedFile{f, r, filepath.Base(name)}, nil
-}
-
-func (r *recordingFS) SyncDir(dir string) error {
-	if err := r.record("sync directory"); err != nil {
-		return err
-	}
-	return r.OS.SyncDir(dir)
-}
-
-type recordedFile struct {
-	vfs.File
-	r    *recordingFS
-	base string
-}
-
-// AsyncFD and Map must not bypass the methods.
-func (f *recordedFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
-
-func (f *recordedFile) Map(int64) (*pagecache.Mapping, error) { return nil, pagecache.ErrNotMappable }
-
-func (f *recordedFile) WriteAt(p []byte, off int64) (int, error) {
-	if err := f.r.record("write %s %d", f.base, off); err != nil {
-		return 0, err
-	}
-	return f.File.WriteAt(p, off)
-}
-
-// Pwritev is short: the caller must continue.
-func (f *recordedFile) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
-	if err := f.r.record("write %s %d", f.base, off); err != nil {
-		return 0, err
-	}
-	if iov[0].Len > 1000 {
-		short := iov[0]
-		short.SetLen(1000)
-		return f.File.Pwritev([]vfs.Iovec{short}, off)
-	}
-	return f.File.Pwritev(iov[:1], off)
-}
-
-func (f *recordedFile) PunchHole(off, n int64) error {
-	if err := f.r.record("punch %s %d", f.base, off); err != nil {
-		return err
-	}
-	return f.File.PunchHole(off, n)
-}
-
-func (f *recordedFile) Truncate(n int64) error {
-	if err := f.r.record("truncate %s", f.base); err != nil {
-		return err
-	}
-	return f.File.Truncate(n)
-}
-
-func (f *recordedFile) Datasync() error {
-	if err := f.r.record("sync %s", f.base); err != nil {
-		return err
-	}
-	return f.File.Datasync()
+func recording(fail string) *recordingFS {
+	r := &recordingFS{fail: fail}
+	r.FS = faultfs.Over(vfs.OS{}, func(c faultfs.Call) faultfs.Fault {
+		f := faultfs.Fault{Short: 1000}
+		entry := c.Op
+		switch c.Op {
+		case "write", "punch":
+			entry = fmt.Sprint(c.Op, " ", filepath.Base(c.Name), " ", c.Off)
+		case "sync", "truncate":
+			entry = c.Op + " " + filepath.Base(c.Name)
+		case "sync directory":
+		default:
+			return faultfs.Fault{}
+		}
+		r.log = append(r.log, entry)
+		if entry == r.fail {
+			f.Err = errInjected
+		}
+		return f
+	})
+	return r
 }
 
 func (r *recordingFS) expect(t *testing.T, what, want string) {
@@ -115,7 +62,7 @@ func (r *recordingFS) expect(t *testing.T, what, want string) {
 const mapPageWrites = "write map 4096, write map 5096, write map 6096, write map 7096, write map 8096"
 
 func TestOrderOfWritesAndSyncs(t *testing.T) {
-	p, r := paths(t), &recordingFS{}
+	p, r := paths(t), recording("")
 	l, err := CreateHead(r, p, CreateParams{Size: 1 << 20})
 	must(t, err)
 	r.expect(t, "create", "truncate data, truncate map, sync data, write map 0, sync map, sync directory")
@@ -140,7 +87,7 @@ func TestOrderOfWritesAndSyncs(t *testing.T) {
 
 // An old header must be zeroed, durably, before the bitmap below it.
 func TestOrderOfForcedFormat(t *testing.T) {
-	p, r := paths(t), &recordingFS{}
+	p, r := paths(t), recording("")
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
 	l, err := FormatIfZero(r, p, CreateParams{Size: 1 << 20}, true)
 	must(t, err)
@@ -152,7 +99,7 @@ func TestOrderOfForcedFormat(t *testing.T) {
 func TestCreateFails(t *testing.T) {
 	for _, fail := range []string{"truncate data", "truncate map", "sync data", "write map 0", "sync map", "sync directory"} {
 		p := paths(t)
-		wantErr(t, errOf(CreateHead(&recordingFS{fail: fail}, p, CreateParams{Size: 1 << 20})), errInjected, "%s fails: got", fail)
+		wantErr(t, errOf(CreateHead(recording(fail), p, CreateParams{Size: 1 << 20})), errInjected, "%s fails: got", fail)
 		if left, _ := os.ReadDir(filepath.Dir(p.Map)); len(left) != 0 {
 			t.Errorf("%s fails: %v was left behind", fail, left)
 		}
@@ -163,7 +110,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 	for _, fail := range []string{"sync data", "sync map"} {
 		p := paths(t)
 		must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-		r := &recordingFS{}
+		r := recording("")
 		l, err := Open(r, p, OpenParams{Write: true})
 		must(t, err)
 		must(t, l.Err())
@@ -189,7 +136,7 @@ func TestFailedSyncIsSticky(t *testing.T) {
 func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 	p := paths(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-	r := &recordingFS{}
+	r := recording("")
 	l, err := Open(r, p, OpenParams{Write: true})
 	must(t, err)
 	l.Bitmap().Set(1, 1)
@@ -209,38 +156,10 @@ func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 func TestOpenForWritingFails(t *testing.T) {
 	p := paths(t)
 	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-	wantErr(t, errOf(Open(&recordingFS{fail: "write map 0"}, p, OpenParams{Write: true})), errInjected, "got")
+	wantErr(t, errOf(Open(recording("write map 0"), p, OpenParams{Write: true})), errInjected, "got")
 	if l := reopen(t, p, OpenParams{Write: true}); l.Err() != nil {
 		t.Error(l.Err())
 	}
-}
-
-// failOnceFS is a file system whose first sync of data fails after a while. As on Linux, the error
-// is reported once: a concurrent sync succeeds.
-type failOnceFS struct {
-	vfs.OS
-	syncs atomic.Int32
-}
-
-func (t *failOnceFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := t.OS.OpenFile(name, flag, perm)
-	if err == nil && strings.HasSuffix(name, "data") {
-		f = &failOnceFile{f, t}
-	}
-	return f, err
-}
-
-type failOnceFile struct {
-	vfs.File
-	t *failOnceFS
-}
-
-func (f *failOnceFile) Datasync() error {
-	if f.t.syncs.Add(1) == 1 {
-		time.Sleep(time.Second)
-		return errInjected
-	}
-	return f.File.Datasync()
 }
 
 // A promotion writes back its former head while the flusher syncs it for the guest. If one gets the
@@ -249,10 +168,19 @@ func TestSyncBesideOneThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := paths(t)
 		must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-		slow := &failOnceFS{}
+		slow := faultfs.Over(vfs.OS{}, nil)
 		l, err := Open(slow, p, OpenParams{Write: true})
 		must(t, err)
-		slow.syncs.Store(0)
+		// The first sync fails after a while. As on Linux, the error is reported once: a concurrent
+		// sync succeeds.
+		var syncs atomic.Int32
+		slow.OnCall(func(c faultfs.Call) error {
+			if c.Op == "sync" && syncs.Add(1) == 1 {
+				time.Sleep(time.Second)
+				return errInjected
+			}
+			return nil
+		})
 		first := make(chan error)
 		go func() { first <- l.SyncData() }()
 		synctest.Wait()

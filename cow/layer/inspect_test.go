@@ -207,7 +207,7 @@ func TestCleanMark(t *testing.T) {
 	if !h.Clean || h.Owned != 4 || !h.HasMapCRC() || h.MapCRC == 0 {
 		t.Errorf("closed in order: %+v", h)
 	}
-	r := &recordingFS{}
+	r := recording("")
 	l, err := Open(r, p, OpenParams{Write: true})
 	must(t, err)
 	r.expect(t, "open", "write map 0, sync map")

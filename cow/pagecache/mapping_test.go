@@ -13,14 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+	"cowblk/internal/test"
+)
 
 func content(n int, seed byte) []byte {
 	p := make([]byte, n)
@@ -34,11 +29,11 @@ func content(n int, seed byte) []byte {
 func filled(t *testing.T, p []byte) *os.File {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { f.Close() })
 	_, err = f.Write(p)
-	must(t, err)
-	must(t, f.Sync())
+	test.Must(t, err)
+	test.Must(t, f.Sync())
 	return f
 }
 
@@ -47,7 +42,7 @@ func filled(t *testing.T, p []byte) *os.File {
 func mapped(t *testing.T, f *os.File, length int64) *Mapping {
 	t.Helper()
 	m, err := Map(int(f.Fd()), length)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { m.Close() })
 	m.faultTicks, m.slowTime = math.MinInt64/2, -time.Hour
 	return m
@@ -108,12 +103,12 @@ func TestCopyOfATruncatedFile(t *testing.T) {
 		t.Fatal("not copied")
 	}
 	_, err := f.WriteAt(content(8192, 2), 4096)
-	must(t, err)
+	test.Must(t, err)
 	m.MarkResident(4096, 8192)
 	if !m.copies(p, 8192) || !bytes.Equal(p, content(8192, 2)[4096:]) {
 		t.Fatal("what the file has grown by is not copied")
 	}
-	must(t, f.Truncate(4096))
+	test.Must(t, f.Truncate(4096))
 	before := debug.SetPanicOnFault(false)
 	if m.copies(p, 4096) {
 		t.Fatal("bytes beyond the end of the file were copied")
@@ -137,9 +132,9 @@ func TestCopyToMemoryThatIsGone(t *testing.T) {
 	m.MarkResident(0, 8192)
 	g := filled(t, content(4096, 2))
 	guest, err := unix.Mmap(int(g.Fd()), 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	must(t, err)
+	test.Must(t, err)
 	defer unix.Munmap(guest)
-	must(t, g.Truncate(0))
+	test.Must(t, g.Truncate(0))
 	func() {
 		defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 		defer func() {
@@ -166,7 +161,7 @@ func TestEvictionSwitchesOff(t *testing.T) {
 	m.slowTime, m.faults = -time.Minute, func() int64 { return m.lastFaults + 1 }
 	m.MarkResident(0, size)
 	// Before a page is mapped: mapped pages are kept. It makes no difference if some stay.
-	must(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
+	test.Must(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))
 	p := make([]byte, size)
 	if !m.copies(p, 0) || !bytes.Equal(p, want) {
 		t.Fatal("the copy that waited has not the file's content")
@@ -214,9 +209,7 @@ func TestMappingBackoff(t *testing.T) {
 	pass(20 * time.Minute)
 	faults++
 	m.copies(p, 0)
-	if m.disabledFor != disableMin {
-		t.Errorf("after a long time without a wrong guess: off for %v, want %v", m.disabledFor, disableMin)
-	}
+	test.Equal(t, m.disabledFor, disableMin, "after a long time without a wrong guess: off for")
 }
 
 func TestMapRefuses(t *testing.T) {
@@ -227,15 +220,15 @@ func TestMapRefuses(t *testing.T) {
 		}
 	}
 	w, err := os.OpenFile(f.Name(), os.O_WRONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer w.Close()
 	if m, err := Map(int(w.Fd()), 100); !errors.Is(err, ErrNotMappable) {
 		t.Errorf("of a file open for writing only: got %v, %v, want ErrNotMappable", m, err)
 	}
 	m, err := Map(int(f.Fd()), 100)
-	must(t, err)
-	must(t, m.Close())
-	must(t, m.Close())
+	test.Must(t, err)
+	test.Must(t, m.Close())
+	test.Must(t, m.Close())
 }
 
 func TestCopyDoesNotAllocate(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cowblk/cow/finding"
+	"cowblk/internal/test"
 )
 
 // tiny is an image of 4 KiB in clusters of 512 bytes: unallocated, zero, data, compressed.
@@ -36,9 +37,7 @@ func tiny() []byte {
 func TestTiny(t *testing.T) {
 	p := tiny()
 	img, err := Open(bytes.NewReader(p), int64(len(p)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for _, want := range []struct {
 		off, n int64
 		kind   Kind
@@ -105,8 +104,6 @@ func TestHeaderFieldsOfNoUse(t *testing.T) {
 	} {
 		p := tiny()
 		spoil(p)
-		if _, err := Open(bytes.NewReader(p), int64(len(p))); !errors.Is(err, ErrDamaged) {
-			t.Errorf("%s: %v", name, err)
-		}
+		test.ErrorIs(t, test.Err(Open(bytes.NewReader(p), int64(len(p)))), ErrDamaged, name)
 	}
 }

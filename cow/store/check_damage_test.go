@@ -165,7 +165,7 @@ func (h *hurt) decided(undo bool) {
 	for _, l := range p.Heads() {
 		must(h.t, l.Close())
 	}
-	h.fs = &failsAfter{readOnlyManifest{h.fs, "vm2"}, "vm1"}
+	h.fs = failsAfter(h.fs, "vm2", "vm1")
 	commit := func() error { return p.replace(stagedAfter) }
 	if undo {
 		commit = p.Commit

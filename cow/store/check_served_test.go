@@ -3,13 +3,13 @@ package store
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -239,26 +239,6 @@ func FuzzImage(f *testing.F) {
 	})
 }
 
-// goneWhenRead is a file system that removes a disk just before the second read of its manifest,
-// after the disk was found open.
-type goneWhenRead struct {
-	vfs.OS
-	manifest string
-	reads    int
-}
-
-func (g *goneWhenRead) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	if name == g.manifest {
-		g.reads++
-	}
-	if name == g.manifest && g.reads == 2 {
-		if err := os.RemoveAll(filepath.Dir(name)); err != nil {
-			return nil, err
-		}
-	}
-	return g.OS.OpenFile(name, flag, perm)
-}
-
 // A disk that another process removes during the check is no problem.
 func TestCheckBesideARemoval(t *testing.T) {
 	s := newStore(t)
@@ -267,7 +247,16 @@ func TestCheckBesideARemoval(t *testing.T) {
 	must(t, err)
 	defer lock.Unlock()
 	other := openStore(t, s.Dir())
-	other.fs = &goneWhenRead{manifest: s.path(disksDir, "vm1", diskFile)}
+	// It goes just before the second read of its manifest, after it was found open.
+	reads := 0
+	other.fs = faultfs.Over(vfs.OS{}, func(c faultfs.Call) faultfs.Fault {
+		if c.Op == "open" && c.Name == s.path(disksDir, "vm1", diskFile) {
+			if reads++; reads == 2 {
+				must(t, os.RemoveAll(filepath.Dir(c.Name)))
+			}
+		}
+		return faultfs.Fault{}
+	})
 	r, err := other.Check(ctx, CheckOptions{Names: []string{"vm1"}})
 	must(t, err)
 	if r.Found != 0 || r.Failed != 0 {

@@ -2,65 +2,14 @@ package store
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"testing"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
 var errInjected = errors.New("injected")
-
-// failing is a file system whose n-th change fails, and no later one.
-type failing struct {
-	vfs.FS
-	n int
-}
-
-func (f *failing) fail() error {
-	f.n--
-	if f.n == 0 {
-		return errInjected
-	}
-	return nil
-}
-
-func (f *failing) Rename(a, b string) error {
-	if err := f.fail(); err != nil {
-		return err
-	}
-	return f.FS.Rename(a, b)
-}
-
-func (f *failing) SyncDir(dir string) error {
-	if err := f.fail(); err != nil {
-		return err
-	}
-	return f.FS.SyncDir(dir)
-}
-
-func (f *failing) MkdirAll(dir string, perm fs.FileMode) error {
-	if err := f.fail(); err != nil {
-		return err
-	}
-	return f.FS.MkdirAll(dir, perm)
-}
-
-func (f *failing) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
-	if err := f.fail(); err != nil {
-		return err
-	}
-	return f.FS.WriteFileAtomic(name, data, perm)
-}
-
-func (f *failing) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	if flag&os.O_CREATE != 0 {
-		if err := f.fail(); err != nil {
-			return nil, err
-		}
-	}
-	return f.FS.OpenFile(name, flag, perm)
-}
 
 // Each operation fails at each of its changes in turn. The store is then in the state before or
 // after the operation, and after a cleanup has no layer that no manifest names.
@@ -92,11 +41,19 @@ func TestFailureAtEveryStep(t *testing.T) {
 				create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 				want := content(t, s, "vm2")
 
-				f := &failing{FS: vfs.OS{}, n: n}
-				s.fs = f
+				left := n // changes until the one that fails
+				s.fs = faultfs.Over(vfs.OS{}, func(c faultfs.Call) (f faultfs.Fault) {
+					switch c.Op {
+					case "create", "rename", "mkdir", "sync directory":
+						if left--; left == 0 {
+							f.Err = errInjected
+						}
+					}
+					return f
+				})
 				err := op.do(s)
 				s.fs = vfs.OS{}
-				if f.n > 0 {
+				if left > 0 {
 					if err != nil || n < 3 {
 						t.Fatalf("after %d changes: %v", n-1, err)
 					}

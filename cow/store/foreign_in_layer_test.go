@@ -9,20 +9,18 @@ import (
 	"syscall"
 	"testing"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
-// unmovable is the file system on which layers cannot be renamed.
-type unmovable struct {
-	vfs.OS
-	err error
-}
-
-func (u unmovable) Rename(oldName, newName string) error {
-	if strings.Contains(oldName, "/"+layersDir+"/") {
-		return &os.LinkError{Op: "rename", Old: oldName, New: newName, Err: u.err}
-	}
-	return u.OS.Rename(oldName, newName)
+// unmovable returns the file system on which layers cannot be renamed.
+func unmovable(err error) vfs.FS {
+	return faultfs.Over(vfs.OS{}, func(c faultfs.Call) (f faultfs.Fault) {
+		if c.Op == "rename" && strings.Contains(c.From, "/"+layersDir+"/") {
+			f.Err = err
+		}
+		return f
+	})
 }
 
 // A removal or a rollback that cannot move a layer's directory leaves the foreign files in it. It
@@ -46,7 +44,7 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 			name := command + ", mount point"
 			if errno != nil {
 				name = command + ", " + errno.Error()
-				s.fs = unmovable{err: errno}
+				s.fs = unmovable(errno)
 			} else {
 				vol := t.TempDir()
 				must(t, os.CopyFS(vol, os.DirFS(head)))

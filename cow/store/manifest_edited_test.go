@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
@@ -138,7 +138,7 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 		"removal killed, manifest restored": func(h hand) {
 			backup := h.manifest("a")
 			for n := 1; ; n++ {
-				m := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
+				m := faultfs.NewKillFS(vfs.OS{}, faultfs.Kill{At: n})
 				h.fs = m
 				_, _ = h.Remove(ctx, "a")
 				m.CloseFiles()
@@ -241,7 +241,7 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 func (h hand) killedPromotion(f func()) {
 	h.t.Helper()
 	for n := 1; ; n++ {
-		m := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
+		m := faultfs.NewKillFS(vfs.OS{}, faultfs.Kill{At: n})
 		h.fs = m
 		_, _ = h.Promote(ctx, []string{"a"}, fmt.Sprint("n", n))
 		m.CloseFiles()
@@ -361,18 +361,18 @@ func TestManifestRestoredAfterAKill(t *testing.T) {
 			restored := 0
 			for n := 1; ; n++ {
 				h := hand{newStore(t), t}
-				h.fs = &cowtest.KillFS{FS: vfs.OS{}}
+				h.fs = withoutSync()
 				create(t, h.Store, "a", CreateOptions{Size: 1 << 20})
 				h.promote("a", "t")
 				h.promote("a", "u")
 				h.indexed()
 				put(t, h.Store, "a", noise(3, 4096), 4096)
 				want, backup, before := content(t, h.Store, "a"), h.manifest("a"), first(h.Disk("a"))
-				m := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
+				m := faultfs.NewKillFS(vfs.OS{}, faultfs.Kill{At: n})
 				h.fs = m
 				err := do(h.Store)
 				m.CloseFiles()
-				h.fs = &cowtest.KillFS{FS: vfs.OS{}}
+				h.fs = withoutSync()
 				if err == nil && !m.Killed() {
 					break
 				}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
@@ -229,16 +229,16 @@ func TestRemovalsAfterKills(t *testing.T) {
 			killed := 0
 			for n := 1; ; n++ {
 				s := newStore(t)
-				s.fs = &cowtest.KillFS{FS: vfs.OS{}} // without syncs
+				s.fs = withoutSync()
 				contents := family(t, s)
-				m := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n}
+				m := faultfs.NewKillFS(vfs.OS{}, faultfs.Kill{At: n})
 				s.fs = m
 				err := op.do(s)
 				m.CloseFiles()
 				if err != nil && !m.Killed() {
 					t.Fatal(err)
 				}
-				s.fs = &cowtest.KillFS{FS: vfs.OS{}}
+				s.fs = withoutSync()
 				if op.name == "rollback" { // one or the other
 					delete(contents, "golden")
 				}

@@ -1,11 +1,10 @@
 package store
 
 import (
-	"io/fs"
 	"path/filepath"
-	"strings"
 	"testing"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
@@ -40,23 +39,6 @@ func TestStaleCommitIsLeftAlone(t *testing.T) {
 	consistent(t, s, want)
 }
 
-// readOnlyManifest cannot replace one disk's manifest.
-type readOnlyManifest struct {
-	vfs.FS
-	disk string
-}
-
-func (r readOnlyManifest) Rename(from, to string) error {
-	if strings.HasSuffix(to, filepath.Join(r.disk, diskFile)) {
-		return errInjected
-	}
-	return r.FS.Rename(from, to)
-}
-
-func (r readOnlyManifest) WriteFileAtomic(name string, data []byte, perm fs.FileMode) error {
-	return vfs.WriteAtomic(r, name, data, perm)
-}
-
 // A change of several disks that fails half-way and cannot be undone stays recorded. While the
 // process lives no other process touches it. After that the change is completed, or the disks are
 // refused until it can be.
@@ -68,7 +50,7 @@ func TestCommitThatCannotBeTakenBack(t *testing.T) {
 	}
 	p, err := s.PreparePromotion(ctx, disks, "u")
 	must(t, err)
-	s.fs = &failsAfter{readOnlyManifest{vfs.OS{}, "vm2"}, "vm1"}
+	s.fs = failsAfter(vfs.OS{}, "vm2", "vm1")
 	wantErr(t, p.Commit(), errInjected, "commit")
 	p.Close(false)
 	p.txn.lock.Close() // the process dies
@@ -82,16 +64,17 @@ func TestCommitThatCannotBeTakenBack(t *testing.T) {
 	consistent(t, s, content(t, s, "vm1"))
 }
 
-// failsAfter allows one replacement of a disk's manifest.
-type failsAfter struct {
-	vfs.FS
-	disk string
-}
-
-func (f *failsAfter) Rename(from, to string) error {
-	err := f.FS.Rename(from, to)
-	if err == nil && strings.HasSuffix(to, filepath.Join(f.disk, diskFile)) {
-		f.FS = readOnlyManifest{f.FS, f.disk}
-	}
-	return err
+// failsAfter returns a file system that never replaces the manifest of one disk, and allows one
+// replacement of another's.
+func failsAfter(fsys vfs.FS, never, once string) vfs.FS {
+	replaced := map[string]bool{never: true}
+	return faultfs.Over(fsys, func(c faultfs.Call) (f faultfs.Fault) {
+		if disk := filepath.Base(filepath.Dir(c.Name)); c.Op == "rename" && filepath.Base(c.Name) == diskFile {
+			if replaced[disk] {
+				f.Err = errInjected
+			}
+			replaced[disk] = replaced[disk] || disk == once
+		}
+		return f
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,7 +14,6 @@ import (
 	"testing"
 
 	"cowblk/cow"
-	"cowblk/cow/cowtest"
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
@@ -37,8 +37,8 @@ type history struct {
 
 // scene is the life of a process that promotes open disks while they are written.
 type scene struct {
-	dir     string             // of the store
-	files   *cowtest.Intercept // over a cowtest.KillFS
+	dir     string      // of the store
+	files   *faultfs.FS // over a faultfs.KillFS
 	disks   []*history
 	open    []*Opened
 	sealing []*cow.Promotion
@@ -144,8 +144,8 @@ func (c *scene) holdSealing(s *Store, manifests []*Manifest) (resume func()) {
 	for _, m := range manifests {
 		heads[s.paths(m.Head()).Data] = true
 	}
-	c.files.OnCall(func(call cowtest.Call) error {
-		if strings.Contains(call.Op, "write") && heads[call.Name] {
+	c.files.OnCall(func(call faultfs.Call) error {
+		if call.Op == "write" && heads[call.Name] {
 			held <- struct{}{}
 			<-release
 		}
@@ -213,29 +213,29 @@ func TestKillAtEveryStepOfPromotion(t *testing.T) {
 	}
 }
 
-func last(m *cowtest.KillFS) string {
+func last(m *faultfs.KillFS) string {
 	if c := m.Changes(); len(c) > 0 {
-		return c[len(c)-1]
+		return c[len(c)-1].String()
 	}
 	return "none"
 }
 
 // killedAt plays the scene on a new store in a process that dies at its n-th change. The
 // promotion's first change is number 1.
-func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *cowtest.KillFS) {
+func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *faultfs.KillFS) {
 	t.Helper()
 	s := newStore(t)
-	s.fs = &cowtest.KillFS{FS: vfs.OS{}} // without syncs
+	s.fs = withoutSync()
 	c := &scene{dir: s.Dir(), behind: behind}
 	for i := range disks {
 		h := &history{name: fmt.Sprintf("vm%d", i+1), at: map[int][]int{}, cut: -1}
 		create(t, s, h.name, CreateOptions{Size: killSize})
 		c.disks = append(c.disks, h)
 	}
-	m := &cowtest.KillFS{FS: vfs.OS{}, KillAt: n, Begin: func(change string) bool {
-		return strings.HasPrefix(change, "mkdir "+s.path(tmpDir)+"/")
-	}}
-	c.files = &cowtest.Intercept{FS: m}
+	m := faultfs.NewKillFS(vfs.OS{}, faultfs.Kill{At: n, Begin: func(c faultfs.Call) bool {
+		return c.Op == "mkdir" && filepath.Dir(c.Name) == s.path(tmpDir)
+	}})
+	c.files = faultfs.Over(m, nil)
 	s.fs = c.files
 	err := c.play(s)
 	if err := errors.Join(err, c.end()); err != nil && !m.Killed() {
@@ -250,7 +250,7 @@ func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *cowtest.KillFS)
 func survivors(t *testing.T, c *scene) (promoted bool) {
 	t.Helper()
 	s := openStore(t, c.dir)
-	s.fs = &cowtest.KillFS{FS: vfs.OS{}} // without syncs
+	s.fs = withoutSync()
 	for i, h := range c.disks {
 		got := content(t, s, h.name)
 		manifest := manifestOf(t, s, h.name)

@@ -2,43 +2,26 @@ package store
 
 import (
 	"encoding/binary"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
-// countingFS counts the bytes read from files, and the calls that look for data.
-type countingFS struct {
-	vfs.FS
-	read, calls atomic.Int64
-}
-
-func (c *countingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := c.FS.OpenFile(name, flag, perm)
-	if err != nil {
-		return nil, err
-	}
-	return &countingFile{f, c}, nil
-}
-
-type countingFile struct {
-	vfs.File
-	c *countingFS
-}
-
-func (f *countingFile) ReadAt(p []byte, off int64) (int, error) {
-	f.c.calls.Add(1)
-	f.c.read.Add(int64(len(p)))
-	return f.File.ReadAt(p, off)
-}
-
-func (f *countingFile) NextData(off int64) (int64, int64, error) {
-	f.c.calls.Add(1)
-	return f.File.NextData(off)
+// countReads counts the bytes that a store reads from files, and its calls that look for data.
+func countReads(s *Store) (bytesRead, lookups *atomic.Int64) {
+	bytesRead, lookups = new(atomic.Int64), new(atomic.Int64)
+	s.fs = faultfs.Over(s.fs, func(c faultfs.Call) (f faultfs.Fault) {
+		if c.Op == "read" || c.Op == "next data" {
+			lookups.Add(1)
+			bytesRead.Add(c.Len)
+		}
+		return f
+	})
+	return bytesRead, lookups
 }
 
 const terabyte = 1 << 40
@@ -109,13 +92,12 @@ func TestImportFollowsData(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStore(t)
-			c := &countingFS{FS: s.fs}
-			s.fs = c
+			bytesRead, lookups := countReads(s)
 			// Tables, three samples for a fingerprint of 1.2 MB each, and the data: once to copy,
 			// once to verify.
 			within := func(what string, passes int64) {
 				t.Helper()
-				if read, calls := c.read.Swap(0), c.calls.Swap(0); read > passes*tt.data+8<<20 || calls > tt.calls {
+				if read, calls := bytesRead.Swap(0), lookups.Swap(0); read > passes*tt.data+8<<20 || calls > tt.calls {
 					t.Errorf("%s: %d bytes read in %d calls", what, read, calls)
 				}
 			}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 const lockPatience = 30 * time.Second
@@ -29,15 +31,6 @@ func waiting(t *testing.T, path string) (n int) {
 		}
 	}
 	return n
-}
-
-func lockEventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	for end := time.Now().Add(lockPatience); !cond(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not reached: %s", what)
-		}
-	}
 }
 
 // foreignLock takes the exclusive lock of a file on a descriptor that no Store knows.
@@ -63,7 +56,7 @@ func TestStoreLockInOrder(t *testing.T) {
 		go func() {
 			errs <- other.locked(ctx, func() error { order <- i; return nil })
 		}()
-		lockEventually(t, "one more waits", func() bool { return waiting(t, s.path(lockFile)) == i+1 })
+		test.Eventually(t, "one more waits", func() bool { return waiting(t, s.path(lockFile)) == i+1 })
 	}
 	unlock()
 	for range n {
@@ -90,7 +83,7 @@ func TestStoreLockWaitEnds(t *testing.T) {
 		go func() {
 			done <- s.locked(ctx, func() error { return errors.New("the lock was had") })
 		}()
-		lockEventually(t, "it waits", func() bool { return waiting(t, s.path(lockFile)) > 0 })
+		test.Eventually(t, "it waits", func() bool { return waiting(t, s.path(lockFile)) > 0 })
 		cancel()
 		wantErr(t, <-done, context.Canceled, "error")
 	}
@@ -135,7 +128,7 @@ func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 	must(t, err)
 	must(t, cmd.Start())
 	defer func() { stdin.Close(); cmd.Wait() }()
-	lockEventually(t, "another process has the lock", func() bool { _, serving := s.Serving("vm1"); return serving })
+	test.Eventually(t, "another process has the lock", func() bool { _, serving := s.Serving("vm1"); return serving })
 	v, _ := s.Serving("vm1")
 	if v == nil || *v != (Serving{PID: cmd.Process.Pid}) {
 		t.Errorf("%v has the disk open, expected process %d, which serves nobody", v, cmd.Process.Pid)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
@@ -94,27 +94,19 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 	}
 }
 
-// busyOnce fails once to open one file.
-type busyOnce struct {
-	vfs.OS
-	path string
-}
-
-func (b *busyOnce) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	if name == b.path {
-		b.path = ""
-		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EMFILE}
-	}
-	return b.OS.OpenFile(name, flag, perm)
-}
-
 // A temporary error is no damage: the next command removes what a failed promotion has left.
 func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 	s := newStore(t)
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
 	must(t, err)
-	s.fs = &busyOnce{path: s.path(disksDir, "vm1", diskFile)}
+	failed := false
+	s.fs = faultfs.Over(vfs.OS{}, func(c faultfs.Call) (f faultfs.Fault) {
+		if c.Op == "open" && c.Name == s.path(disksDir, "vm1", diskFile) && !failed {
+			failed, f.Err = true, syscall.EMFILE
+		}
+		return f
+	})
 	p.Close(false)
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 1 {
 		t.Fatalf("%d work directories, expected the one whose manifest could not be read", len(works))

@@ -3,27 +3,23 @@ package store
 import (
 	"bytes"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 )
 
-// brokenFile is the file system on which the content of one file cannot be read.
-type brokenFile struct {
-	vfs.OS
-	path string
-	err  error
-}
-
-func (b brokenFile) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	if name == b.path {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: b.err}
-	}
-	return b.OS.OpenFile(name, flag, perm)
+// brokenFile returns the file system on which one file cannot be opened.
+func brokenFile(path string, err error) vfs.FS {
+	return faultfs.Over(vfs.OS{}, func(c faultfs.Call) (f faultfs.Fault) {
+		if c.Op == "open" && c.Name == path {
+			f.Err = err
+		}
+		return f
+	})
 }
 
 // A manifest that was changed in place since the index has read it, and that cannot be read while
@@ -31,11 +27,11 @@ func (b brokenFile) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File,
 func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
 	ways := map[string]func(t *testing.T, s *Store) (restore func()){
 		"EIO": func(t *testing.T, s *Store) func() {
-			s.fs = brokenFile{path: s.path(disksDir, "b", diskFile), err: syscall.EIO}
+			s.fs = brokenFile(s.path(disksDir, "b", diskFile), syscall.EIO)
 			return func() { s.fs = vfs.OS{} }
 		},
 		"EACCES": func(t *testing.T, s *Store) func() {
-			s.fs = brokenFile{path: s.path(disksDir, "b", diskFile), err: syscall.EACCES}
+			s.fs = brokenFile(s.path(disksDir, "b", diskFile), syscall.EACCES)
 			return func() { s.fs = vfs.OS{} }
 		},
 		"missing": func(t *testing.T, s *Store) func() {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"cowblk/internal/test"
 )
 
 type inner struct {
@@ -34,12 +36,8 @@ const good = `{"version": 1, "size": 4096, "dev": 18446744073709551615, "id": "6
 
 func TestDecode(t *testing.T) {
 	var d, std document
-	if err := Decode([]byte(good), &d, Options{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal([]byte(good), &std); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, Decode([]byte(good), &d, Options{}))
+	test.Must(t, json.Unmarshal([]byte(good), &std))
 	if !reflect.DeepEqual(d, std) {
 		t.Errorf("expected what encoding/json reads, %+v, found %+v", std, d)
 	}
@@ -53,9 +51,7 @@ func TestDecode(t *testing.T) {
 func TestTimes(t *testing.T) {
 	for _, text := range []string{"0001-01-01T00:00:00Z", "2006-11-27T12:00:00.1Z", "2006-11-27T12:00:00.123456789Z", "2006-11-27T12:00:00.100000000Z", "9999-12-31T23:59:59Z", "2004-02-29T00:00:00Z"} {
 		var d document
-		if err := Decode([]byte(strings.Replace(good, "2006-11-27T12:00:00Z", text, 1)), &d, Options{}); err != nil {
-			t.Errorf("%s: %v", text, err)
-		}
+		test.Check(t, Decode([]byte(strings.Replace(good, "2006-11-27T12:00:00Z", text, 1)), &d, Options{}), text)
 		if again := d.At.Format(time.RFC3339Nano); len(text) < 30 && !strings.HasSuffix(text, "0000Z") && again != text {
 			t.Errorf("expected %s, found %s", text, again)
 		}
@@ -150,18 +146,12 @@ func FuzzDecode(f *testing.F) {
 		if Decode(data, &d, Options{}) != nil {
 			return
 		}
-		if err := json.Unmarshal(data, &std); err != nil {
-			t.Fatalf("%q: encoding/json refuses it: %v", data, err)
-		}
+		test.Must(t, json.Unmarshal(data, &std), data, "encoding/json refuses it")
 		if !reflect.DeepEqual(d, std) {
 			t.Fatalf("%q: expected %+v, found %+v", data, std, d)
 		}
 		text, err := json.Marshal(d)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := Decode(text, &again, Options{}); err != nil {
-			t.Fatalf("%s: %v", text, err)
-		}
+		test.Must(t, err)
+		test.Must(t, Decode(text, &again, Options{}), text)
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 const (
@@ -17,22 +19,16 @@ const (
 func benchFile(b *testing.B) File {
 	b.Helper()
 	f, err := OS{}.OpenFile(filepath.Join(b.TempDir(), "f"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	b.Cleanup(func() { f.Close() })
 	chunk := make([]byte, 1<<20)
 	for i := range chunk {
 		chunk[i] = byte(i)
 	}
 	for off := int64(0); off < benchSize; off += int64(len(chunk)) {
-		if _, err := f.WriteAt(chunk, off); err != nil {
-			b.Fatal(err)
-		}
+		test.Must(b, test.Err(f.WriteAt(chunk, off)))
 	}
-	if err := f.Datasync(); err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, f.Datasync())
 	return f
 }
 
@@ -46,15 +42,11 @@ func BenchmarkHotRead(b *testing.B) {
 		guest[i] = 1
 	}
 	m, err := f.Map(benchSize)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	defer m.Close()
 	m.MarkResident(0, benchSize)
 	mem, err := unix.Mmap(f.(*osFile).fd, 0, benchSize, unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	defer unix.Munmap(mem)
 	iov := make([]Iovec, 1)
 	ways := []struct {
@@ -72,16 +64,12 @@ func BenchmarkHotRead(b *testing.B) {
 		{"PreadvNowait", func(p []byte, off int64) {
 			iov[0].Base = &p[0]
 			iov[0].SetLen(len(p))
-			if _, err := f.PreadvNowait(iov, off); err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, test.Err(f.PreadvNowait(iov, off)))
 		}},
 		{"Preadv", func(p []byte, off int64) {
 			iov[0].Base = &p[0]
 			iov[0].SetLen(len(p))
-			if _, err := f.Preadv(iov, off); err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, test.Err(f.Preadv(iov, off)))
 		}},
 	}
 	for _, size := range []int{4 << 10, 128 << 10} {
@@ -115,9 +103,7 @@ func sizeName(n int) string {
 func BenchmarkCopyOverhead(b *testing.B) {
 	f := benchFile(b)
 	m, err := f.Map(benchSize)
-	if err != nil {
-		b.Fatal(err)
-	}
+	test.Must(b, err)
 	defer m.Close()
 	m.MarkResident(0, benchSize)
 	p := make([]byte, 1)

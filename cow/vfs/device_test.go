@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow/pagecache"
+	"cowblk/internal/test"
 )
 
 // loopDevice returns a block device of the given logical block size over a file. Only root can make
@@ -24,7 +24,7 @@ func loopDevice(t *testing.T, size int64, block uint32) string {
 	}
 	defer unix.Close(control)
 	backing := create(t, filepath.Join(t.TempDir(), "backing")).(*osFile)
-	must(t, backing.Truncate(size))
+	test.Must(t, backing.Truncate(size))
 	for range 20 { // another process may be quicker to take a free one
 		n, err := unix.IoctlRetInt(control, unix.LOOP_CTL_GET_FREE)
 		if err != nil {
@@ -42,7 +42,7 @@ func loopDevice(t *testing.T, size int64, block uint32) string {
 			continue
 		}
 		t.Cleanup(func() { unix.Close(loop) }) // the last close frees the device
-		must(t, err)
+		test.Must(t, err)
 		return name
 	}
 	t.Fatal("no loop device stays free long enough")
@@ -55,7 +55,7 @@ func TestBlockDevice(t *testing.T) {
 	want := content(size, 5)
 	for _, flag := range []int{0, Direct} {
 		f, err := OS{}.OpenFile(name, os.O_RDWR|flag, 0)
-		must(t, err)
+		test.Must(t, err)
 		if n, err := f.Size(); n != size || err != nil {
 			t.Errorf("size: got %d, %v, want %d", n, err, size)
 		}
@@ -77,26 +77,24 @@ func TestBlockDevice(t *testing.T) {
 		if f.AsyncFD(vector(mem), 0) < 0 {
 			t.Errorf("flag %#x: no descriptor for asynchronous I/O", flag)
 		}
-		must(t, f.PunchHole(4096, 8192))
+		test.Must(t, f.PunchHole(4096, 8192))
 		if _, err := f.ReadAt(p, 5000); err != nil || !bytes.Equal(p, make([]byte, len(p))) {
 			t.Errorf("flag %#x: a hole does not read as zeros: %v", flag, err)
 		}
-		must(t, f.Datasync())
+		test.Must(t, f.Datasync())
 		m, err := f.Map(size)
 		if flag == Direct {
-			if !errors.Is(err, pagecache.ErrNotMappable) {
-				t.Errorf("Map of direct I/O: got %v, want ErrNotMappable", err)
-			}
+			test.ErrorIs(t, err, pagecache.ErrNotMappable, "Map of direct I/O")
 		} else {
-			must(t, err)
+			test.Must(t, err)
 			m.MarkResident(0, size)
 			clear(mem)
 			if ok, _ := m.Copy(mem, 1<<20); !ok || !bytes.Equal(mem, want[1<<20:][:len(mem)]) {
 				t.Error("a mapping of the device has other bytes")
 			}
-			must(t, m.Close())
+			test.Must(t, m.Close())
 		}
-		must(t, f.Close())
+		test.Must(t, f.Close())
 	}
 }
 
@@ -107,10 +105,12 @@ func TestDirectOnLargeBlocks(t *testing.T) {
 	if !errors.Is(err, ErrNoDirect) {
 		t.Fatalf("got %v, %v, want ErrNoDirect", f, err)
 	}
-	if !strings.Contains(err.Error(), "4096") || strings.Contains(err.Error(), "kernel answered") {
-		t.Errorf("the error does not say what is in the way: %v", err)
+	var refused *DirectError
+	if !errors.As(err, &refused) || refused.Path != name || refused.Err == nil {
+		t.Fatalf("the error does not say what is in the way: %v", err)
 	}
+	test.Texts(t, "direct.texts")(t, "large blocks", &DirectError{"/dev/loop", refused.Err})
 	buffered, err := OS{}.OpenFile(name, os.O_RDWR, 0)
-	must(t, err)
-	must(t, buffered.Close())
+	test.Must(t, err)
+	test.Must(t, buffered.Close())
 }

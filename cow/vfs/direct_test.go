@@ -6,12 +6,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow/pagecache"
+	"cowblk/internal/test"
 )
 
 // openDirectly opens a file on a file system with direct I/O. It must not be in memory; the working
@@ -20,16 +20,16 @@ func openDirectly(t *testing.T, size int) *directFile {
 	t.Helper()
 	for _, parent := range []string{"", "."} {
 		dir, err := os.MkdirTemp(parent, "direct-test-")
-		must(t, err)
+		test.Must(t, err)
 		t.Cleanup(func() { os.RemoveAll(dir) })
 		f, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct, 0o600)
 		if errors.Is(err, ErrNoDirect) {
 			continue
 		}
-		must(t, err)
+		test.Must(t, err)
 		t.Cleanup(func() { f.Close() })
 		if d, is := f.(*directFile); is {
-			must(t, d.Truncate(int64(size)))
+			test.Must(t, d.Truncate(int64(size)))
 			return d
 		}
 	}
@@ -41,7 +41,7 @@ func openDirectly(t *testing.T, size int) *directFile {
 func pages(t *testing.T, n int) []byte {
 	t.Helper()
 	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Munmap(mem) })
 	return mem
 }
@@ -121,14 +121,12 @@ func TestDirectIsCoherent(t *testing.T) {
 		case 2:
 			copy(p, content(n, byte(i)))
 			copy(want[off:], p)
-			if _, err := d.WriteAt(p, int64(off)); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(d.WriteAt(p, int64(off))))
 		case 3:
 			clear(want[off:][:n])
-			must(t, d.PunchHole(int64(off), int64(n)))
+			test.Must(t, d.PunchHole(int64(off), int64(n)))
 		case 4:
-			must(t, d.Datasync())
+			test.Must(t, d.Datasync())
 		}
 		clear(mem)
 		read := d.Preadv
@@ -160,17 +158,11 @@ func TestDirectBounce(t *testing.T) {
 	if n, err := d.Preadv(vector(long), 0); n != bounceSize || err != nil || !bytes.Equal(long[:bounceSize], want) {
 		t.Errorf("long read: got %d, %v, want %d, or other bytes", n, err, bounceSize)
 	}
-	if n := cachedPages(d.osFile); n != 0 {
-		t.Errorf("%d pages of what was written and read are in the page cache", n)
-	}
-	must(t, unix.Mprotect(mem[1<<20:], unix.PROT_NONE))
+	test.Equal(t, cachedPages(d.osFile), 0, "pages of what was written and read are in the page cache")
+	test.Must(t, unix.Mprotect(mem[1<<20:], unix.PROT_NONE))
 	gone := vector(mem[1<<20-100:][:4096])
-	if _, err := d.Pwritev(gone, 0); !errors.Is(err, unix.EFAULT) {
-		t.Errorf("write from memory that is gone: got %v, want EFAULT", err)
-	}
-	if _, err := d.Preadv(gone, 0); !errors.Is(err, unix.EFAULT) {
-		t.Errorf("read to memory that is gone: got %v, want EFAULT", err)
-	}
+	test.ErrorIs(t, test.Err(d.Pwritev(gone, 0)), unix.EFAULT, "write from memory that is gone")
+	test.ErrorIs(t, test.Err(d.Preadv(gone, 0)), unix.EFAULT, "read to memory that is gone")
 }
 
 func TestDirectDoesNotAllocate(t *testing.T) {
@@ -179,18 +171,10 @@ func TestDirectDoesNotAllocate(t *testing.T) {
 	iov, shifted := vector(mem[:4096]), vector(mem[1:][:4096])
 	d.memory = 512
 	if n := testing.AllocsPerRun(20, func() {
-		if _, err := d.Pwritev(iov, 4096); err != nil {
-			t.Error(err)
-		}
-		if _, err := d.Preadv(iov, 4096); err != nil {
-			t.Error(err)
-		}
-		if _, err := d.Pwritev(shifted, 4096); err != nil {
-			t.Error(err)
-		}
-		if _, err := d.Preadv(shifted, 4096); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, test.Err(d.Pwritev(iov, 4096)))
+		test.Check(t, test.Err(d.Preadv(iov, 4096)))
+		test.Check(t, test.Err(d.Pwritev(shifted, 4096)))
+		test.Check(t, test.Err(d.Preadv(shifted, 4096)))
 		d.PreadvNowait(iov, 4096)
 		d.AsyncFD(iov, 4096)
 	}); n != 0 {
@@ -208,11 +192,7 @@ func TestDirectRefused(t *testing.T) {
 	if !errors.Is(err, ErrNoDirect) || !errors.As(err, &refused) || refused.Path != "/proc/version" {
 		t.Fatalf("got %v, want a DirectError", err)
 	}
-	for _, part := range []string{"/proc/version", "O_DIRECT", "page cache", "move the file"} {
-		if !strings.Contains(err.Error(), part) {
-			t.Errorf("the error does not say %q: %v", part, err)
-		}
-	}
+	test.Texts(t, "direct.texts")(t, "file of /proc", err)
 }
 
 func TestDirectOpens(t *testing.T) {
@@ -220,14 +200,10 @@ func TestDirectOpens(t *testing.T) {
 	if m, err := d.Map(4096); !errors.Is(err, pagecache.ErrNotMappable) {
 		t.Errorf("Map: got %v, %v, want ErrNotMappable", m, err)
 	}
-	must(t, d.Lock(true))
-	if _, err := (OS{}).OpenFile(d.Name(), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct, 0o600); !errors.Is(err, os.ErrExist) {
-		t.Errorf("O_EXCL on a file that exists: got %v", err)
-	}
+	test.Must(t, d.Lock(true))
+	test.ErrorIs(t, test.Err((OS{}).OpenFile(d.Name(), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct, 0o600)), os.ErrExist, "O_EXCL on a file that exists")
 	r, err := OS{}.OpenFile(d.Name(), os.O_RDONLY|Direct, 0)
-	must(t, err)
-	if err := r.Lock(false); !errors.Is(err, ErrLocked) {
-		t.Errorf("lock of a locked file: got %v, want ErrLocked", err)
-	}
-	must(t, r.Close())
+	test.Must(t, err)
+	test.ErrorIs(t, r.Lock(false), ErrLocked, "lock of a locked file")
+	test.Must(t, r.Close())
 }

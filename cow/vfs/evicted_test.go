@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // A cached page anywhere in a sparse file shows that its inode was not evicted: at the start of its
@@ -29,9 +31,7 @@ func TestEvicted(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "data")
 			f, err := (OS{}).OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			defer f.Close()
 			o := f.(*osFile)
 			if o.memory {
@@ -40,35 +40,21 @@ func TestEvicted(t *testing.T) {
 			if _, err := o.cached(&unix.CachestatRange{}); errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
 				t.Skipf("this kernel does not tell what is in the page cache (expected Linux 6.5 or later): %v", err)
 			}
-			if err := f.Truncate(size); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, f.Truncate(size))
 			if c.data >= 0 {
-				if _, err := f.WriteAt(make([]byte, 4096), c.data); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, test.Err(f.WriteAt(make([]byte, 4096), c.data)))
 			}
-			if err := unix.Fsync(o.fd); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, unix.Fsync(o.fd))
 			// Random: no other page is read with it.
 			for _, advice := range []int{unix.FADV_DONTNEED, unix.FADV_RANDOM} {
-				if err := unix.Fadvise(o.fd, 0, 0, advice); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, unix.Fadvise(o.fd, 0, 0, advice))
 			}
 			if c.page >= 0 {
-				if _, err := f.ReadAt(make([]byte, 4096), c.page); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, test.Err(f.ReadAt(make([]byte, 4096), c.page)))
 			}
 			evicted, err := (OS{}).Evicted(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if evicted != c.evicted {
-				t.Errorf("Evicted: expected %t, found %t", c.evicted, evicted)
-			}
+			test.Must(t, err)
+			test.Equal(t, evicted, c.evicted, "Evicted")
 		})
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // openFor opens the image and locks it.
@@ -17,7 +19,7 @@ func openFor(t *testing.T, path string, a ImageAccess) (File, error) {
 		flag = os.O_RDWR
 	}
 	f, err := OS{}.OpenFile(path, flag, 0)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f, f.LockImage(a)
 }
@@ -36,7 +38,7 @@ func TestLockImage(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "image")
 			create(t, path)
 			f, err := openFor(t, path, tt.first)
-			must(t, err)
+			test.Must(t, err)
 			_, err = openFor(t, path, tt.second)
 			var refusal *ImageLockError
 			if errors.As(err, &refusal) != tt.refused || tt.refused != errors.Is(err, ErrImageLocked) {
@@ -58,15 +60,15 @@ func TestLockImageConverted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	create(t, path)
 	reader, err := openFor(t, path, ImageRead)
-	must(t, err)
+	test.Must(t, err)
 	writer, err := openFor(t, path, ImageWrite)
 	if !errors.Is(err, ErrImageLocked) {
 		t.Fatalf("writer beside a reader: %v", err)
 	}
-	must(t, reader.LockImage(ImageWrite))
-	must(t, reader.LockImage(ImageRead))
-	must(t, reader.Close())
-	must(t, writer.LockImage(ImageWrite))
+	test.Must(t, reader.LockImage(ImageWrite))
+	test.Must(t, reader.LockImage(ImageRead))
+	test.Must(t, reader.Close())
+	test.Must(t, writer.LockImage(ImageWrite))
 }
 
 // QEMU's tools and this program see each other's locks.
@@ -75,13 +77,13 @@ func TestLockImageAndQEMU(t *testing.T) {
 		t.Skip("qemu-img is not installed: the integration tests need it, and try the same with more of QEMU")
 	}
 	path := filepath.Join(t.TempDir(), "image")
-	must(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
+	test.Must(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
 	qemuIO := func(args ...string) error {
 		return exec.Command("qemu-io", append(append([]string{"-f", "raw"}, args...), path)...).Run()
 	}
 	for _, a := range []ImageAccess{ImageRead, ImageWrite} {
 		f, err := openFor(t, path, a)
-		must(t, err)
+		test.Must(t, err)
 		if err := qemuIO("-c", "write 0 512"); err == nil {
 			t.Errorf("QEMU writes beside one that is %s", a)
 		}
@@ -90,7 +92,7 @@ func TestLockImageAndQEMU(t *testing.T) {
 		}
 		f.Close()
 	}
-	must(t, qemuIO("-c", "write 0 512"))
+	test.Must(t, qemuIO("-c", "write 0 512"))
 }
 
 func TestHoldsImageLock(t *testing.T) {

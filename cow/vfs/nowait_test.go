@@ -6,9 +6,10 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // content returns n bytes of which no two pages are equal.
@@ -23,10 +24,8 @@ func content(n int, seed byte) []byte {
 func filled(t *testing.T, name string, p []byte) *osFile {
 	t.Helper()
 	f := create(t, name).(*osFile)
-	if _, err := f.WriteAt(p, 0); err != nil {
-		t.Fatal(err)
-	}
-	must(t, f.Datasync())
+	test.Must(t, test.Err(f.WriteAt(p, 0)))
+	test.Must(t, f.Datasync())
 	return f
 }
 
@@ -34,14 +33,10 @@ func filled(t *testing.T, name string, p []byte) *osFile {
 // when another CPU has just used them. A file in memory stays.
 func evict(t *testing.T, f *osFile) {
 	t.Helper()
-	for range 200 {
-		must(t, unix.Fadvise(f.fd, 0, 0, unix.FADV_DONTNEED))
-		if f.memory || cachedPages(f) == 0 {
-			return
-		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatalf("%d pages stay in the page cache", cachedPages(f))
+	test.Eventually(t, "the pages leave the page cache", func() bool {
+		test.Must(t, unix.Fadvise(f.fd, 0, 0, unix.FADV_DONTNEED))
+		return f.memory || cachedPages(f) == 0
+	})
 }
 
 // cachedPages returns the number of the file's pages in the page cache; 0 before Linux 6.5.
@@ -87,7 +82,7 @@ func TestPreadvNowait(t *testing.T) {
 // RWF_NOWAIT is tried once on a file system that does not have it.
 func TestPreadvNowaitRefused(t *testing.T) {
 	f, err := open("/proc/version", os.O_RDONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 	p := make([]byte, 10)
 	for range 2 {
@@ -102,13 +97,13 @@ func TestPreadvNowaitRefused(t *testing.T) {
 
 func TestFileInMemory(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "vfs")
-	must(t, err)
+	test.Must(t, err)
 	defer os.RemoveAll(dir)
 	want := content(10_000, 2)
-	must(t, os.WriteFile(filepath.Join(dir, "f"), want, 0o600))
+	test.Must(t, os.WriteFile(filepath.Join(dir, "f"), want, 0o600))
 	for _, flag := range []int{0, Direct} {
 		f, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_RDWR|flag, 0)
-		must(t, err)
+		test.Must(t, err)
 		p := make([]byte, len(want))
 		if n, err := f.PreadvNowait(vector(p), 0); n != len(p) || err != nil || !bytes.Equal(p, want) {
 			t.Errorf("flag %#x: PreadvNowait: got %d, %v", flag, n, err)
@@ -117,14 +112,14 @@ func TestFileInMemory(t *testing.T) {
 			t.Errorf("flag %#x: AsyncFD: got %d, want -1", flag, fd)
 		}
 		m, err := f.Map(int64(len(want)))
-		must(t, err)
+		test.Must(t, err)
 		m.MarkResident(0, int64(len(want)))
 		clear(p)
 		if ok, _ := m.Copy(p, 0); !ok || !bytes.Equal(p, want) {
 			t.Errorf("flag %#x: Copy from a mapping does not work", flag)
 		}
-		must(t, m.Close())
-		must(t, f.Close())
+		test.Must(t, m.Close())
+		test.Must(t, f.Close())
 	}
 }
 
@@ -155,7 +150,7 @@ func TestNowaitDoesNotAllocate(t *testing.T) {
 		t.Errorf("got %v allocations, want none", n)
 	}
 	refusing, err := open("/proc/version", os.O_RDONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer refusing.Close()
 	if n := testing.AllocsPerRun(100, func() { refusing.PreadvNowait(iov, 0) }); n != 0 {
 		t.Errorf("refused: got %v allocations, want none", n)

@@ -7,15 +7,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // A file of another user in the place of a file in memory is not opened, and does not block the
 // open.
 func TestOpenSharedOfOthers(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "cowblk-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	for _, c := range []struct {
 		name string
@@ -41,9 +41,7 @@ func TestOpenSharedOfOthers(t *testing.T) {
 			continue // only root can change owners
 		}
 		name := filepath.Join(dir, c.name)
-		if err := c.make(name); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, c.make(name))
 		for _, flag := range []int{os.O_RDONLY, os.O_RDWR, os.O_RDWR | os.O_CREATE} {
 			if f, err := (OS{}).OpenShared(name, flag, 0o600); err == nil {
 				f.Close()
@@ -52,8 +50,6 @@ func TestOpenSharedOfOthers(t *testing.T) {
 		}
 	}
 	f, err := OS{}.OpenShared(filepath.Join(dir, "own"), os.O_RDWR|os.O_CREATE, fs.FileMode(0o600))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	f.Close()
 }

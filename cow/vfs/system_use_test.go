@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // CheckSystemUse finds a mounted device by any name and below another device. A device that is only
@@ -15,21 +17,19 @@ import (
 func TestSystemUse(t *testing.T) {
 	dev := loopDevice(t, 16<<20, 512)
 	plain := filepath.Join(t.TempDir(), "plain")
-	must(t, create(t, plain).Close())
+	test.Must(t, create(t, plain).Close())
 	for _, path := range []string{dev, plain, plain + "-missing", os.DevNull, t.TempDir()} {
 		if err := CheckSystemUse(OS{}, path); err != nil {
 			t.Errorf("%s: expected nil, got %v", path, err)
 		}
 	}
 	f, err := OS{}.OpenFile(dev, os.O_RDWR, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
-			if err := CheckSystemUse(OS{}, dev); err != nil {
-				t.Errorf("beside others that ask: %v", err)
-			}
+			test.Check(t, CheckSystemUse(OS{}, dev), "beside others that ask")
 		})
 	}
 	wg.Wait()
@@ -38,15 +38,15 @@ func TestSystemUse(t *testing.T) {
 		t.Skipf("no mkfs.ext4 here: %v: %s", err, out)
 	}
 	at := filepath.Join(t.TempDir(), "with a blank")
-	must(t, os.Mkdir(at, 0o700))
+	test.Must(t, os.Mkdir(at, 0o700))
 	if out, err := exec.Command("mount", dev, at).CombinedOutput(); err != nil {
 		t.Skipf("no mounts here: %v: %s", err, out)
 	}
 	t.Cleanup(func() { exec.Command("umount", at).Run() })
 	link := filepath.Join(t.TempDir(), "link")
-	must(t, os.Symlink(dev, link))
+	test.Must(t, os.Symlink(dev, link))
 	above, err := exec.Command("losetup", "--find", "--show", "--read-only", dev).Output()
-	must(t, err)
+	test.Must(t, err)
 	upper := strings.TrimSpace(string(above))
 	t.Cleanup(func() { exec.Command("losetup", "--detach", upper).Run() })
 	for _, path := range []string{dev, link, upper} {

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // A forked child has the descriptors of an open file until it executes its program, and a lock
@@ -25,23 +27,15 @@ func TestCloseGivesLocksUpBesideAFork(t *testing.T) {
 			open := func() File {
 				t.Helper()
 				f, err := OS{}.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				return f
 			}
 			f := open()
-			if err := lock(f); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, lock(f))
 			child, err := unix.FcntlInt(uintptr(f.(*osFile).fd), unix.F_DUPFD_CLOEXEC, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			defer unix.Close(child)
-			if err := f.Close(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, f.Close())
 			next := open()
 			defer next.Close()
 			for what, take := range map[string]func() error{
@@ -49,9 +43,7 @@ func TestCloseGivesLocksUpBesideAFork(t *testing.T) {
 				"range": func() error { return next.LockRange(0, 4096, true) },
 				"image": func() error { return next.LockImage(ImageWrite) },
 			} {
-				if err := take(); err != nil {
-					t.Errorf("%s after Close: %v", what, err)
-				}
+				test.Check(t, take(), what, "after Close")
 			}
 		})
 	}

@@ -6,9 +6,10 @@ import (
 	"path/filepath"
 	"testing"
 
-	"cowblk/cow/aio"
-
 	"golang.org/x/sys/unix"
+
+	"cowblk/cow/aio"
+	"cowblk/internal/test"
 )
 
 // Versions agrees with Stat for each kind of name, in few files and in more than one ring holds.
@@ -24,9 +25,7 @@ func TestVersions(t *testing.T) {
 		os.Symlink("loop", at("loop")),
 		unix.Mkfifo(at("fifo"), 0o600),
 	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 	}
 	kinds := []string{
 		at("file"), at("an odd\nname é"), at("directory"), at("link"), at("dangling"), at("loop"), at("fifo"), at("missing"),
@@ -59,14 +58,10 @@ func TestVersionsOfChangedFiles(t *testing.T) {
 	names := make([]string, 2*manyFiles)
 	for i := range names {
 		names[i] = filepath.Join(dir, fmt.Sprint(i))
-		if err := os.WriteFile(names[i], []byte("old"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, os.WriteFile(names[i], []byte("old"), 0o600))
 	}
 	before := OS{}.Versions(names)
-	if err := os.WriteFile(names[5], []byte("newer"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(names[5], []byte("newer"), 0o600))
 	for i, v := range (OS{}).Versions(names) {
 		if changed := *v != *before[i]; changed != (i == 5) {
 			t.Errorf("file %d: changed %v: %+v, before %+v", i, changed, v, before[i])
@@ -80,9 +75,7 @@ func BenchmarkVersions(b *testing.B) {
 		names := make([]string, n)
 		for i := range names {
 			names[i] = filepath.Join(dir, fmt.Sprint(i))
-			if err := os.WriteFile(names[i], nil, 0o600); err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, os.WriteFile(names[i], nil, 0o600))
 		}
 		b.Run(fmt.Sprintf("files=%d/stat", n), func(b *testing.B) {
 			for b.Loop() {
@@ -92,9 +85,7 @@ func BenchmarkVersions(b *testing.B) {
 		b.Run(fmt.Sprintf("files=%d/ring", n), func(b *testing.B) {
 			results, errs := make([]unix.Statx_t, n), make([]unix.Errno, n)
 			for b.Loop() {
-				if err := aio.Stat(names, results, errs); err != nil {
-					b.Fatal(err)
-				}
+				test.Must(b, aio.Stat(names, results, errs))
 			}
 		})
 	}

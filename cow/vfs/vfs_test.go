@@ -9,14 +9,14 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func create(t *testing.T, name string) File {
 	t.Helper()
 	f, err := OS{}.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -28,13 +28,6 @@ func vector(parts ...[]byte) []Iovec {
 		iov[i].SetLen(len(p))
 	}
 	return iov
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestVectoredIO(t *testing.T) {
@@ -54,9 +47,7 @@ func TestVectoredIO(t *testing.T) {
 	if n, err := f.Preadv(nil, 0); n != 0 || err != nil {
 		t.Errorf("Preadv of nothing: got %d, %v", n, err)
 	}
-	if _, err := f.Preadv(vector(a), -1); !errors.Is(err, syscall.EINVAL) {
-		t.Errorf("Preadv at a negative offset: got %v, want EINVAL", err)
-	}
+	test.ErrorIs(t, test.Err(f.Preadv(vector(a), -1)), syscall.EINVAL, "Preadv at a negative offset")
 }
 
 // The kernel refuses more than 1,024 pieces; this package passes the first ones.
@@ -77,12 +68,8 @@ func TestVectoredIODoesNotAllocate(t *testing.T) {
 	f := create(t, filepath.Join(t.TempDir(), "f"))
 	iov := vector(make([]byte, 4096))
 	if n := testing.AllocsPerRun(100, func() {
-		if _, err := f.Pwritev(iov, 4096); err != nil {
-			t.Error(err)
-		}
-		if _, err := f.Preadv(iov, 4096); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, test.Err(f.Pwritev(iov, 4096)))
+		test.Check(t, test.Err(f.Preadv(iov, 4096)))
 	}); n != 0 {
 		t.Errorf("got %v allocations, want none", n)
 	}
@@ -97,34 +84,34 @@ func TestWholeIO(t *testing.T) {
 	if n, err := f.ReadAt(p, 0); n != 8 || err != io.EOF || string(p[3:8]) != "hello" {
 		t.Errorf("ReadAt beyond the end: got %d, %v, %q, want 8 and io.EOF", n, err, p)
 	}
-	must(t, f.Datasync())
-	must(t, f.AdviseRandom())
+	test.Must(t, f.Datasync())
+	test.Must(t, f.AdviseRandom())
 }
 
 func TestPunchHoleAndNextData(t *testing.T) {
 	const mib = 1 << 20
 	f := create(t, filepath.Join(t.TempDir(), "f"))
-	must(t, f.Truncate(8*mib))
+	test.Must(t, f.Truncate(8*mib))
 	if _, _, err := f.NextData(0); err != io.EOF {
 		t.Fatalf("NextData of a hole: got %v, want io.EOF (does the file system keep holes?)", err)
 	}
 	_, err := f.WriteAt(bytes.Repeat([]byte{1}, 3*mib), mib)
-	must(t, err)
+	test.Must(t, err)
 	start, end, err := f.NextData(0)
 	if start != mib || end != 4*mib || err != nil {
 		t.Errorf("NextData(0): got %d to %d, %v, want %d to %d", start, end, err, mib, 4*mib)
 	}
-	must(t, f.PunchHole(mib, mib))
-	must(t, f.PunchHole(3*mib+100, 512)) // not whole file system blocks
-	must(t, f.PunchHole(0, 0))
-	must(t, f.PunchHole(7*mib, 5*mib)) // beyond the end
+	test.Must(t, f.PunchHole(mib, mib))
+	test.Must(t, f.PunchHole(3*mib+100, 512)) // not whole file system blocks
+	test.Must(t, f.PunchHole(0, 0))
+	test.Must(t, f.PunchHole(7*mib, 5*mib)) // beyond the end
 	start, _, err = f.NextData(0)
 	if start != 2*mib || err != nil {
 		t.Errorf("NextData after punching: got %d, %v, want %d", start, err, 2*mib)
 	}
 	p := make([]byte, 514)
 	_, err = f.ReadAt(p, 3*mib+99)
-	must(t, err)
+	test.Must(t, err)
 	want := make([]byte, 514)
 	want[0], want[513] = 1, 1
 	if !bytes.Equal(p, want) {
@@ -141,11 +128,11 @@ func TestPunchHoleAndNextData(t *testing.T) {
 func TestWriteZerosStopsAtTheEnd(t *testing.T) {
 	f := create(t, filepath.Join(t.TempDir(), "f")).(*osFile)
 	_, err := f.WriteAt(bytes.Repeat([]byte{1}, 3<<20), 0)
-	must(t, err)
-	must(t, f.writeZeros(1, 5<<20))
+	test.Must(t, err)
+	test.Must(t, f.writeZeros(1, 5<<20))
 	p := make([]byte, 3<<20)
 	_, err = f.ReadAt(p, 0)
-	must(t, err)
+	test.Must(t, err)
 	if p[0] != 1 || !bytes.Equal(p[1:], make([]byte, 3<<20-1)) {
 		t.Error("the range does not read as zeros, or a byte before it was changed")
 	}
@@ -157,30 +144,26 @@ func TestWriteZerosStopsAtTheEnd(t *testing.T) {
 func TestLock(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "f")
 	a, b := create(t, name), create(t, name)
-	must(t, a.Lock(true))
+	test.Must(t, a.Lock(true))
 	for _, exclusive := range []bool{false, true} {
-		if err := b.Lock(exclusive); !errors.Is(err, ErrLocked) {
-			t.Errorf("lock (exclusive %v) of a file that is locked: got %v, want ErrLocked", exclusive, err)
-		}
+		test.ErrorIs(t, b.Lock(exclusive), ErrLocked, exclusive)
 	}
-	must(t, a.Lock(false))
-	must(t, b.Lock(false))
-	if err := a.Lock(true); !errors.Is(err, ErrLocked) {
-		t.Errorf("exclusive lock of a shared file: got %v, want ErrLocked", err)
-	}
+	test.Must(t, a.Lock(false))
+	test.Must(t, b.Lock(false))
+	test.ErrorIs(t, a.Lock(true), ErrLocked, "exclusive lock of a shared file")
 }
 
 func TestIdentity(t *testing.T) {
 	dir := t.TempDir()
 	a, b := create(t, filepath.Join(dir, "a")), create(t, filepath.Join(dir, "b"))
 	before, err := a.Identity()
-	must(t, err)
+	test.Must(t, err)
 	if other, _ := b.Identity(); other == before {
 		t.Error("two files have one identity")
 	}
-	must(t, a.Truncate(512))
+	test.Must(t, a.Truncate(512))
 	after, err := a.Identity()
-	must(t, err)
+	test.Must(t, err)
 	if after == before || after.Size != 512 || after.Inode != before.Inode || after.Block {
 		t.Errorf("after a change: got %+v, before it was %+v", after, before)
 	}
@@ -189,48 +172,42 @@ func TestIdentity(t *testing.T) {
 func TestOpenFileRefusesOtherKinds(t *testing.T) {
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "fifo")
-	must(t, syscall.Mkfifo(fifo, 0o600))
+	test.Must(t, syscall.Mkfifo(fifo, 0o600))
 	for _, name := range []string{dir, fifo, "/dev/null"} {
 		if f, err := (OS{}).OpenFile(name, os.O_RDONLY, 0); err == nil {
 			f.Close()
 			t.Errorf("%s was opened", name)
 		}
 	}
-	if _, err := (OS{}).OpenFile(filepath.Join(dir, "none"), os.O_RDWR, 0); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("open of a missing file: got %v, want fs.ErrNotExist", err)
-	}
+	test.ErrorIs(t, test.Err((OS{}).OpenFile(filepath.Join(dir, "none"), os.O_RDWR, 0)), fs.ErrNotExist, "open of a missing file")
 }
 
 func TestDirectories(t *testing.T) {
 	o, dir := OS{}, t.TempDir()
 	deep := filepath.Join(dir, "a", "b", "c")
-	must(t, o.MkdirAll(deep, 0o700))
-	must(t, o.MkdirAll(deep, 0o700))
+	test.Must(t, o.MkdirAll(deep, 0o700))
+	test.Must(t, o.MkdirAll(deep, 0o700))
 	name := filepath.Join(deep, "f")
-	must(t, o.WriteFileAtomic(name, []byte("one"), 0o600))
-	must(t, o.WriteFileAtomic(name, []byte("2"), 0o600))
+	test.Must(t, o.WriteFileAtomic(name, []byte("one"), 0o600))
+	test.Must(t, o.WriteFileAtomic(name, []byte("2"), 0o600))
 	if p, err := o.ReadFile(name); string(p) != "2" || err != nil {
 		t.Errorf("ReadFile: got %q, %v", p, err)
 	}
 	if list, err := o.ReadDir(deep); len(list) != 1 || err != nil {
 		t.Errorf("ReadDir: got %v, %v, want one file", list, err)
 	}
-	if err := o.MkdirAll(filepath.Join(name, "x"), 0o700); !errors.Is(err, syscall.ENOTDIR) {
-		t.Errorf("MkdirAll below a file: got %v, want ENOTDIR", err)
-	}
-	must(t, o.Rename(name, name+"2"))
-	must(t, o.SyncDir(deep))
-	if _, err := o.Stat(name); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Stat of a renamed file: got %v", err)
-	}
-	must(t, o.Remove(name+"2"))
-	must(t, o.RemoveAll(filepath.Join(dir, "a")))
+	test.ErrorIs(t, o.MkdirAll(filepath.Join(name, "x"), 0o700), syscall.ENOTDIR, "MkdirAll below a file")
+	test.Must(t, o.Rename(name, name+"2"))
+	test.Must(t, o.SyncDir(deep))
+	test.ErrorIs(t, test.Err(o.Stat(name)), fs.ErrNotExist, "Stat of a renamed file")
+	test.Must(t, o.Remove(name+"2"))
+	test.Must(t, o.RemoveAll(filepath.Join(dir, "a")))
 }
 
 // A write that fails leaves the old content and no temporary file.
 func TestWriteAtomicFails(t *testing.T) {
 	o, name := OS{}, filepath.Join(t.TempDir(), "f")
-	must(t, o.WriteFileAtomic(name, []byte("old"), 0o600))
+	test.Must(t, o.WriteFileAtomic(name, []byte("old"), 0o600))
 	broken := failingRename{OS: o}
 	if err := WriteAtomic(broken, name, []byte("new"), 0o600); !errors.Is(err, errRename) {
 		t.Fatalf("got %v, want %v", err, errRename)

@@ -11,24 +11,19 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 const nobody = 65534
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // mkdir makes a directory below dir with exactly this mode and owner.
 func mkdir(t *testing.T, dir, name string, mode fs.FileMode, uid int) string {
 	t.Helper()
 	path := filepath.Join(dir, name)
-	must(t, os.Mkdir(path, 0o755))
-	must(t, os.Chown(path, uid, uid))
-	must(t, os.Chmod(path, mode)) // after the change of the owner, which clears bits
+	test.Must(t, os.Mkdir(path, 0o755))
+	test.Must(t, os.Chown(path, uid, uid))
+	test.Must(t, os.Chmod(path, mode)) // after the change of the owner, which clears bits
 	return path
 }
 
@@ -39,11 +34,11 @@ func TestWeakWays(t *testing.T) {
 		t.Skip("needs root: it changes the owners of files")
 	}
 	top := t.TempDir()
-	must(t, os.Chmod(top, 0o755))
+	test.Must(t, os.Chmod(top, 0o755))
 	end := func(dir string) string { return mkdir(t, mkdir(t, dir, "a", 0o755, 0), "end", 0o711, 0) }
 	link := func(path, target string, uid int) string {
-		must(t, os.Symlink(target, path))
-		must(t, os.Lchown(path, uid, uid))
+		test.Must(t, os.Symlink(target, path))
+		test.Must(t, os.Lchown(path, uid, uid))
 		return path
 	}
 	good := end(mkdir(t, top, "good", 0o755, 0))
@@ -105,9 +100,7 @@ func TestWeakWays(t *testing.T) {
 		}
 	}
 	link(filepath.Join(top, "loop"), "loop", 0)
-	if _, err := Check(filepath.Join(top, "loop"), Options{}); !errors.Is(err, unix.ELOOP) {
-		t.Errorf("a loop: %v", err)
-	}
+	test.ErrorIs(t, test.Err(Check(filepath.Join(top, "loop"), Options{})), unix.ELOOP, "a loop")
 	if _, _, err := Open(filepath.Join(theirs, "l"), Options{}); !errors.Is(err, ErrSymlink) {
 		t.Errorf("a link of another user's: %v", err)
 	}
@@ -121,18 +114,18 @@ func TestWeakWays(t *testing.T) {
 // A link of /proc leads to what a process has open, whatever its text says.
 func TestProcLinks(t *testing.T) {
 	dir := t.TempDir()
-	must(t, os.Chmod(dir, 0o700))
+	test.Must(t, os.Chmod(dir, 0o700))
 	f, err := os.Open(dir)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 	path := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
-	must(t, os.Remove(dir))
-	must(t, os.Mkdir(dir, 0o777))
-	must(t, os.Chmod(dir, 0o777))
+	test.Must(t, os.Remove(dir))
+	test.Must(t, os.Mkdir(dir, 0o777))
+	test.Must(t, os.Chmod(dir, 0o777))
 	if weak, err := Check(path, Options{}); err != nil || weak != nil {
 		t.Errorf("%v, %v", weak, err) // not the directory that has its name now
 	}
-	must(t, f.Chmod(0o777))
+	test.Must(t, f.Chmod(0o777))
 	if weak, err := Check(path, Options{}); err != nil || weak == nil || !weak.End {
 		t.Errorf("%v, %v", weak, err)
 	}
@@ -163,16 +156,16 @@ func TestMapped(t *testing.T) {
 func checkFiles(t *testing.T, top string) {
 	t.Helper()
 	var paths []string
-	must(t, filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
+	test.Must(t, filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
 		paths = append(paths, path, filepath.Join(path, "missing"), filepath.Join(path, "missing", "more"), path+"/../x", path+"/")
 		if e == nil || !e.IsDir() || err != nil {
 			return err
 		}
 		for name, uid := range map[string]int{"file": 0, "their file": nobody} {
 			name = filepath.Join(path, name)
-			must(t, os.WriteFile(name, nil, 0o644))
-			must(t, os.Lchown(name, uid, uid))
-			must(t, os.Symlink(name, name+" link"))
+			test.Must(t, os.WriteFile(name, nil, 0o644))
+			test.Must(t, os.Lchown(name, uid, uid))
+			test.Must(t, os.Symlink(name, name+" link"))
 			paths = append(paths, name, name+" link", filepath.Join(name, "below"))
 		}
 		return nil

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 const module = "cowblk/"
@@ -73,7 +75,7 @@ var importRules = []struct {
 	{"cmd", []string{"backend", "cow", "vhost/load"}},
 	{"backend/client", []string{"backend/control", "backend/daemon", "cow/shell", "cow/store"}},
 	{"backend/daemon", []string{"backend", "vhost", "cow"}},
-	{"backend/backendtest", []string{"backend/qmp", "cow", "vhost/frontend"}},
+	{"backend/backendtest", []string{"backend/qmp", "cow", "vhost/frontend", "internal/test"}},
 	{"backend/qmp/link", nil},
 	{"backend/loglimit", nil},
 	{"backend/control", []string{"backend/qmp/link", "cow/way"}},
@@ -103,6 +105,7 @@ var importRules = []struct {
 	{"cow/shell", nil},
 	{"cow", []string{"eventfd"}},
 	{"eventfd", nil},
+	{"internal/test", nil},
 	{"integration", []string{"backend", "vhost", "cow"}},
 }
 
@@ -156,9 +159,7 @@ func TestEventfdsAreMadeInOnePlace(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, f := range p.GoFiles {
 			text, err := os.ReadFile(filepath.Join(p.Dir, f))
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			if p.ImportPath != module+"eventfd" && strings.Contains(string(text), "unix.Eventfd(") {
 				t.Errorf("%s/%s: unix.Eventfd belongs in package eventfd", p.ImportPath, f)
 			}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/frontend"
 )
 
@@ -166,9 +167,7 @@ func (m *machine) stopWhileFull() {
 	m.free()
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
-	if err := m.server.Wait(ctx); err != nil {
-		m.Errorf("stopped while the file system was full: %v", err)
-	}
+	test.Check(m, m.server.Wait(ctx), "stopped while the file system was full")
 	m.server.Kill()
 	m.server = nil
 }

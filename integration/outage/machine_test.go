@@ -19,6 +19,7 @@ import (
 
 	"cowblk/integration/harness"
 	"cowblk/integration/outage/device"
+	"cowblk/internal/test"
 )
 
 // diskSize is the size of each disk in bytes. One map page covers 16 MiB of 512-byte blocks.
@@ -68,9 +69,7 @@ func newMachine(t *testing.T, fs filesystem) *machine {
 func newEmptyMachine(t *testing.T, fs filesystem) *machine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cowblk-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	m := &machine{T: t, fs: fs, dir: dir, run: filepath.Join(dir, "run"), mnt: filepath.Join(dir, "mnt"), base: filepath.Join(dir, "base.raw")}
 	t.Cleanup(func() { m.must(os.RemoveAll(dir)) })
 	fuse := filepath.Join(dir, "fuse")
@@ -115,9 +114,7 @@ func (m *machine) tearDown() {
 
 func (m *machine) must(err error) {
 	m.Helper()
-	if err != nil {
-		m.Fatal(err)
-	}
+	test.Must(m, err)
 }
 
 // runOnHost runs a program on the host.
@@ -179,9 +176,7 @@ func (m *machine) deviceNumber() uint64 {
 
 func (m *machine) mountLoop(loop *os.File) {
 	m.Helper()
-	if err := unix.Mount(loop.Name(), m.mnt, m.fs.kind, 0, m.fs.options); err != nil {
-		m.Fatalf("mounting %s: %v", m.fs.name, err)
-	}
+	test.Must(m, unix.Mount(loop.Name(), m.mnt, m.fs.kind, 0, m.fs.options), "mounting", m.fs.name)
 	m.mounted = true
 }
 

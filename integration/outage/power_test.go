@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // A guest's flush arrives at the device. Every other test here depends on that.
@@ -49,9 +51,7 @@ func number(t *testing.T, env string, otherwise uint64) uint64 {
 		return otherwise
 	}
 	n, err := strconv.ParseUint(v, 10, 64)
-	if err != nil {
-		t.Fatalf("%s: %v", env, err)
-	}
+	test.Must(t, err, env)
 	return n
 }
 

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/integration/outage/device"
+	"cowblk/internal/test"
 )
 
 // victims returns the files whose write-back or read is to fail: one set for each kind of file that
@@ -188,9 +189,7 @@ func TestDataWriteBackFailsAfterKill(t *testing.T) {
 		// The inode is clean after the sync. Its eviction discards the recorded error.
 		{"inode is evicted", func(m *machine) { unix.Sync(); m.dropCaches() }, false},
 		{"inode is evicted after another process received the error", func(m *machine) {
-			if err := m.syncfs(); !errors.Is(err, unix.EIO) {
-				m.Errorf("syncfs after a write-back error: %v, expected EIO", err)
-			}
+			test.ErrorIs(m, m.syncfs(), unix.EIO, "syncfs after a write-back")
 			m.dropCaches()
 		}, true},
 	} {

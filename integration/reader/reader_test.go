@@ -23,6 +23,7 @@ import (
 	"cowblk/cow/layer"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // program is the path of the cowblk under test; set once by TestMain.
@@ -115,8 +116,8 @@ func (w *world) export(ref string) (content []byte, log string) {
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	stdout, err := c.StdoutPipe()
-	must(w.t, err)
-	must(w.t, c.Start())
+	test.Must(w.t, err)
+	test.Must(w.t, c.Start())
 	var line [1]byte // the URI is written when a client can connect
 	if _, err := stdout.Read(line[:]); err != nil {
 		_ = c.Wait()
@@ -126,11 +127,11 @@ func (w *world) export(ref string) (content []byte, log string) {
 	if _, code, log := run(w.t, "nbdcopy", fmt.Sprintf("nbd+unix:///%s?socket=%s", ref, socket), out); code != 0 {
 		w.t.Errorf("nbdcopy of %s: exit code %d: %s", ref, code, log)
 	}
-	must(w.t, c.Process.Signal(syscall.SIGTERM))
+	test.Must(w.t, c.Process.Signal(syscall.SIGTERM))
 	_ = c.Wait()
 	content, err = os.ReadFile(out)
-	must(w.t, err)
-	must(w.t, os.Remove(out))
+	test.Must(w.t, err)
+	test.Must(w.t, os.Remove(out))
 	return content, stderr.String()
 }
 
@@ -149,7 +150,7 @@ func (w *world) readerCheck() map[string]findings {
 		w.t.Fatalf("the reader's check: exit code %d: %s", code, log)
 	}
 	found := map[string]findings{}
-	must(w.t, json.Unmarshal(out, &found))
+	test.Must(w.t, json.Unmarshal(out, &found))
 	return found
 }
 
@@ -244,16 +245,14 @@ func TestReaderOfOpenAndKilledDisks(t *testing.T) {
 	c.Env = append(os.Environ(), childDisk+"="+w.store.Dir())
 	c.Stderr = os.Stderr
 	stdout, err := c.StdoutPipe()
-	must(t, err)
-	must(t, c.Start())
+	test.Must(t, err)
+	test.Must(t, c.Start())
 	defer func() {
 		_ = c.Process.Kill()
 		_ = c.Wait()
 	}()
 	line := make([]byte, len("written\n"))
-	if _, err := stdout.Read(line); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(stdout.Read(line)))
 	flushed := make([]byte, 1<<20)
 	copy(flushed[4096:], bytes.Repeat([]byte{0xf1}, 8192))
 	written := bytes.Clone(flushed)
@@ -269,7 +268,7 @@ func TestReaderOfOpenAndKilledDisks(t *testing.T) {
 	if found := w.check()["vm"]; len(found.Problems) > 0 || found.Blocks != 2 || !found.InUse {
 		t.Errorf("check of an open disk: expected at least 2 blocks, found %+v", found)
 	}
-	must(t, c.Process.Kill())
+	test.Must(t, c.Process.Kill())
 	_ = c.Wait()
 	content, code, log = w.reader("content", "vm")
 	if code != 0 || !bytes.Equal(content, flushed) || !warned(log).SharedMap {
@@ -286,8 +285,8 @@ func TestReaderOfOpenAndKilledDisks(t *testing.T) {
 		t.Errorf("export of a killed disk: expected the written content, and 2 recovered blocks in the log; equal: %v; log: %s", bytes.Equal(content, written), log)
 	}
 	o, err := w.store.OpenDisk(context.Background(), "vm", store.OpenOptions{})
-	must(t, err)
-	must(t, o.Close())
+	test.Must(t, err)
+	test.Must(t, o.Close())
 	if content, code, log := w.reader("content", "vm"); code != 0 || !bytes.Equal(content, written) {
 		t.Errorf("after an open: expected the written content, found exit code %d: %s", code, log)
 	}
@@ -338,26 +337,26 @@ func TestReaderFindsDamage(t *testing.T) {
 		"bit beyond the last":     func(w *world, p layer.Paths) { w.patch(p.Map, 8191, 1, func(s []byte) { s[0] = 0x80 }) },
 		"data sum":                func(w *world, p layer.Paths) { w.patch(p.Map, 8192, 1, func(s []byte) { s[0]++ }) },
 		"data":                    func(w *world, p layer.Paths) { w.patch(p.Data, 0, 1, func(s []byte) { s[0]++ }) },
-		"map cut":                 func(w *world, p layer.Paths) { must(w.t, os.Truncate(p.Map, 8191)) },
-		"data cut":                func(w *world, p layer.Paths) { must(w.t, os.Truncate(p.Data, 4096)) },
-		"data cut, nothing lost":  func(w *world, p layer.Paths) { must(w.t, os.Truncate(p.Data, 5*4096)) },
-		"map gone":                func(w *world, p layer.Paths) { must(w.t, os.Rename(p.Map, p.Map+".away")) },
-		"data gone":               func(w *world, p layer.Paths) { must(w.t, os.Rename(p.Data, p.Data+".away")) },
+		"map cut":                 func(w *world, p layer.Paths) { test.Must(w.t, os.Truncate(p.Map, 8191)) },
+		"data cut":                func(w *world, p layer.Paths) { test.Must(w.t, os.Truncate(p.Data, 4096)) },
+		"data cut, nothing lost":  func(w *world, p layer.Paths) { test.Must(w.t, os.Truncate(p.Data, 5*4096)) },
+		"map gone":                func(w *world, p layer.Paths) { test.Must(w.t, os.Rename(p.Map, p.Map+".away")) },
+		"data gone":               func(w *world, p layer.Paths) { test.Must(w.t, os.Rename(p.Data, p.Data+".away")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 3)
 			w.create("vm", store.CreateOptions{Size: 8 * 4096})
 			o, err := w.store.OpenDisk(context.Background(), "vm", store.OpenOptions{})
-			must(t, err)
+			test.Must(t, err)
 			_, err = o.Disk.WriteAt(bytes.Repeat([]byte{7}, 4*4096), 4096)
-			must(t, err)
+			test.Must(t, err)
 			_, err = o.Disk.WriteAt(bytes.Repeat([]byte{8}, 4096), 0)
-			must(t, err)
-			must(t, o.Close())
+			test.Must(t, err)
+			test.Must(t, o.Close())
 			w.promote("t", "vm")
 			w.addSums("vm")
 			m, err := w.store.Disk("vm")
-			must(t, err)
+			test.Must(t, err)
 			damage(w, w.paths(&m.Layers[0]))
 			w.compareChecks(name)
 		})
@@ -368,14 +367,14 @@ func TestReaderFindsDamage(t *testing.T) {
 func (w *world) patch(path string, off int64, n int, change func([]byte)) {
 	w.t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	must(w.t, err)
+	test.Must(w.t, err)
 	defer f.Close()
 	p := make([]byte, n)
 	_, err = f.ReadAt(p, off)
-	must(w.t, err)
+	test.Must(w.t, err)
 	change(p)
 	_, err = f.WriteAt(p, off)
-	must(w.t, err)
+	test.Must(w.t, err)
 }
 
 // TestReaderOfDocuments: both programs accept and refuse the same documents and the same
@@ -385,12 +384,12 @@ func TestReaderOfDocuments(t *testing.T) {
 		return func(w *world) {
 			path := filepath.Join(w.store.Dir(), filepath.FromSlash(what))
 			text, err := os.ReadFile(path)
-			must(w.t, err)
+			test.Must(w.t, err)
 			changed := bytes.Replace(text, []byte(from), []byte(to), 1)
 			if bytes.Equal(changed, text) {
 				w.t.Fatalf("nothing changed in %s", text)
 			}
-			must(w.t, os.WriteFile(path, changed, 0o644))
+			test.Must(w.t, os.WriteFile(path, changed, 0o644))
 		}
 	}
 	const disk, image = "disks/vm/disk.json", "images/golden/image.json"
@@ -436,16 +435,16 @@ func TestReaderOfDocuments(t *testing.T) {
 		{"image: unknown member", replace(image, `"version": 1,`, `"version": 1, "x": 1,`), true},
 		{"image: content", func(w *world) {
 			path := filepath.Join(w.store.Dir(), "images", "golden", "data")
-			must(w.t, os.Chmod(path, 0o644))
+			test.Must(w.t, os.Chmod(path, 0o644))
 			w.patch(path, 0, 1, func(s []byte) { s[0]++ })
 		}, true},
 		{"sealed top layer", func(w *world) {
 			m, err := w.store.Disk("vm")
-			must(w.t, err)
+			test.Must(w.t, err)
 			l, err := layer.Open(vfs.OS{}, w.paths(m.Head()), layer.OpenParams{Write: true})
-			must(w.t, err)
-			must(w.t, l.Seal(time.Unix(1700000000, 0)))
-			must(w.t, l.Close())
+			test.Must(w.t, err)
+			test.Must(w.t, l.Seal(time.Unix(1700000000, 0)))
+			test.Must(w.t, l.Close())
 		}, true},
 		{"two owners", func(w *world) {
 			base, data := w.file("base", 1<<20), w.blank("data", 1<<20)
@@ -455,7 +454,7 @@ func TestReaderOfDocuments(t *testing.T) {
 			name := "disks/table1/disk.json"
 			replace(name, `"data-offset": 32768`, `"data-offset": 0`)(w)
 			m, err := w.store.Disk("table1")
-			must(w.t, err)
+			test.Must(w.t, err)
 			w.patch(m.Head().Map, 0, 512, func(s []byte) {
 				binary.LittleEndian.PutUint64(s[104:], 0)
 				binary.LittleEndian.PutUint32(s[508:], crc32.Checksum(s[:508], crc32.MakeTable(crc32.Castagnoli)))
@@ -465,7 +464,7 @@ func TestReaderOfDocuments(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, 4)
 			_, err := w.store.Import(context.Background(), w.file("golden.raw", 300*512), "golden", store.ImportOptions{Format: imagefile.Raw})
-			must(t, err)
+			test.Must(t, err)
 			w.create("vm", store.CreateOptions{From: "golden"})
 			w.change("vm", 5)
 			c.do(w)

@@ -19,6 +19,7 @@ import (
 	"cowblk/cow/layer"
 	"cowblk/cow/store"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // world is a store that a test fills, with the names of everything that has content.
@@ -38,15 +39,8 @@ func newWorld(t *testing.T, seed uint64) *world {
 func openStore(t *testing.T, dir string) *store.Store {
 	t.Helper()
 	s, err := store.Open(dir, store.Options{})
-	must(t, err)
+	test.Must(t, err)
 	return s
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // file makes a file of n random bytes and returns its path.
@@ -57,7 +51,7 @@ func (w *world) file(name string, n int) string {
 		p[i] = byte(w.rng.Uint32())
 	}
 	path := filepath.Join(w.dir, name)
-	must(w.t, os.WriteFile(path, p, 0o600))
+	test.Must(w.t, os.WriteFile(path, p, 0o600))
 	return path
 }
 
@@ -65,23 +59,21 @@ func (w *world) file(name string, n int) string {
 func (w *world) blank(name string, n int64) string {
 	w.t.Helper()
 	path := filepath.Join(w.dir, name)
-	must(w.t, os.WriteFile(path, nil, 0o600))
-	must(w.t, os.Truncate(path, n))
+	test.Must(w.t, os.WriteFile(path, nil, 0o600))
+	test.Must(w.t, os.Truncate(path, n))
 	return path
 }
 
 func (w *world) create(name string, o store.CreateOptions) {
 	w.t.Helper()
-	if _, err := w.store.Create(context.Background(), name, o); err != nil {
-		w.t.Fatal(err)
-	}
+	test.Must(w.t, test.Err(w.store.Create(context.Background(), name, o)))
 }
 
 // scribble writes, discards and zeroes random ranges of an open disk.
 func (w *world) scribble(d *cow.Disk, n int) {
 	w.t.Helper()
 	ch, err := d.NewChannel()
-	must(w.t, err)
+	test.Must(w.t, err)
 	defer ch.Close()
 	sectors := d.Size() / 512
 	for range n {
@@ -97,9 +89,7 @@ func (w *world) scribble(d *cow.Disk, n int) {
 			for i := range p {
 				p[i] = byte(w.rng.Uint32())
 			}
-			if _, err := d.WriteAt(p, off*512); err != nil {
-				w.t.Fatal(err)
-			}
+			test.Must(w.t, test.Err(d.WriteAt(p, off*512)))
 		}
 	}
 }
@@ -109,7 +99,7 @@ func do(t *testing.T, ch *cow.Channel, r *cow.Request) {
 	ch.Submit(r)
 	for {
 		if done := ch.Completed(nil); len(done) == 1 {
-			must(t, done[0].Err)
+			test.Must(t, done[0].Err)
 			return
 		}
 		fds := []unix.PollFd{{Fd: int32(ch.FD()), Events: unix.POLLIN}}
@@ -123,15 +113,15 @@ func do(t *testing.T, ch *cow.Channel, r *cow.Request) {
 func (w *world) change(name string, n int) {
 	w.t.Helper()
 	o, err := w.store.OpenDisk(context.Background(), name, store.OpenOptions{})
-	must(w.t, err)
+	test.Must(w.t, err)
 	w.scribble(o.Disk, n)
-	must(w.t, o.Close())
+	test.Must(w.t, o.Close())
 }
 
 func (w *world) promote(tag string, names ...string) {
 	w.t.Helper()
 	_, err := w.store.Promote(context.Background(), names, tag)
-	must(w.t, err)
+	test.Must(w.t, err)
 }
 
 // paths returns the files of a layer according to the manifest.
@@ -146,12 +136,12 @@ func (w *world) paths(l *store.Layer) layer.Paths {
 func (w *world) addSums(name string) {
 	w.t.Helper()
 	m, err := w.store.Disk(name)
-	must(w.t, err)
+	test.Must(w.t, err)
 	for _, l := range m.Sealed() {
 		opened, err := layer.Open(vfs.OS{}, w.paths(&l), layer.OpenParams{})
-		must(w.t, err)
-		must(w.t, opened.AddChecksums(nil))
-		must(w.t, opened.Close())
+		test.Must(w.t, err)
+		test.Must(w.t, opened.AddChecksums(nil))
+		test.Must(w.t, opened.Close())
 	}
 }
 
@@ -159,12 +149,12 @@ func (w *world) addSums(name string) {
 func (w *world) unsealed(name string) {
 	w.t.Helper()
 	m, err := w.store.Disk(name)
-	must(w.t, err)
+	test.Must(w.t, err)
 	p, err := w.store.PreparePromotion(context.Background(), []*store.Manifest{m}, "unsealed")
-	must(w.t, err)
-	must(w.t, p.Commit())
+	test.Must(w.t, err)
+	test.Must(w.t, p.Commit())
 	for _, h := range p.Heads() {
-		must(w.t, h.Close())
+		test.Must(w.t, h.Close())
 	}
 	p.Close(true)
 }
@@ -174,29 +164,29 @@ func (w *world) pending(tag, one, two string) {
 	w.t.Helper()
 	disk := func(name string) string { return filepath.Join(w.store.Dir(), "disks", name, "disk.json") }
 	before, err := os.ReadFile(disk(two))
-	must(w.t, err)
+	test.Must(w.t, err)
 	var record struct {
 		From []string          `json:"from"`
 		To   []json.RawMessage `json:"to"`
 	}
 	for _, name := range []string{one, two} {
 		m, err := w.store.Disk(name)
-		must(w.t, err)
+		test.Must(w.t, err)
 		record.From = append(record.From, m.Head().UUID.String())
 	}
 	w.promote(tag, one, two)
 	for _, name := range []string{one, two} {
 		text, err := os.ReadFile(disk(name))
-		must(w.t, err)
+		test.Must(w.t, err)
 		record.To = append(record.To, text)
 	}
 	work := filepath.Join(w.store.Dir(), "tmp", "6ba7b810-9dad-11d1-80b4-00c04fd430c8")
-	must(w.t, os.MkdirAll(work, 0o700))
+	test.Must(w.t, os.MkdirAll(work, 0o700))
 	text, err := json.Marshal(record)
-	must(w.t, err)
-	must(w.t, os.WriteFile(filepath.Join(work, "lock"), nil, 0o600))
-	must(w.t, os.WriteFile(filepath.Join(work, "commit.json"), text, 0o600))
-	must(w.t, os.WriteFile(disk(two), before, 0o644))
+	test.Must(w.t, err)
+	test.Must(w.t, os.WriteFile(filepath.Join(work, "lock"), nil, 0o600))
+	test.Must(w.t, os.WriteFile(filepath.Join(work, "commit.json"), text, 0o600))
+	test.Must(w.t, os.WriteFile(disk(two), before, 0o644))
 }
 
 // stores returns the kinds of store; each function fills a world.
@@ -205,7 +195,7 @@ func stores() map[string]func(w *world) {
 		"images, tags, clones, larger clones": func(w *world) {
 			ctx := context.Background()
 			_, err := w.store.Import(ctx, w.file("golden.raw", 300*512), "golden", store.ImportOptions{Format: imagefile.Raw})
-			must(w.t, err)
+			test.Must(w.t, err)
 			w.create("vm", store.CreateOptions{From: "golden", Size: 413 * 512})
 			w.change("vm", 20)
 			w.promote("one", "vm")
@@ -259,8 +249,8 @@ func stores() map[string]func(w *world) {
 			w.change("vm", 10)
 			path := filepath.Join(w.store.Dir(), "disks", "vm", "disk.json")
 			text, err := os.ReadFile(path)
-			must(w.t, err)
-			must(w.t, os.WriteFile(path, append([]byte(`{"may-ignore": {"a": [1, "b", null]},`), text[1:]...), 0o644))
+			test.Must(w.t, err)
+			test.Must(w.t, os.WriteFile(path, append([]byte(`{"may-ignore": {"a": [1, "b", null]},`), text[1:]...), 0o644))
 		},
 	}
 	for size := 512; size <= 65536; size *= 2 {
@@ -281,7 +271,7 @@ func stores() map[string]func(w *world) {
 func (w *world) refs() (refs []string) {
 	w.t.Helper()
 	disks, err := w.store.Disks()
-	must(w.t, err)
+	test.Must(w.t, err)
 	for _, m := range disks {
 		refs = append(refs, m.Name)
 		for _, l := range m.Sealed() {

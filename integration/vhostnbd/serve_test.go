@@ -9,6 +9,8 @@ import (
 
 	"github.com/pojntfx/go-nbd/pkg/protocol"
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // memory is a disk that counts its flushes and fails the third.
@@ -37,9 +39,7 @@ func TestServe(t *testing.T) {
 	var sent, got bytes.Buffer
 	send := func(kind uint16, off uint64, length uint32, data []byte) {
 		q := protocol.TransmissionRequestHeader{RequestMagic: protocol.TRANSMISSION_MAGIC_REQUEST, Type: kind, Handle: off + 7, Offset: off, Length: length}
-		if err := binary.Write(&sent, binary.BigEndian, q); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, binary.Write(&sent, binary.BigEndian, q))
 		sent.Write(data)
 	}
 	want := bytes.Repeat([]byte{0xa5}, 512)
@@ -51,18 +51,14 @@ func TestServe(t *testing.T) {
 	send(77, 0, 0, nil)
 	send(protocol.TRANSMISSION_TYPE_REQUEST_DISC, 0, 0, nil)
 	d := &memory{bytes: make([]byte, 4096)}
-	if err := serve(wire{&sent, &got}, d); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, serve(wire{&sent, &got}, d))
 	for i, e := range []struct {
 		handle uint64
 		err    uint32
 		data   []byte
 	}{{1031, 0, nil}, {7, 0, nil}, {1031, 0, want}, {7, 0, nil}, {7, uint32(unix.EIO), nil}, {7, uint32(unix.EIO), nil}} {
 		var r protocol.TransmissionReplyHeader
-		if err := binary.Read(&got, binary.BigEndian, &r); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, binary.Read(&got, binary.BigEndian, &r))
 		if r.ReplyMagic != protocol.TRANSMISSION_MAGIC_REPLY || r.Handle != e.handle || r.Error != e.err || !bytes.Equal(got.Next(len(e.data)), e.data) {
 			t.Errorf("reply %d: %+v, expected handle %d, error %d and %d bytes", i, r, e.handle, e.err, len(e.data))
 		}

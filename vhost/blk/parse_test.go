@@ -3,10 +3,10 @@ package blk
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/virtq"
 )
 
@@ -164,12 +164,8 @@ func TestParse(t *testing.T) {
 				if end == StatusPending {
 					end = StatusOK
 				}
-				if n := r.Finish(end); n != tc.written {
-					t.Errorf("used length %d, expected %d", n, tc.written)
-				}
-				if last[len(last)-1] != byte(end) {
-					t.Errorf("status byte %#x, expected %v", last[len(last)-1], end)
-				}
+				test.Equal(t, r.Finish(end), tc.written, "used length")
+				test.Equal(t, last[len(last)-1], byte(end), "status byte", end)
 			})
 		}
 	}
@@ -190,9 +186,7 @@ func TestMalformed(t *testing.T) {
 		for _, size := range []int{1024, 3} {
 			var r Request
 			_, err := NewParser(testConfig(), 1<<64-1).Parse(chain(tc.readable, tc.writable, size), &r)
-			if !errors.Is(err, ErrMalformed) {
-				t.Errorf("%s: error %v, expected ErrMalformed", tc.name, err)
-			}
+			test.ErrorIs(t, err, ErrMalformed, tc.name)
 		}
 	}
 }

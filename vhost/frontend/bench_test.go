@@ -3,6 +3,8 @@ package frontend
 import (
 	"encoding/binary"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // The speed of the driver: the back-end parses requests and returns OK.
@@ -30,12 +32,8 @@ func BenchmarkNull(b *testing.B) {
 				_ = d.Submit(slot, OpRead, 0, 4096)
 			}
 			for n := 0; n < b.N; {
-				if err := d.Kick(); err != nil {
-					b.Fatal(err)
-				}
-				if err := d.Wait(); err != nil {
-					b.Fatal(err)
-				}
+				test.Must(b, d.Kick())
+				test.Must(b, d.Wait())
 				done = d.Poll(done[:0])
 				n += len(done)
 				for _, x := range done {

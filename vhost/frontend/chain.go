@@ -17,8 +17,8 @@ type Segment struct {
 	Write bool
 }
 
-func (s Segment) raw() RawDesc {
-	d := RawDesc{Addr: s.Addr, Len: s.Len}
+func (s Segment) raw() virtq.Desc {
+	d := virtq.Desc{Addr: s.Addr, Len: s.Len}
 	if s.Write {
 		d.Flags = virtq.DescWrite
 	}
@@ -31,7 +31,7 @@ func (s Segment) raw() RawDesc {
 func (d *Driver) SubmitChain(segments []Segment, indirect int) (id int, err error) {
 	indirect = min(indirect, len(segments))
 	direct := segments[:len(segments)-indirect]
-	chain := make([]RawDesc, 0, len(direct)+1)
+	chain := make([]virtq.Desc, 0, len(direct)+1)
 	for _, s := range direct {
 		chain = append(chain, s.raw())
 	}
@@ -48,18 +48,18 @@ func (d *Driver) SubmitChain(segments []Segment, indirect int) (id int, err erro
 	return ChainBase + int(d.add(chain, -1)), nil
 }
 
-func (d *Driver) table(segments []Segment) (RawDesc, error) {
+func (d *Driver) table(segments []Segment) (virtq.Desc, error) {
 	size := uint64(len(segments) * virtq.DescSize)
 	gpa, err := d.f.mem.Alloc(size, virtq.DescSize)
 	if err != nil {
-		return RawDesc{}, err
+		return virtq.Desc{}, err
 	}
-	ds := make([]RawDesc, len(segments))
+	ds := make([]virtq.Desc, len(segments))
 	for i, s := range segments {
 		ds[i] = s.raw()
 	}
 	writeTable(d.f.mem.Bytes(gpa, size), ds)
-	return RawDesc{Addr: gpa, Len: uint32(size), Flags: virtq.DescIndirect}, nil
+	return virtq.Desc{Addr: gpa, Len: uint32(size), Flags: virtq.DescIndirect}, nil
 }
 
 // DoChain submits a chain, kicks and waits for it. It returns used.len.

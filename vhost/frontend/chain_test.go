@@ -2,9 +2,10 @@ package frontend
 
 import (
 	"bytes"
-	"errors"
 	"math/rand/v2"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // piece splits n bytes at a guest address into random segments.
@@ -28,9 +29,7 @@ func TestChains(t *testing.T) {
 	defer end()
 	d, m := f.Driver(0), f.Memory()
 	meta, err := m.Alloc(HeaderSize, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	// The buffer, data and status in one, crosses the last boundary.
 	boundary := m.Regions()[2].GuestAddr
 	for range 500 {
@@ -74,21 +73,11 @@ func TestChainLimits(t *testing.T) {
 	f, end := connect(t, newRAMDisk(diskSize), Options{QueueSize: 8, Memory: 2 << 20, MaxTransfer: 512})
 	defer end()
 	d := f.Driver(0)
-	if _, err := d.SubmitChain(nil, 0); !errors.Is(err, ErrBusy) {
-		t.Errorf("empty chain: %v", err)
-	}
-	if _, err := d.SubmitChain(make([]Segment, 9), 0); !errors.Is(err, ErrBusy) {
-		t.Errorf("nine segments in eight descriptors: %v", err)
-	}
-	if _, err := d.SubmitChain(make([]Segment, 1<<17+1), 1<<17+1); !errors.Is(err, ErrNoMemory) {
-		t.Errorf("table larger than memory: %v", err)
-	}
-	if err := d.Submit(0, OpRead, 0, 1024); !errors.Is(err, ErrNoMemory) {
-		t.Errorf("request larger than the buffer: %v", err)
-	}
-	if err := d.Flush(); err != nil {
-		t.Errorf("flush afterwards: %v", err)
-	}
+	test.ErrorIs(t, test.Err(d.SubmitChain(nil, 0)), ErrBusy, "empty chain")
+	test.ErrorIs(t, test.Err(d.SubmitChain(make([]Segment, 9), 0)), ErrBusy, "nine segments in eight descriptors")
+	test.ErrorIs(t, test.Err(d.SubmitChain(make([]Segment, 1<<17+1), 1<<17+1)), ErrNoMemory, "table larger than memory")
+	test.ErrorIs(t, d.Submit(0, OpRead, 0, 1024), ErrNoMemory, "request larger than the buffer")
+	test.Check(t, d.Flush(), "flush afterwards")
 }
 
 // The memory table is replaced while a ring runs.
@@ -97,25 +86,13 @@ func TestMemoryReplaced(t *testing.T) {
 	defer end()
 	d := f.Driver(0)
 	for i := range 20 {
-		if _, err := d.WriteAt(randomBytes(4096), int64(i)*4096); err != nil {
-			t.Fatal(err)
-		}
-		if err := f.ShareMemory(f.Memory().Regions()...); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, test.Err(d.WriteAt(randomBytes(4096), int64(i)*4096)))
+		test.Must(t, f.ShareMemory(f.Memory().Regions()...))
 		last := f.Memory().Regions()[1]
-		if err := f.RemoveRegion(last); err != nil {
-			t.Fatal(err)
-		}
-		if err := f.AddRegion(last); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, f.RemoveRegion(last))
+		test.Must(t, f.AddRegion(last))
 	}
 	// Without its ring's region the device cannot continue, and reports it.
-	if err := f.RemoveRegion(f.Memory().Regions()[0]); !errors.Is(err, ErrRefused) {
-		t.Errorf("removing the rings: %v, expected ErrRefused", err)
-	}
-	if err := d.Flush(); err != nil {
-		t.Error(err)
-	}
+	test.ErrorIs(t, f.RemoveRegion(f.Memory().Regions()[0]), ErrRefused, "removing the rings")
+	test.Check(t, d.Flush())
 }

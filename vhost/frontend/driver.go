@@ -172,7 +172,7 @@ func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	s.meta[slotStatus] = StatusNone
 	s.busy = true
 	if !d.indirect {
-		var chain [3]RawDesc
+		var chain [3]virtq.Desc
 		d.add(s.chain(&chain, op, n), int32(slot))
 		return nil
 	}
@@ -181,7 +181,7 @@ func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 		table |= 1 << 63
 	}
 	if s.tableState != table {
-		var chain [3]RawDesc
+		var chain [3]virtq.Desc
 		writeTable(s.meta[slotTable:], s.chain(&chain, op, n))
 		s.tableState = table
 	}
@@ -189,37 +189,37 @@ func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	if n == 0 {
 		size = 2 * virtq.DescSize
 	}
-	d.addOne(uint16(slot), RawDesc{Addr: s.metaGPA + slotTable, Len: size, Flags: virtq.DescIndirect}, int32(slot))
+	d.addOne(uint16(slot), virtq.Desc{Addr: s.metaGPA + slotTable, Len: size, Flags: virtq.DescIndirect}, int32(slot))
 	return nil
 }
 
 // chain lays out a request: header, n bytes of data if any, status.
-func (s *slot) chain(chain *[3]RawDesc, op Op, n int) []RawDesc {
-	parts := append(chain[:0], RawDesc{Addr: s.metaGPA, Len: headerSize})
+func (s *slot) chain(chain *[3]virtq.Desc, op Op, n int) []virtq.Desc {
+	parts := append(chain[:0], virtq.Desc{Addr: s.metaGPA, Len: headerSize})
 	if n > 0 {
-		data := RawDesc{Addr: s.bufGPA, Len: uint32(n)}
+		data := virtq.Desc{Addr: s.bufGPA, Len: uint32(n)}
 		if op == OpRead || op == OpGetID {
 			data.Flags = virtq.DescWrite
 		}
 		parts = append(parts, data)
 	}
-	return append(parts, RawDesc{Addr: s.metaGPA + slotStatus, Len: 1, Flags: virtq.DescWrite})
+	return append(parts, virtq.Desc{Addr: s.metaGPA + slotStatus, Len: 1, Flags: virtq.DescWrite})
 }
 
 // writeTable links ds as an indirect table at the start of b.
-func writeTable(b []byte, ds []RawDesc) {
+func writeTable(b []byte, ds []virtq.Desc) {
 	for i, x := range ds {
 		if i+1 < len(ds) {
 			x.Flags |= virtq.DescNext
 			x.Next = uint16(i + 1)
 		}
-		x.put(b[i*virtq.DescSize:])
+		x.Put(b[i*virtq.DescSize:])
 	}
 }
 
 // add links ds in the descriptor table, which has room, and fills the next element of the available
 // ring. id -1: a chain, identified by its head.
-func (d *Driver) add(ds []RawDesc, id int32) (head uint16) {
+func (d *Driver) add(ds []virtq.Desc, id int32) (head uint16) {
 	at := len(d.free) - len(ds)
 	taken := d.free[at:]
 	d.free = d.free[:at]
@@ -241,7 +241,7 @@ func (d *Driver) add(ds []RawDesc, id int32) (head uint16) {
 
 // addOne is add for one descriptor: at index preferred, which it probably has already, if that is
 // free.
-func (d *Driver) addOne(preferred uint16, x RawDesc, id int32) {
+func (d *Driver) addOne(preferred uint16, x virtq.Desc, id int32) {
 	last := len(d.free) - 1
 	if at := int(d.place[preferred]); at < last && d.free[at] == preferred {
 		moved := d.free[last]

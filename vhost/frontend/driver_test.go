@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 )
 
@@ -46,18 +47,12 @@ func TestDriver(t *testing.T) {
 			}
 			allQueues(t, f, 20)
 			for range 2 {
-				if err := f.Stop(); err != nil {
-					t.Fatal(err)
-				}
-				if err := f.Cont(); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, f.Stop())
+				test.Must(t, f.Cont())
 				allQueues(t, f, 3)
 			}
 			for range 2 {
-				if err := f.Reset(); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, f.Reset())
 				allQueues(t, f, 3)
 			}
 		})
@@ -93,20 +88,14 @@ func oneQueue(t *testing.T, f *Frontend, q, rounds int) {
 		}
 		has := func(feature uint64) bool { return f.Features()&feature != 0 }
 		if has(FeatureFlush) {
-			if err := d.Flush(); err != nil {
-				t.Errorf("flush: %v", err)
-			}
+			test.Check(t, d.Flush(), "flush")
 		}
 		zero := Range{Off: off, Len: int64(len(p)), Unmap: true}
 		if has(FeatureWriteZeroes) {
-			if err := d.WriteZeroes(zero); err != nil {
-				t.Errorf("write zeroes: %v", err)
-			}
+			test.Check(t, d.WriteZeroes(zero), "write zeroes")
 		}
 		if has(FeatureDiscard) {
-			if err := d.Discard(Range{Off: off, Len: int64(len(p))}); err != nil {
-				t.Errorf("discard: %v", err)
-			}
+			test.Check(t, d.Discard(Range{Off: off, Len: int64(len(p))}), "discard")
 		}
 		if _, err := d.ReadAt(got, off); err != nil || (has(FeatureWriteZeroes) && !bytes.Equal(got, make([]byte, len(p)))) {
 			t.Errorf("read of zeroed %d bytes at %d: %v, or other data", len(p), off, err)
@@ -144,24 +133,16 @@ func TestDepth(t *testing.T) {
 		sectors := make([]int64, d.Slots())
 		submit := func(slot int) {
 			sectors[slot] = rand.Int64N(diskSize / sectorSize)
-			if err := d.Submit(slot, OpRead, sectors[slot]*sectorSize, sectorSize); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, d.Submit(slot, OpRead, sectors[slot]*sectorSize, sectorSize))
 		}
 		for slot := range sectors {
 			submit(slot)
 		}
-		if err := d.Submit(0, OpRead, 0, sectorSize); !errors.Is(err, ErrBusy) {
-			t.Errorf("slot in flight: %v, expected ErrBusy", err)
-		}
+		test.ErrorIs(t, d.Submit(0, OpRead, 0, sectorSize), ErrBusy, "slot in flight")
 		var done []Completion
 		for n := 0; n < 70_000; {
-			if err := d.Kick(); err != nil {
-				t.Fatal(err)
-			}
-			if err := d.Wait(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, d.Kick())
+			test.Must(t, d.Wait())
 			done = d.Poll(done[:0])
 			for _, c := range done {
 				if b := d.Buffer(c.ID); c.Status != StatusOK || b[0] != byte(sectors[c.ID]) || b[511] != byte(sectors[c.ID]) {
@@ -184,20 +165,14 @@ func TestStash(t *testing.T) {
 	defer end()
 	d := f.Driver(0)
 	for slot := range 3 {
-		if err := d.Submit(slot, OpRead, 0, sectorSize); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.Submit(slot, OpRead, 0, sectorSize))
 	}
 	for range 3 {
-		if err := d.Flush(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.Flush())
 	}
 	seen := map[int]bool{}
 	for len(seen) < 3 {
-		if err := d.Wait(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.Wait())
 		for _, c := range d.Poll(nil) {
 			if seen[c.ID] {
 				t.Errorf("slot %d completed twice", c.ID)
@@ -220,17 +195,11 @@ func TestNoAllocation(t *testing.T) {
 		done := make([]Completion, 0, d.Slots())
 		n := testing.AllocsPerRun(200, func() {
 			for slot := range 8 {
-				if err := d.Submit(slot, OpWrite, int64(slot)*4096, 4096); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, d.Submit(slot, OpWrite, int64(slot)*4096, 4096))
 			}
-			if err := d.Kick(); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, d.Kick())
 			for d.InFlight() > 0 {
-				if err := d.Wait(); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, d.Wait())
 				done = d.Poll(done[:0])
 			}
 		})
@@ -247,9 +216,7 @@ func TestWaitErrors(t *testing.T) {
 		disk.ignoreRings = true
 		for _, poll := range []bool{false, true} {
 			f, end := connect(t, disk, Options{Timeout: 50 * time.Millisecond, Poll: poll})
-			if err := f.Driver(0).Flush(); !errors.Is(err, ErrTimeout) {
-				t.Errorf("poll %t: %v, expected ErrTimeout", poll, err)
-			}
+			test.ErrorIs(t, f.Driver(0).Flush(), ErrTimeout, poll)
 			end()
 		}
 	})
@@ -258,30 +225,18 @@ func TestWaitErrors(t *testing.T) {
 		defer end()
 		d := f.Driver(0)
 		d.Ring().SetAvailIdx(d.Ring().AvailIdx() + 1000)
-		if err := d.kickAlways(); err != nil {
-			t.Fatal(err)
-		}
-		if err := d.Wait(); !errors.Is(err, ErrQueueBroken) {
-			t.Errorf("%v, expected ErrQueueBroken", err)
-		}
-		if err := f.Driver(1).Flush(); err != nil {
-			t.Errorf("the other ring: %v", err)
-		}
+		test.Must(t, d.kickAlways())
+		test.ErrorIs(t, d.Wait(), ErrQueueBroken)
+		test.Check(t, f.Driver(1).Flush(), "the other ring")
 	})
 	t.Run("back-end gone", func(t *testing.T) {
 		disk := newRAMDisk(diskSize)
 		disk.ignoreRings = true
 		f, _ := connect(t, disk, Options{})
 		// A bad message makes the back-end close the connection.
-		if err := f.Send(99, vhost.FlagVersion, nil); err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Driver(0).Flush(); !errors.Is(err, ErrDisconnected) {
-			t.Errorf("%v, expected ErrDisconnected", err)
-		}
-		if err := f.Abort(); err != nil {
-			t.Error(err)
-		}
+		test.Must(t, f.Send(99, vhost.FlagVersion, nil))
+		test.ErrorIs(t, f.Driver(0).Flush(), ErrDisconnected)
+		test.Check(t, f.Abort())
 	})
 }
 
@@ -312,23 +267,15 @@ func TestNothingLeaks(t *testing.T) {
 		_, end := connect(t, newRAMDisk(diskSize), Options{Queues: 3, Regions: 2})
 		end()
 		f, wait := connectEnd(t, newRAMDisk(diskSize), Options{Queues: 3})
-		if err := f.Abort(); err != nil {
-			t.Error(err)
-		}
-		if err := wait(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, f.Abort())
+		test.Check(t, wait())
 		for _, o := range []Options{{Queues: 5}, {Regions: 1000, Memory: 1}, {Memory: 2 << 20, MaxTransfer: 1 << 20}, {QueueSize: 3}} {
 			f, wait := connectEnd(t, newRAMDisk(diskSize), o)
 			if f != nil {
 				t.Errorf("%+v: connected, expected an error", o)
 			}
-			if err := wait(); err != nil {
-				t.Error(err)
-			}
+			test.Check(t, wait())
 		}
 	}
-	if n := count(); n != before {
-		t.Errorf("%d descriptors + 1000 × mappings, expected %d", n, before)
-	}
+	test.Equal(t, count(), before, "descriptors + 1000 × mappings")
 }

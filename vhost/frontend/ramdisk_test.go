@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/eventfd"
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/blk"
 	"cowblk/vhost/guest"
@@ -262,17 +263,13 @@ func (w *ramWorker) serve() {
 func connectEnd(t testing.TB, d *ramDisk, o Options) (f *Frontend, wait func() error) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var conns [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "socket pair")
 		c, err := net.FileConn(f)
 		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		conns[i] = c.(*net.UnixConn)
 	}
 	end := make(chan error, 1)
@@ -294,11 +291,7 @@ func connect(t testing.TB, d *ramDisk, o Options) (*Frontend, func()) {
 	}
 	return f, func() {
 		t.Helper()
-		if err := f.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		if err := wait(); err != nil {
-			t.Errorf("Serve: %v", err)
-		}
+		test.Check(t, f.Close(), "close")
+		test.Check(t, wait(), "Serve")
 	}
 }

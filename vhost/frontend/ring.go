@@ -18,11 +18,11 @@ type Ring struct {
 	availFlags                               uint16
 	// What SetDesc has written. An element that is correct already is not written again, so that
 	// the device's copy of its cache line stays valid.
-	shadow []RawDesc
+	shadow []virtq.Desc
 }
 
 func newRing(m *Memory, num uint16) (*Ring, error) {
-	r := &Ring{Num: num, shadow: make([]RawDesc, num)}
+	r := &Ring{Num: num, shadow: make([]virtq.Desc, num)}
 	descSize := uint64(virtq.DescTableSize(num))
 	availSize := uint64(virtq.AvailSize(num)+7) &^ 7
 	// The used ring gets its own page, as Linux lays it out, so that no cache line is written by
@@ -57,28 +57,14 @@ func (r *Ring) Clear() {
 	r.availFlags = 0
 }
 
-// RawDesc is a descriptor as it lies in memory: flags are virtq.DescNext and so on.
-type RawDesc struct {
-	Addr        uint64 // guest address
-	Len         uint32 // bytes
-	Flags, Next uint16
-}
-
-func (d RawDesc) put(b []byte) {
-	binary.LittleEndian.PutUint64(b, d.Addr)
-	binary.LittleEndian.PutUint32(b[8:], d.Len)
-	binary.LittleEndian.PutUint16(b[12:], d.Flags)
-	binary.LittleEndian.PutUint16(b[14:], d.Next)
-}
-
 // SetDesc writes descriptor i, modulo the ring's size.
-func (r *Ring) SetDesc(i uint16, d RawDesc) {
+func (r *Ring) SetDesc(i uint16, d virtq.Desc) {
 	i &= r.Num - 1
 	if r.shadow[i] == d {
 		return
 	}
 	r.shadow[i] = d
-	d.put(r.desc[int(i)*virtq.DescSize:])
+	d.Put(r.desc[int(i)*virtq.DescSize:])
 }
 
 // SetAvail writes a head into the available ring's element i, modulo its size.

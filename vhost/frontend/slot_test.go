@@ -2,11 +2,12 @@ package frontend
 
 import (
 	"bytes"
-	"errors"
 	"math/rand/v2"
 	"os"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // Slots bounds the requests in flight and the memory of buffers.
@@ -29,28 +30,20 @@ func TestSlotReused(t *testing.T) {
 		d := f.Driver(0)
 		m := f.Memory()
 		gpa, err := m.Alloc(HeaderSize+512+1, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		chain := []Segment{{Addr: gpa, Len: HeaderSize}, {Addr: gpa + HeaderSize, Len: 512, Write: true}, {Addr: gpa + HeaderSize + 512, Len: 1, Write: true}}
 		for range 300 {
 			n := (1 + rand.IntN(4)) * sectorSize
 			sector := rand.Int64N(64)
 			want := randomBytes(n)
 			copy(d.Buffer(0), want)
-			if _, err := d.do(0, OpWrite, sector*sectorSize, n); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(d.do(0, OpWrite, sector*sectorSize, n)))
 			switch rand.IntN(4) {
 			case 0:
-				if err := d.Flush(); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, d.Flush())
 			case 1:
 				PutHeader(m.Bytes(gpa, HeaderSize), OpRead, uint64(sector))
-				if _, err := d.DoChain(chain, 0); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, test.Err(d.DoChain(chain, 0)))
 				if !bytes.Equal(m.Bytes(gpa+HeaderSize, 512), want[:512]) {
 					t.Fatal("a chain read other data")
 				}
@@ -78,15 +71,9 @@ func TestDisconnect(t *testing.T) {
 			t.Errorf("back-end is process %d: %v", pid, err)
 		}
 		time.AfterFunc(10*time.Millisecond, func() { _ = f.Disconnect() })
-		if err := f.Driver(0).Flush(); !errors.Is(err, ErrDisconnected) {
-			t.Errorf("%v, expected ErrDisconnected", err)
-		}
-		if err := f.Abort(); err != nil {
-			t.Error(err)
-		}
-		if err := wait(); err != nil {
-			t.Error(err)
-		}
+		test.ErrorIs(t, f.Driver(0).Flush(), ErrDisconnected)
+		test.Check(t, f.Abort())
+		test.Check(t, wait())
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func TestSlice(t *testing.T) {
@@ -38,9 +40,7 @@ func TestSlice(t *testing.T) {
 				}
 				return
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			if uint64(len(b)) != tc.n || cap(b) != len(b) {
 				t.Fatalf("length %d, capacity %d, expected %d", len(b), cap(b), tc.n)
 			}

@@ -3,19 +3,18 @@ package guest
 import (
 	"errors"
 	"os"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // huge returns a memfd of 2^50 bytes, all of it a hole.
 func huge(t *testing.T) int {
 	t.Helper()
 	fd := memfd(t, "huge", 1)
-	if err := unix.Ftruncate(fd, 1<<50); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Ftruncate(fd, 1<<50))
 	return fd
 }
 
@@ -27,29 +26,17 @@ func TestAddressSpaceIsBounded(t *testing.T) {
 		return RegionDesc{GuestAddr: i * 4 * tib, Size: 4 * tib, UserAddr: i * 4 * tib}
 	}
 	var s Space
-	if _, err := s.NewTable([]RegionDesc{{Size: 17 * tib}}, []int{fd}); !errors.Is(err, ErrRegion) {
-		t.Errorf("17 TiB in one region: %v", err)
-	}
+	test.ErrorIs(t, test.Err(s.NewTable([]RegionDesc{{Size: 17 * tib}}, []int{fd})), ErrRegion, "17 TiB in one region")
 	all, err := s.NewTable([]RegionDesc{part(0), part(1), part(2), part(3)}, []int{fd, fd, fd, fd})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := all.With(part(4), fd); !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), "on top of") {
-		t.Errorf("a fifth part: %v", err)
-	}
+	test.Must(t, err)
+	test.ErrorIs(t, test.Err(all.With(part(4), fd)), ErrRegion, "a fifth part")
 	// The same front-end's next table, while the former one is still mapped.
-	if _, err := s.NewTable([]RegionDesc{part(0)}, []int{fd}); !errors.Is(err, ErrRegion) {
-		t.Errorf("another table: %v", err)
-	}
+	test.ErrorIs(t, test.Err(s.NewTable([]RegionDesc{part(0)}, []int{fd})), ErrRegion, "another table")
 	less, err := all.Without(part(3))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	all.Release()
 	again, err := less.With(part(5), fd)
-	if err != nil {
-		t.Fatalf("after one was removed: %v", err)
-	}
+	test.Must(t, err, "after one was removed")
 	less.Release()
 	again.Release()
 	if b, n := s.bytes.Load(), s.mappings.Load(); b != 0 || n != 0 {
@@ -72,15 +59,11 @@ func TestFormerTablesAreBounded(t *testing.T) {
 		}
 		held = append(held, next)
 	}
-	if len(held) != MaxMappings {
-		t.Errorf("%d tables at once, expected %d", len(held), MaxMappings)
-	}
+	test.Equal(t, len(held), MaxMappings, "tables at once")
 	for _, x := range held {
 		x.Release()
 	}
-	if n := s.mappings.Load(); n != 0 {
-		t.Errorf("%d mappings are left in the account", n)
-	}
+	test.Equal(t, s.mappings.Load(), 0, "mappings are left in the account")
 }
 
 // A regular file of a file system other than memory or a local disk.
@@ -89,16 +72,10 @@ func TestForeignFileSystems(t *testing.T) {
 	if err != nil {
 		f, err = os.Open("/sys/kernel/mm/transparent_hugepage/enabled")
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer f.Close()
 	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	_, err = NewTable([]RegionDesc{{Size: uint64(st.Size())}}, []int{int(f.Fd())})
-	if !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), "file system type") {
-		t.Errorf("a file of sysfs (%d bytes): %v", st.Size(), err)
-	}
+	test.ErrorIs(t, err, ErrRegion, st.Size())
 }

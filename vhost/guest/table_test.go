@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 const page = 4096
@@ -17,17 +19,13 @@ const page = 4096
 func memfd(t testing.TB, name string, n int) int {
 	t.Helper()
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = byte(i >> 8)
 	}
-	if _, err := unix.Pwrite(fd, b, 0); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(unix.Pwrite(fd, b, 0)))
 	return fd
 }
 
@@ -35,9 +33,7 @@ func memfd(t testing.TB, name string, n int) int {
 func mappings(t testing.TB, name string) int {
 	t.Helper()
 	maps, err := os.ReadFile("/proc/self/maps")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return strings.Count(string(maps), name)
 }
 
@@ -51,9 +47,7 @@ func twoPlusOne(t testing.TB) *Table {
 		{GuestAddr: 0x3000, Size: page, UserAddr: 0x90000, MmapOffset: 0},
 		{GuestAddr: 0x10000, Size: 2*page - 16, UserAddr: 0x40010, MmapOffset: 4*page + 16},
 	}, []int{fd, fd, fd})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(tab.Release)
 	return tab
 }
@@ -61,61 +55,48 @@ func twoPlusOne(t testing.TB) *Table {
 func TestNewTableChecks(t *testing.T) {
 	fd := memfd(t, "checks", 4*page)
 	ok := RegionDesc{GuestAddr: 0x10000, Size: page, UserAddr: 0x50000}
+	text := test.Texts(t, "region.texts")
 	for _, tc := range []struct {
 		name string
 		r    RegionDesc
 		fd   int
-		want string // in the error; "" for a good region
+		good bool
 	}{
-		{"beside", RegionDesc{GuestAddr: 0x11000, Size: page, UserAddr: 0x51000}, fd, ""},
-		{"before", RegionDesc{GuestAddr: 0xf000, Size: page, UserAddr: 0x4f000}, fd, ""},
-		{"whole file", RegionDesc{GuestAddr: 0, Size: 4 * page, UserAddr: 0}, fd, ""},
-		{"odd offset", RegionDesc{GuestAddr: 0, Size: 100, UserAddr: 0, MmapOffset: 4*page - 100}, fd, ""},
-		{"size 0", RegionDesc{GuestAddr: 0, Size: 0, UserAddr: 0}, fd, "size is 0"},
-		{"guest overlap, first byte", RegionDesc{GuestAddr: 0x10fff, Size: page, UserAddr: 0}, fd, "guest addresses overlap"},
-		{"guest overlap, last byte", RegionDesc{GuestAddr: 0xf001, Size: page, UserAddr: 0}, fd, "guest addresses overlap"},
-		{"guest overlap, around", RegionDesc{GuestAddr: 0xf000, Size: 4 * page, UserAddr: 0}, fd, "guest addresses overlap"},
-		{"user overlap", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0x50800}, fd, "user addresses overlap"},
-		{"guest wraps", RegionDesc{GuestAddr: 1<<64 - page, Size: 2 * page, UserAddr: 0}, fd, "overflows"},
-		{"user wraps", RegionDesc{GuestAddr: 0, Size: 2 * page, UserAddr: 1<<64 - page}, fd, "overflows"},
-		{"offset wraps", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0, MmapOffset: 1<<64 - page}, fd, "overflows"},
-		{"size huge", RegionDesc{GuestAddr: 0, Size: 1<<64 - 1, UserAddr: 0}, fd, "overflows"},
-		{"beyond file", RegionDesc{GuestAddr: 0, Size: 4*page + 1, UserAddr: 0}, fd, "the file has 16384"},
-		{"offset beyond file", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0, MmapOffset: 4 * page}, fd, "the file has 16384"},
-		{"not a file", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0}, pipe(t), "expected a regular file"},
+		{"beside", RegionDesc{GuestAddr: 0x11000, Size: page, UserAddr: 0x51000}, fd, true},
+		{"before", RegionDesc{GuestAddr: 0xf000, Size: page, UserAddr: 0x4f000}, fd, true},
+		{"whole file", RegionDesc{GuestAddr: 0, Size: 4 * page, UserAddr: 0}, fd, true},
+		{"odd offset", RegionDesc{GuestAddr: 0, Size: 100, UserAddr: 0, MmapOffset: 4*page - 100}, fd, true},
+		{"size 0", RegionDesc{GuestAddr: 0, Size: 0, UserAddr: 0}, fd, false},
+		{"guest overlap, first byte", RegionDesc{GuestAddr: 0x10fff, Size: page, UserAddr: 0}, fd, false},
+		{"guest overlap, last byte", RegionDesc{GuestAddr: 0xf001, Size: page, UserAddr: 0}, fd, false},
+		{"guest overlap, around", RegionDesc{GuestAddr: 0xf000, Size: 4 * page, UserAddr: 0}, fd, false},
+		{"user overlap", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0x50800}, fd, false},
+		{"guest wraps", RegionDesc{GuestAddr: 1<<64 - page, Size: 2 * page, UserAddr: 0}, fd, false},
+		{"user wraps", RegionDesc{GuestAddr: 0, Size: 2 * page, UserAddr: 1<<64 - page}, fd, false},
+		{"offset wraps", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0, MmapOffset: 1<<64 - page}, fd, false},
+		{"size huge", RegionDesc{GuestAddr: 0, Size: 1<<64 - 1, UserAddr: 0}, fd, false},
+		{"beyond file", RegionDesc{GuestAddr: 0, Size: 4*page + 1, UserAddr: 0}, fd, false},
+		{"offset beyond file", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0, MmapOffset: 4 * page}, fd, false},
+		{"not a file", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0}, pipe(t), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tab, err := NewTable([]RegionDesc{ok, tc.r}, []int{fd, tc.fd})
 			if err == nil {
 				tab.Release()
 			}
-			if n := mappings(t, "memfd:checks"); n != 0 {
-				t.Errorf("%d mappings are left", n)
-			}
-			if tc.want == "" {
-				if err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if !errors.Is(err, ErrRegion) || !strings.Contains(err.Error(), tc.want) {
-				t.Fatalf("error %v, expected ErrRegion with %q", err, tc.want)
+			test.Equal(t, mappings(t, "memfd:checks"), 0, "mappings are left")
+			if text(t, tc.name, err); !errors.Is(err, ErrRegion) != tc.good {
+				t.Errorf("error %v", err)
 			}
 		})
 	}
-	if _, err := NewTable([]RegionDesc{ok}, nil); !errors.Is(err, ErrRegion) {
-		t.Errorf("a region without a file: error %v", err)
-	}
-	if _, err := NewTable([]RegionDesc{ok}, []int{-1}); !errors.Is(err, unix.EBADF) {
-		t.Errorf("a bad descriptor: error %v", err)
-	}
+	test.ErrorIs(t, test.Err(NewTable([]RegionDesc{ok}, nil)), ErrRegion, "a region without a file")
+	test.ErrorIs(t, test.Err(NewTable([]RegionDesc{ok}, []int{-1})), unix.EBADF, "a bad descriptor")
 }
 
 func pipe(t *testing.T) int {
 	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { r.Close(); w.Close() })
 	return int(r.Fd())
 }
@@ -129,17 +110,13 @@ func TestTooManyRegions(t *testing.T) {
 		fds = append(fds, fd)
 	}
 	tab, err := NewTable(rs, fds)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer tab.Release()
 	if b, err := tab.Append(nil, 0, MaxRegions*page); err != nil || len(b) != MaxRegions {
 		t.Errorf("all of the memory: %d slices, error %v", len(b), err)
 	}
 	next := RegionDesc{GuestAddr: MaxRegions * page, Size: page, UserAddr: MaxRegions * page}
-	if _, err := tab.With(next, fd); !errors.Is(err, ErrRegion) {
-		t.Errorf("region %d: error %v, expected ErrRegion", MaxRegions+1, err)
-	}
+	test.ErrorIs(t, test.Err(tab.With(next, fd)), ErrRegion, MaxRegions+1)
 }
 
 func TestAddRemoveRegions(t *testing.T) {
@@ -147,33 +124,21 @@ func TestAddRemoveRegions(t *testing.T) {
 	a := RegionDesc{GuestAddr: 0x1000, Size: page, UserAddr: 0x1000}
 	b := RegionDesc{GuestAddr: 0x8000, Size: page, UserAddr: 0x8000, MmapOffset: page}
 	empty, err := NewTable(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	one, err := empty.With(a, fd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	two, err := one.With(b, fd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if n := mappings(t, "add-remove"); n != 2 {
 		t.Errorf("%d mappings with two regions in three tables, expected 2", n)
 	}
 	bytesOfA, err := two.Slice(0x1000, page)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	// The offset in REM_MEM_REG is ignored, as front-ends send any value.
 	onlyB, err := two.Without(RegionDesc{GuestAddr: 0x1000, Size: page, UserAddr: 0x1000, MmapOffset: 77})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for _, wrong := range []RegionDesc{a, {GuestAddr: 0x8000, Size: 2 * page, UserAddr: 0x8000}, {GuestAddr: 0x8000, Size: page}} {
-		if _, err := onlyB.Without(wrong); !errors.Is(err, ErrRegion) {
-			t.Errorf("removing [%v]: error %v, expected ErrRegion", wrong, err)
-		}
+		test.ErrorIs(t, test.Err(onlyB.Without(wrong)), ErrRegion, wrong)
 	}
 	if got := fmt.Sprint(two.Regions(), onlyB.Regions()); got != fmt.Sprint([]RegionDesc{a, b}, []RegionDesc{b}) {
 		t.Errorf("regions are %s", got)
@@ -198,9 +163,7 @@ func TestAddRemoveRegions(t *testing.T) {
 
 func TestReleaseTwicePanics(t *testing.T) {
 	tab, err := NewTable(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	tab.Release()
 	defer func() {
 		if recover() == nil {
@@ -214,28 +177,18 @@ func TestReleaseTwicePanics(t *testing.T) {
 // The memory is not accessed, so no huge page need be free.
 func TestHugePages(t *testing.T) {
 	fd, err := unix.MemfdCreate("huge-pages", unix.MFD_CLOEXEC|unix.MFD_HUGETLB)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer unix.Close(fd)
-	if err := unix.Ftruncate(fd, 1<<31); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, unix.Ftruncate(fd, 1<<31))
 	tab, err := NewTable([]RegionDesc{
 		{GuestAddr: 0, Size: 1 << 20, UserAddr: 0, MmapOffset: 3 << 20},
 		{GuestAddr: 1 << 30, Size: 1<<30 + page, UserAddr: 1 << 30, MmapOffset: 4 << 20},
 	}, []int{fd, fd})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if b, err := tab.Slice(1<<30, 1<<30+page); err != nil || len(b) != 1<<30+page {
 		t.Errorf("%d bytes, error %v", len(b), err)
 	}
-	if n := mappings(t, "memfd:huge-pages"); n != 2 {
-		t.Errorf("%d mappings of two regions", n)
-	}
+	test.Equal(t, mappings(t, "memfd:huge-pages"), 2, "mappings of two regions")
 	tab.Release()
-	if n := mappings(t, "memfd:huge-pages"); n != 0 {
-		t.Errorf("%d mappings are left", n)
-	}
+	test.Equal(t, mappings(t, "memfd:huge-pages"), 0, "mappings are left")
 }

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost"
 	"cowblk/vhost/frontend"
 )
@@ -26,9 +27,7 @@ func listen(t *testing.T, be func() vhost.Backend) (socket string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "s")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -59,9 +58,7 @@ func until(t *testing.T, enough func(sum *Report) bool, loads ...Options) ([]*Re
 			loads[i].Duration = d
 		}
 		reports, sum, err := RunAll(t.Context(), loads)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		if enough(sum) || d > time.Minute {
 			return reports, sum
 		}
@@ -109,9 +106,7 @@ func TestRun(t *testing.T) {
 // Each requester flushes after its number of writes, and the flushes are counted.
 func TestFirstWriteWithFlushes(t *testing.T) {
 	r, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true, Size: 1000 * 4096, QueueDepth: 1, FsyncEvery: 10})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if !r.Exhausted || r.Writes != 1000 || r.Flushes != 100 || r.FlushLatency == nil || r.Elapsed <= 0 {
 		t.Errorf("%d writes, %d flushes in %v, all: %t", r.Writes, r.Flushes, r.Elapsed, r.Exhausted)
 	}
@@ -128,9 +123,7 @@ func TestRunAll(t *testing.T) {
 	p := o
 	p.Socket, p.Queues = b, 2
 	reports, sum, err := RunAll(t.Context(), []Options{o, p})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	x, y := reports[0], reports[1]
 	if x.Requests == 0 || y.Requests == 0 || sum.Requests != x.Requests+y.Requests || sum.Sockets != 2 || sum.IOPS != x.IOPS+y.IOPS {
 		t.Errorf("%d + %d requests are %d; %f per second", x.Requests, y.Requests, sum.Requests, sum.IOPS)
@@ -193,9 +186,7 @@ func TestBackendFails(t *testing.T) {
 	}
 	// The back-end disconnects during a load.
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer l.Close()
 	for _, poll := range []bool{false, true} {
 		gone := make(chan error)
@@ -208,16 +199,10 @@ func TestBackendFails(t *testing.T) {
 			gone <- err
 		}()
 		_, err := Run(t.Context(), Options{Socket: l.Addr().String(), Poll: poll, Timeout: 10 * time.Second})
-		if !errors.Is(err, frontend.ErrDisconnected) {
-			t.Errorf("closed connection: %v", err)
-		}
-		if err := <-gone; err != nil {
-			t.Error(err)
-		}
+		test.ErrorIs(t, err, frontend.ErrDisconnected, "closed connection")
+		test.Check(t, <-gone)
 	}
-	if _, err := Run(t.Context(), Options{Socket: "/nonexistent/socket"}); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("no socket: %v", err)
-	}
+	test.ErrorIs(t, test.Err(Run(t.Context(), Options{Socket: "/nonexistent/socket"})), os.ErrNotExist, "no socket")
 }
 
 func TestInterrupted(t *testing.T) {
@@ -231,7 +216,8 @@ func TestInterrupted(t *testing.T) {
 	mute := listen(t, func() vhost.Backend { return idleBackend{newNull(1)} })
 	ctx, cancel = context.WithTimeout(t.Context(), short)
 	defer cancel()
-	if _, err = Run(ctx, Options{Socket: mute}); !errors.Is(err, frontend.ErrDisconnected) || !strings.Contains(err.Error(), "ended early") {
+	_, err = Run(ctx, Options{Socket: mute})
+	if test.Texts(t, "load.texts")(t, "interrupted, and mute", err); !errors.Is(err, frontend.ErrDisconnected) {
 		t.Errorf("%v", err)
 	}
 }
@@ -263,13 +249,9 @@ func TestTargets(t *testing.T) {
 		"many queues":    {RW: Read, Size: 4096, Queues: 2},
 	} {
 		o.Null = true
-		if _, err := Run(t.Context(), o); !errors.Is(err, ErrOptions) {
-			t.Errorf("%s: %v", name, err)
-		}
+		test.ErrorIs(t, test.Err(Run(t.Context(), o)), ErrOptions, name)
 	}
-	if _, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FsyncEvery: 1, Style: frontend.SPDK}); !errors.Is(err, ErrTarget) {
-		t.Errorf("no FLUSH: %v", err)
-	}
+	test.ErrorIs(t, test.Err(Run(t.Context(), Options{Null: true, RW: RandWrite, FsyncEvery: 1, Style: frontend.SPDK})), ErrTarget, "no FLUSH")
 }
 
 // A request allocates nothing: twenty times the requests allocate the same amount.
@@ -279,9 +261,7 @@ func TestNoAllocation(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		_, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true, Size: blocks * 4096, QueueDepth: 8, FsyncEvery: 4})
 		runtime.ReadMemStats(&after)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		return after.Mallocs - before.Mallocs
 	}
 	few, many := count(1000), count(20_000)
@@ -293,13 +273,9 @@ func TestNoAllocation(t *testing.T) {
 func TestReportIsJSON(t *testing.T) {
 	_, r := until(t, hundreds, Options{Null: true, Style: frontend.SPDK})
 	b, err := json.Marshal(r)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var back Report
-	if err := json.Unmarshal(b, &back); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, json.Unmarshal(b, &back))
 	if back.Options != r.Options || back.Latency != r.Latency || back.Requests != r.Requests || *back.CPUBackend != *r.CPUBackend {
 		t.Errorf("%s", b)
 	}
@@ -317,9 +293,7 @@ func BenchmarkNull(b *testing.B) {
 			var best float64
 			for b.Loop() {
 				r, err := Run(b.Context(), Options{Null: true, QueueDepth: depth, Poll: true, Duration: time.Second})
-				if err != nil {
-					b.Fatal(err)
-				}
+				test.Must(b, err)
 				best = max(best, r.IOPS)
 			}
 			b.ReportMetric(best, "req/s")

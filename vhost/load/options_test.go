@@ -1,9 +1,10 @@
 package load
 
 import (
-	"errors"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 func TestOptions(t *testing.T) {
@@ -38,8 +39,6 @@ func TestOptions(t *testing.T) {
 		"first writes, reads": {Socket: "s", FirstWrite: true},
 		"first writes, mixed": {Socket: "s", FirstWrite: true, RW: RandRW},
 	} {
-		if _, err := o.withDefaults(); !errors.Is(err, ErrOptions) {
-			t.Errorf("%s: %v, expected ErrOptions", name, err)
-		}
+		test.ErrorIs(t, test.Err(o.withDefaults()), ErrOptions, name)
 	}
 }

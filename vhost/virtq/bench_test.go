@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/virtq"
 )
 
@@ -26,9 +27,7 @@ func fill(t testing.TB, r *rig, depth int, indirect bool) (heads []uint16) {
 		} else {
 			head, err = r.drv.Add(readRequest(i)...)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		heads = append(heads, head)
 	}
 	// All entries of the ring, so that moving the index suffices.
@@ -103,17 +102,13 @@ func BenchmarkRing(b *testing.B) {
 					r.drv.SetAvailIdx(idx)
 					for {
 						head, ok, err := r.q.Next()
-						if err != nil {
-							b.Fatal(err)
-						}
+						test.Must(b, err)
 						if !ok {
 							break
 						}
 						c := &chains[head]
 						c.Head = head
-						if err := r.q.Load(r.table, c); err != nil {
-							b.Fatal(err)
-						}
+						test.Must(b, r.q.Load(r.table, c))
 						r.q.Push(head, 1)
 					}
 					r.q.Publish()
@@ -131,9 +126,7 @@ func BenchmarkStage(b *testing.B) {
 	c := virtq.Chain{Head: heads[0]}
 	b.Run("Load", func(b *testing.B) {
 		for b.Loop() {
-			if err := r.q.Load(r.table, &c); err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, r.q.Load(r.table, &c))
 		}
 	})
 	b.Run("NextPush", func(b *testing.B) {
@@ -144,9 +137,7 @@ func BenchmarkStage(b *testing.B) {
 				r.drv.SetAvailIdx(idx)
 			}
 			head, _, err := r.q.Next()
-			if err != nil {
-				b.Fatal(err)
-			}
+			test.Must(b, err)
 			r.q.Push(head, 1)
 		}
 	})

@@ -2,9 +2,9 @@ package virtq_test
 
 import (
 	"slices"
-	"strings"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/virtq"
 	"cowblk/vhost/virtq/virtqtest"
 )
@@ -14,48 +14,34 @@ import (
 func TestPiecesOfAChain(t *testing.T) {
 	const base, regions, page = 0x10000, 64, 4096
 	mem, err := virtqtest.NewMemory(virtqtest.Layout(base, slices.Repeat([]uint64{page}, regions)...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer mem.Close()
 	table, err := mem.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer table.Release()
 	ring, err := virtqtest.NewRing(mem, 128, base)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	for _, tc := range []struct {
 		descs int
-		want  string
+		want  error
 		wide  bool
-	}{{1, "", false}, {2, "", false}, {6, "", true}, {32, "", true}, {33, "more than 2048 pieces", true}, {100, "more than 2048 pieces", true}} {
+	}{{1, nil, false}, {2, nil, false}, {6, nil, true}, {32, nil, true}, {33, virtq.ErrBroken, true}, {100, virtq.ErrBroken, true}} {
 		ds := linked(tc.descs, write)
 		for i := range ds {
 			ds[i].Addr, ds[i].Len = base, regions*page
 			ring.SetDesc(uint16(i), ds[i])
 		}
 		desc, avail, used, err := virtq.MapSplit(table, 128, mem.User(ring.Desc), mem.User(ring.Avail), mem.User(ring.Used))
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		q, err := virtq.NewSplit(virtq.SplitConfig{Num: 128, Desc: desc, Avail: avail, Used: used})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		var c virtq.Chain
 		err = q.Load(table, &c)
-		if (err != nil) != (tc.want != "") || (err != nil && !strings.Contains(err.Error(), tc.want)) {
-			t.Errorf("%d descriptors: %v, expected %q", tc.descs, err, tc.want)
-		}
+		test.ErrorIs(t, err, tc.want, tc.descs)
 		if err == nil && len(c.Writable) != tc.descs*regions {
 			t.Errorf("%d descriptors: %d slices, expected %d", tc.descs, len(c.Writable), tc.descs*regions)
 		}
-		if c.Wide() != tc.wide {
-			t.Errorf("%d descriptors: wide %t, expected %t", tc.descs, c.Wide(), tc.wide)
-		}
+		test.Equal(t, c.Wide(), tc.wide, "descriptors: wide", tc.descs)
 		kept := cap(c.Writable)
 		c.Trim()
 		if c.Wide() || (!tc.wide && cap(c.Writable) != kept) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/virtq"
 	"cowblk/vhost/virtq/virtqtest"
 )
@@ -20,19 +21,13 @@ const (
 // takes chains until the ring is empty or broken.
 func FuzzRing(f *testing.F) {
 	mem, err := virtqtest.NewMemory(virtqtest.Layout(fuzzBase, fuzzPage, fuzzPage, fuzzPage)...)
-	if err != nil {
-		f.Fatal(err)
-	}
+	test.Must(f, err)
 	f.Cleanup(func() { mem.Close() })
 	table, err := mem.Table()
-	if err != nil {
-		f.Fatal(err)
-	}
+	test.Must(f, err)
 	f.Cleanup(table.Release)
 	ring, err := virtqtest.NewRing(mem, fuzzNum, fuzzBase)
-	if err != nil {
-		f.Fatal(err)
-	}
+	test.Must(f, err)
 	seedRings(f, mem, ring)
 
 	f.Fuzz(func(t *testing.T, raw []byte, base uint16, indirect, eventIdx bool) {
@@ -42,14 +37,10 @@ func FuzzRing(f *testing.F) {
 			raw = raw[min(len(raw), fuzzPage):]
 		}
 		desc, avail, used, err := virtq.MapSplit(table, fuzzNum, mem.User(ring.Desc), mem.User(ring.Avail), mem.User(ring.Used))
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		q, err := virtq.NewSplit(virtq.SplitConfig{Num: fuzzNum, Desc: desc, Avail: avail, Used: used,
 			Base: base, Indirect: indirect, EventIdx: eventIdx})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		start := ring.UsedIdx()
 		var c virtq.Chain
 		n := uint16(0)
@@ -111,9 +102,7 @@ func seedRings(f *testing.F, mem *virtqtest.Memory, ring *virtqtest.Ring) {
 			} else {
 				_, err = d.Add(ds...)
 			}
-			if err != nil {
-				f.Fatal(err)
-			}
+			test.Must(f, err)
 		}
 		d.Expose()
 		var raw []byte
@@ -130,19 +119,13 @@ func seedRings(f *testing.F, mem *virtqtest.Memory, ring *virtqtest.Ring) {
 // addresses folded into or just around guest memory so that most are valid.
 func FuzzChain(f *testing.F) {
 	mem, err := virtqtest.NewMemory(virtqtest.Layout(fuzzBase, fuzzPage, fuzzPage, fuzzPage)...)
-	if err != nil {
-		f.Fatal(err)
-	}
+	test.Must(f, err)
 	f.Cleanup(func() { mem.Close() })
 	table, err := mem.Table()
-	if err != nil {
-		f.Fatal(err)
-	}
+	test.Must(f, err)
 	f.Cleanup(table.Release)
 	ring, err := virtqtest.NewRing(mem, fuzzNum, fuzzBase)
-	if err != nil {
-		f.Fatal(err)
-	}
+	test.Must(f, err)
 	f.Add([]byte{0, 16, 16, 0, 1, 1, 0, 16, 1, 0, 2, 0}, uint8(0), true)
 	f.Add([]byte{0, 32, 48, 0, 4, 0, 0, 16, 1, 0, 2, 0}, uint8(1), true)
 	f.Fuzz(func(t *testing.T, raw []byte, direct uint8, indirect bool) {
@@ -163,13 +146,9 @@ func FuzzChain(f *testing.F) {
 			}
 		}
 		desc, avail, used, err := virtq.MapSplit(table, fuzzNum, mem.User(ring.Desc), mem.User(ring.Avail), mem.User(ring.Used))
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		q, err := virtq.NewSplit(virtq.SplitConfig{Num: fuzzNum, Desc: desc, Avail: avail, Used: used, Indirect: indirect})
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		var c virtq.Chain
 		if q.Load(table, &c) == nil {
 			checkChain(t, &c)

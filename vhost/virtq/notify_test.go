@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/virtq"
 )
 
@@ -81,9 +82,7 @@ func TestKickSuppression(t *testing.T) {
 	for _, event := range []bool{false, true} {
 		r := newRig(t, virtq.SplitConfig{Num: 64, EventIdx: event, Base: 0xfff0})
 		add := func() (kick bool) {
-			if _, err := r.drv.Add(writable(dataAddr, 1)); err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, test.Err(r.drv.Add(writable(dataAddr, 1))))
 			return r.drv.Expose()
 		}
 		if r.q.EnableKicks() {
@@ -175,9 +174,7 @@ func TestNoWakeUpIsLost(t *testing.T) {
 		}()
 		for sent, taken := 0, 0; taken < total; {
 			for sent < total && r.drv.Free() > 0 {
-				if _, err := r.drv.Add(writable(dataAddr, 7)); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, test.Err(r.drv.Add(writable(dataAddr, 7))))
 				sent++
 				// A little later each time, to hit all of the device's steps.
 				for range sent % 97 {

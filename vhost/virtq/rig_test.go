@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/guest"
 	"cowblk/vhost/virtq"
 	"cowblk/vhost/virtq/virtqtest"
@@ -39,18 +40,14 @@ func newRig(t testing.TB, cfg virtq.SplitConfig) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := r.mem.Close(); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, r.mem.Close())
 	})
 	if r.table, err = r.mem.Table(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.table.Release)
 	ring, err := virtqtest.NewRing(r.mem, cfg.Num, ringAddr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	r.drv = virtqtest.NewDriver(ring)
 	r.drv.EventIdx = cfg.EventIdx
 	r.drv.Reset(cfg.Base)
@@ -66,13 +63,9 @@ func region(t testing.TB, num uint16) []byte {
 		return nil
 	}
 	b, err := unix.Mmap(-1, 0, virtq.InflightSize(num), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() {
-		if err := unix.Munmap(b); err != nil {
-			t.Error(err)
-		}
+		test.Check(t, unix.Munmap(b))
 	})
 	return b
 }
@@ -83,9 +76,7 @@ func (r *rig) restart(t testing.TB) {
 	var err error
 	r.cfg.Desc, r.cfg.Avail, r.cfg.Used, err = virtq.MapSplit(r.table, r.cfg.Num,
 		r.mem.User(r.drv.Desc), r.mem.User(r.drv.Avail), r.mem.User(r.drv.Used))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if r.q, err = virtq.NewSplit(r.cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -101,9 +92,7 @@ func writable(gpa uint64, n uint32) virtq.Desc {
 func (r *rig) add(t testing.TB, ds ...virtq.Desc) (head uint16) {
 	t.Helper()
 	head, err := r.drv.Add(ds...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	r.drv.Expose()
 	return head
 }
@@ -116,7 +105,5 @@ func (r *rig) take(t testing.TB, c *virtq.Chain) {
 		t.Fatalf("Next: %v, error %v, expected a chain", ok, err)
 	}
 	c.Head = head
-	if err := r.q.Load(r.table, c); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, r.q.Load(r.table, c))
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/internal/test"
 	"cowblk/vhost/virtq"
 	"cowblk/vhost/virtq/virtqtest"
 )
@@ -41,21 +42,15 @@ func newStepper(t *testing.T, seed uint64, cfg virtq.SplitConfig) *stepper {
 	}
 	t.Cleanup(func() { s.mem.Close() })
 	ring, err := virtqtest.NewRing(s.mem, cfg.Num, stepGPA)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	s.drv = virtqtest.NewDriver(ring)
 	s.drv.Reset(cfg.Base)
 	size := virtq.InflightSize(cfg.InflightNum)
 	fd, err := unix.MemfdCreate("inflight", unix.MFD_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	s.file = os.NewFile(uintptr(fd), "inflight")
 	t.Cleanup(func() { s.file.Close() })
-	if err := s.file.Truncate(int64(size)); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, s.file.Truncate(int64(size)))
 	if s.region, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		t.Fatal(err)
 	}
@@ -69,22 +64,16 @@ func newStepper(t *testing.T, seed uint64, cfg virtq.SplitConfig) *stepper {
 // pin restricts this thread, and the processes that it starts, to one processor.
 func (s *stepper) pin() (undo func()) {
 	var before unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &before); err != nil {
-		s.t.Fatal(err)
-	}
+	test.Must(s.t, unix.SchedGetaffinity(0, &before))
 	for i := range 1024 {
 		if before.IsSet(i) {
 			s.cpu.Set(i)
 			break
 		}
 	}
-	if err := unix.SchedSetaffinity(0, &s.cpu); err != nil {
-		s.t.Fatal(err)
-	}
+	test.Must(s.t, unix.SchedSetaffinity(0, &s.cpu))
 	return func() {
-		if err := unix.SchedSetaffinity(0, &before); err != nil {
-			s.t.Error(err)
-		}
+		test.Check(s.t, unix.SchedSetaffinity(0, &before))
 	}
 }
 
@@ -97,25 +86,19 @@ func (s *stepper) start() {
 	// A separate descriptor: the finalizer of a forgotten os.File would close it at some time, when
 	// its number may belong to another file.
 	fd, err := unix.FcntlInt(uintptr(s.mem.FDs()[0]), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	test.Must(s.t, err)
 	memory := os.NewFile(uintptr(fd), "guest memory")
 	defer memory.Close()
 	cmd.ExtraFiles = []*os.File{memory, s.file}
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Ptrace: true, Pdeathsig: unix.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		s.t.Fatalf("a process to step through: %v", err)
-	}
+	test.Must(s.t, cmd.Start(), "a process to step through")
 	s.pid = cmd.Process.Pid
 	if sig := s.wait(); sig != unix.SIGTRAP {
 		s.t.Fatalf("stopped by %v, expected the stop after exec", sig)
 	}
 	// On two processors each would only wait for the other.
-	if err := unix.SchedSetaffinity(s.pid, &s.cpu); err != nil {
-		s.t.Fatal(err)
-	}
+	test.Must(s.t, unix.SchedSetaffinity(s.pid, &s.cpu))
 	s.resume()
 }
 
@@ -123,9 +106,7 @@ func (s *stepper) start() {
 func (s *stepper) resume() {
 	s.t.Helper()
 	for {
-		if err := unix.PtraceCont(s.pid, 0); err != nil {
-			s.t.Fatal(err)
-		}
+		test.Must(s.t, unix.PtraceCont(s.pid, 0))
 		if s.wait() == stepRegion {
 			return
 		}
@@ -151,9 +132,7 @@ func (s *stepper) wait() unix.Signal {
 // kill ends the process where it stands.
 func (s *stepper) kill() {
 	s.t.Helper()
-	if err := unix.Kill(s.pid, unix.SIGKILL); err != nil {
-		s.t.Fatal(err)
-	}
+	test.Must(s.t, unix.Kill(s.pid, unix.SIGKILL))
 	for {
 		var ws unix.WaitStatus
 		if _, err := unix.Wait4(s.pid, &ws, 0, nil); err != nil && err != unix.EINTR {
@@ -178,9 +157,7 @@ func (s *stepper) step(odds int) (killed bool) {
 	now := s.view()
 	s.last = append(append(s.last[:0], now[0]...), now[1]...)
 	for {
-		if err := unix.PtraceSingleStep(s.pid); err != nil {
-			s.t.Fatal(err)
-		}
+		test.Must(s.t, unix.PtraceSingleStep(s.pid))
 		s.steps++
 		if s.wait() == stepRegion {
 			return false
@@ -228,9 +205,7 @@ func (s *stepper) check() {
 	var got []uint16
 	for {
 		head, ok, err := s.copy.q.Next()
-		if err != nil {
-			s.t.Fatalf("point %d: a successor finds: %v", s.points, err)
-		}
+		test.Must(s.t, err, "point", s.points, "a successor finds")
 		if !ok {
 			break
 		}
@@ -256,9 +231,7 @@ func (s *stepper) drive() {
 	}
 	for range s.rng.IntN(s.drv.Free() + 1) {
 		head, err := s.drv.Add(readable(dataAddr, 16))
-		if err != nil {
-			s.t.Fatal(err)
-		}
+		test.Must(s.t, err)
 		s.waits = append(s.waits, head)
 	}
 	s.drv.Expose()

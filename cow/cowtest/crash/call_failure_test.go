@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cowblk/cow/cowtest/faultfs"
+	"cowblk/internal/test"
 )
 
 // failures are the ways in which one call on a file may fail.
@@ -116,9 +117,7 @@ func TestEveryCallFails(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			script, err := Parse(c.script)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			calls := play(t, &Life{Script: script, Seed: 7}).Calls
 			every := max(7, calls/40)
 			if long(t) {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"cowblk/cow/cowtest/faultfs"
+	"cowblk/internal/test"
 )
 
 // A sync of a directory fails, or it and the next one. A change of names may then be durable or
@@ -61,9 +62,7 @@ func TestDirectorySyncFails(t *testing.T) {
 func directorySyncs(t *testing.T, text string) (n int) {
 	t.Helper()
 	script, err := Parse(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	tryPlay(t, &Life{Script: script, Fault: func(_ int, c faultfs.Call) faultfs.Fault {
 		if c.Op == "sync directory" {
 			n++
@@ -78,9 +77,7 @@ func directorySyncs(t *testing.T, text string) (n int) {
 func directorySyncFails(t *testing.T, text string, n, times int) (cuts int, happened bool) {
 	t.Helper()
 	script, err := Parse(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	calls, from := 0, 0
 	l := &Life{Script: script}
 	l.Fault = func(k int, c faultfs.Call) faultfs.Fault {

@@ -9,6 +9,7 @@ import (
 
 	"cowblk/cow/cowtest"
 	"cowblk/cow/cowtest/faultfs"
+	"cowblk/internal/test"
 )
 
 // playClosed plays a disk with an image, a sealed layer and a head, closed in order.
@@ -27,14 +28,10 @@ func playClosed(t *testing.T) (*faultfs.Machine, *observation) {
 		write vm 512+1024
 		write vm 16384+512
 		close vm`)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	m := play(t, &Life{Script: script}).Machine
 	s, err := observe(m.Clone())
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return m, s
 }
 
@@ -43,13 +40,9 @@ func playClosed(t *testing.T) (*faultfs.Machine, *observation) {
 func TestBitFlips(t *testing.T) {
 	m, want := playClosed(t)
 	s, err := openStore(m.Process(nil))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	vm, err := s.Disk("vm")
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	head := path.Join(storeDir, vm.Layers[len(vm.Layers)-1].Data)
 	rng := rand.New(rand.NewPCG(1, 1))
 	for _, name := range m.Files(storeDir) {
@@ -58,9 +51,7 @@ func TestBitFlips(t *testing.T) {
 			continue // no content of it is believed
 		}
 		content, err := m.Content(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		if len(content) == 0 {
 			continue // a file of the reserve: only its name matters
 		}
@@ -68,9 +59,7 @@ func TestBitFlips(t *testing.T) {
 			refused, harmless, wrong := 0, 0, 0
 			for _, bit := range chooseBits(rng, content, long(t)) {
 				x := m.Clone()
-				if err := x.Flip(name, bit); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, x.Flip(name, bit))
 				got, err := observe(x)
 				switch {
 				case err != nil || len(got.damaged) > 0:
@@ -176,9 +165,7 @@ func TestJunk(t *testing.T) {
 				continue
 			}
 			for range 1 + rng.IntN(40) {
-				if err := x.Flip(name, rng.Int64N(min(int64(len(content)), 8192)*8)); err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, x.Flip(name, rng.Int64N(min(int64(len(content)), 8192)*8)))
 			}
 		}
 		if got, err := observe(x); err != nil || len(got.damaged) > 0 {

@@ -6,15 +6,15 @@ import (
 	"os"
 	"path"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // A disk that a power cut has left can be removed on a full file system without a reserve:
 // everything needed for it is durable with the disk.
 func TestRemovalNeedsNoSpaceAfterCut(t *testing.T) {
 	script, err := Parse(`create vm 32768 4096`)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	p := play(t, &Life{Script: script})
 	d := p.Tape.Play()
 	for _, r := range p.Tape.Records {
@@ -24,12 +24,8 @@ func TestRemovalNeedsNoSpaceAfterCut(t *testing.T) {
 		m := d.Image(c)
 		m.SetFreePages(0)
 		s, err := openStore(m.Process(nil))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.Remove(context.Background(), "vm"); err != nil {
-			t.Fatalf("keeping %s: %v", c, err)
-		}
+		test.Must(t, err)
+		test.Must(t, test.Err(s.Remove(context.Background(), "vm")), "keeping", c)
 	}
 }
 
@@ -37,9 +33,7 @@ func TestRemovalNeedsNoSpaceAfterCut(t *testing.T) {
 // manifests.
 func TestRemovalOfDamagedNeedsNoSpace(t *testing.T) {
 	script, err := Parse(`create vm 32768 4096`)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	m := play(t, &Life{Script: script}).Machine
 	p := m.Process(nil)
 	f, err := p.OpenFile(manifestPath("vm"), os.O_RDWR, 0)
@@ -49,15 +43,9 @@ func TestRemovalOfDamagedNeedsNoSpace(t *testing.T) {
 	if err == nil {
 		err = p.Remove(path.Join(storeDir, "index", "disks"))
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	m.SetFreePages(0)
 	s, err := openStore(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.RemoveDamaged(context.Background(), "vm"); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
+	test.Must(t, test.Err(s.RemoveDamaged(context.Background(), "vm")))
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // A process is killed after every change that an operation makes. The next process serves the disks
@@ -49,17 +51,13 @@ func TestKilledThenServedThenCut(t *testing.T) {
 			}
 			for n := 1; ; n += every {
 				script, err := Parse(c.before + fmt.Sprintf("\nkill %d\n", n) + c.op + c.after)
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				l := &Life{Script: script, Seed: uint64(n)}
 				p := play(t, l)
 				k, err := l.Examine(p, Exam{Seed: uint64(n), Every: true, From: p.DiedAt, Plain: !long(t), Extra: 2})
 				cuts += k
 				deaths++
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				if p.DiedAfterStep {
 					break
 				}

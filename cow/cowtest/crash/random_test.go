@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 func envInt(t *testing.T, name string, otherwise int) int {
@@ -66,9 +68,7 @@ func TestRefusedOpen(t *testing.T) {
 		open b
 		promote a,b t
 		write a 0+4096`)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	play(t, &Life{Script: script})
 }
 

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // scenarios has the operations one by one. Each is cut at every record of its tape.
@@ -303,9 +305,7 @@ func TestEveryBoundary(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			script, err := Parse(c.script)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			start, cuts, records := time.Now(), 0, 0
 			schedules, exam := uint64(1), Exam{Every: true, Singles: 3, Extra: 1}
 			if long(t) {
@@ -316,9 +316,7 @@ func TestEveryBoundary(t *testing.T) {
 				p := play(t, l)
 				exam.Seed = seed
 				n, err := l.Examine(p, exam)
-				if err != nil {
-					t.Fatal(err)
-				}
+				test.Must(t, err)
 				cuts += n
 				records += len(p.Tape.Records)
 			}

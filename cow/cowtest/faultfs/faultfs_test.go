@@ -9,29 +9,19 @@ import (
 	"testing"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 func create(t *testing.T, p *Process, name string) vfs.File {
 	t.Helper()
 	f, err := p.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	return f
 }
 
 func put(t *testing.T, f vfs.File, b byte, off int64, n int) {
 	t.Helper()
-	if _, err := f.WriteAt(bytes.Repeat([]byte{b}, n), off); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(f.WriteAt(bytes.Repeat([]byte{b}, n), off)))
 }
 
 // cut cuts the power and keeps none or all of the uncertain changes.
@@ -58,7 +48,7 @@ func TestWhatACutKeeps(t *testing.T) {
 	if got, _ := cut(m, true).Content("/d/old"); got[0] != 'x' || got[512] != 'o' {
 		t.Error("a write was not kept")
 	}
-	must(t, f.Datasync())
+	test.Must(t, f.Datasync())
 	put(t, f, 'y', 512, 512)
 	if got, _ := cut(m, false).Content("/d/old"); got[0] != 'x' || got[512] != 'o' {
 		t.Error("a sync made something else certain than what was written before")
@@ -66,15 +56,13 @@ func TestWhatACutKeeps(t *testing.T) {
 
 	g := create(t, p, "/d/new")
 	put(t, g, 'n', 0, 512)
-	must(t, g.Datasync())
-	if _, err := cut(m, false).Content("/d/new"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a name was certain without a sync of its directory: %v", err)
-	}
-	must(t, p.SyncDir("/d"))
+	test.Must(t, g.Datasync())
+	test.ErrorIs(t, test.Err(cut(m, false).Content("/d/new")), os.ErrNotExist, "a name was certain without a sync of its directory")
+	test.Must(t, p.SyncDir("/d"))
 	if got, err := cut(m, false).Content("/d/new"); err != nil || len(got) != 512 || got[0] != 'n' {
 		t.Errorf("file and name are synced and not there: %v", err)
 	}
-	must(t, p.Rename("/d/new", "/d/old"))
+	test.Must(t, p.Rename("/d/new", "/d/old"))
 	if got, _ := cut(m, false).Content("/d/old"); len(got) != 1024 {
 		t.Error("a rename was certain without a sync of its directory")
 	}
@@ -105,7 +93,7 @@ func TestSubsetsAndTearing(t *testing.T) {
 	seen := map[string]bool{}
 	for range 400 {
 		got, err := d.Image(d.Random(rng)).Content("/f")
-		must(t, err)
+		test.Must(t, err)
 		for i := range got {
 			if got[i] != got[i/512*512] {
 				t.Fatalf("byte %d: a sector is torn", i)
@@ -149,7 +137,7 @@ func TestFailedSyncDropsPages(t *testing.T) {
 			t.Fatalf("expected EIO, found %v", err)
 		}
 		fail = false
-		must(t, f.Datasync())
+		test.Must(t, f.Datasync())
 		if got, _ := m.Content("/f"); got[0] != 'x' {
 			t.Error("what is lost cannot be read any more")
 		}
@@ -163,17 +151,13 @@ func TestKilledProcess(t *testing.T) {
 	m := New()
 	p := m.Process(nil)
 	f := create(t, p, "/f")
-	must(t, f.Lock(true))
+	test.Must(t, f.Lock(true))
 	put(t, f, 'x', 0, 512)
 	other := create(t, m.Process(nil), "/f")
-	if err := other.Lock(false); !errors.Is(err, vfs.ErrLocked) {
-		t.Errorf("expected ErrLocked, found %v", err)
-	}
+	test.ErrorIs(t, other.Lock(false), vfs.ErrLocked)
 	p.Kill()
-	if _, err := f.WriteAt([]byte{'y'}, 0); !errors.Is(err, ErrDead) {
-		t.Errorf("expected ErrDead, found %v", err)
-	}
-	must(t, other.Lock(true))
+	test.ErrorIs(t, test.Err(f.WriteAt([]byte{'y'}, 0)), ErrDead)
+	test.Must(t, other.Lock(true))
 	if got, _ := m.Content("/f"); got[0] != 'x' {
 		t.Error("what a dead process has written is gone")
 	}
@@ -188,13 +172,13 @@ func TestHolesAndShortTransfers(t *testing.T) {
 		return Fault{}
 	})
 	f := create(t, p, "/f")
-	must(t, f.Truncate(64<<10))
+	test.Must(t, f.Truncate(64<<10))
 	put(t, f, 'x', 16384, 4096)
 	start, end, err := f.NextData(0)
 	if err != nil || start != 16384 || end != 20480 {
 		t.Errorf("data: %d to %d, %v", start, end, err)
 	}
-	must(t, f.PunchHole(16384, 4096))
+	test.Must(t, f.PunchHole(16384, 4096))
 	if _, _, err := f.NextData(0); err == nil {
 		t.Error("a hole is data")
 	}
@@ -218,19 +202,19 @@ func TestRemount(t *testing.T) {
 	p := m.Process(nil)
 	f := create(t, p, "/f")
 	put(t, f, 'x', 0, 1)
-	must(t, p.MakeSharedDir("/run/d"))
+	test.Must(t, p.MakeSharedDir("/run/d"))
 	s, err := p.OpenShared("/run/d/s", os.O_RDWR|os.O_CREATE, 0o600)
-	must(t, err)
-	must(t, s.Truncate(4096))
+	test.Must(t, err)
+	test.Must(t, s.Truncate(4096))
 	mem, err := s.MapShared(2, true)
-	must(t, err)
+	test.Must(t, err)
 	mem.Words[1] = 7
 	names := func(m *Machine) [2]string {
 		p := m.Process(nil)
 		boot, err := p.Boot()
-		must(t, err)
+		test.Must(t, err)
 		instance, err := p.Instance(create(t, p, "/f"))
-		must(t, err)
+		test.Must(t, err)
 		return [2]string{boot, instance}
 	}
 	before, moment := names(m), m.Clone()
@@ -249,7 +233,7 @@ func TestRemount(t *testing.T) {
 	}
 	q := after.Process(nil)
 	s, err = q.OpenShared("/run/d/s", os.O_RDWR, 0)
-	must(t, err)
+	test.Must(t, err)
 	if mem, err = s.MapShared(2, true); err != nil || mem.Words[1] != 7 {
 		t.Errorf("what was mapped: %v, %v", mem, err)
 	}
@@ -267,14 +251,12 @@ func TestCallsThatNeedSpace(t *testing.T) {
 	f := create(t, p, "/f")
 	expect := func(space bool) {
 		t.Helper()
-		if last.Space != space {
-			t.Errorf("%s: space %v, expected %v", last, last.Space, space)
-		}
+		test.Equal(t, last.Space, space, "space", last)
 	}
 	expect(true)
 	create(t, p, "/f")
 	expect(false)
-	must(t, f.Truncate(16384))
+	test.Must(t, f.Truncate(16384))
 	expect(false)
 	put(t, f, 'x', 4096, 4096)
 	expect(true)
@@ -284,8 +266,8 @@ func TestCallsThatNeedSpace(t *testing.T) {
 	expect(true)
 	put(t, f, 'x', 16384, 1)
 	expect(true)
-	must(t, p.MkdirAll("/d", 0o755))
-	must(t, f.Datasync())
+	test.Must(t, p.MkdirAll("/d", 0o755))
+	test.Must(t, f.Datasync())
 	expect(false)
 }
 
@@ -294,12 +276,12 @@ func TestCallsThatNeedSpace(t *testing.T) {
 func TestKilledBesideAMapping(t *testing.T) {
 	m := New()
 	words := func(p *Process, name string) []uint64 {
-		must(t, p.MakeSharedDir("/run"+"/d"))
+		test.Must(t, p.MakeSharedDir("/run"+"/d"))
 		f, err := p.OpenShared("/run/d/"+name, os.O_RDWR|os.O_CREATE, 0o600)
-		must(t, err)
-		must(t, f.Truncate(4096))
+		test.Must(t, err)
+		test.Must(t, f.Truncate(4096))
 		mem, err := f.MapShared(1, true)
-		must(t, err)
+		test.Must(t, err)
 		return mem.Words
 	}
 	p, q := m.Process(nil), m.Process(nil)
@@ -333,13 +315,13 @@ func TestDropCache(t *testing.T) {
 		t.Fatalf("expected EIO, found %v", err)
 	}
 	put(t, f, 'y', 512, 512)
-	must(t, f.DropCache())
+	test.Must(t, f.DropCache())
 	if got, _ := m.Content("/f"); got[0] != 'o' || got[512] != 'y' || got[1024] != 'o' {
 		t.Errorf("expected o, y, o, found %c, %c, %c", got[0], got[512], got[1024])
 	}
 	put(t, f, 'z', 0, 512)
 	fail = false
-	must(t, f.Datasync())
+	test.Must(t, f.Datasync())
 	if got, _ := cut(m, false).Content("/f"); got[0] != 'z' || got[512] != 'y' {
 		t.Errorf("expected z and y, found %c and %c", got[0], got[512])
 	}
@@ -354,9 +336,7 @@ func TestFreePages(t *testing.T) {
 	}
 	m.SetFreePages(4)
 	f, err := p.OpenFile("/a", os.O_RDWR|os.O_CREATE, 0o600) // 1
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	if _, err := f.WriteAt(make([]byte, 5000), 0); err != nil { // 2
 		t.Fatal(err)
 	}
@@ -375,12 +355,8 @@ func TestFreePages(t *testing.T) {
 	if err := f.(*file).Reserve(0, 8192); err != nil || m.FreePages() != 1 { // the other page is there
 		t.Errorf("after a reservation: %d pages, %v", m.FreePages(), err)
 	}
-	if err := p.Mkdir("/d", 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Mkdir("/e", 0o700); !errors.Is(err, ErrFull) {
-		t.Errorf("a name without space: %v", err)
-	}
+	test.Must(t, p.Mkdir("/d", 0o700))
+	test.ErrorIs(t, p.Mkdir("/e", 0o700), ErrFull, "a name without space")
 	if err := p.Remove("/a"); err != nil || m.FreePages() != 3 {
 		t.Errorf("after the removal: %d pages, %v", m.FreePages(), err)
 	}

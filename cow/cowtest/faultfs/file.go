@@ -47,7 +47,9 @@ func (f *file) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
 
 func (f *file) preadv(iov []vfs.Iovec, off int64, nowait bool) (int, error) {
 	n := length(iov)
-	fault, err := f.p.ask(f.call("read", off, n))
+	c := f.call("read", off, n)
+	c.Nowait = nowait
+	fault, err := f.p.ask(c)
 	switch {
 	case err != nil:
 		return 0, err

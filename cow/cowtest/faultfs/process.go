@@ -20,10 +20,16 @@ var errNotDir = error(unix.ENOTDIR)
 
 // Call is one call of a process, as a Hook sees it.
 type Call struct {
-	Op   string // open, create, read, write, punch, truncate, sync, sync directory, mkdir, rename, remove, list, stat, set time, next data
-	Name string
-	Off  int64 // bytes
-	Len  int64 // bytes
+	// Op is open, create, read, write, punch, truncate, sync, sync directory, mkdir, rename,
+	// remove, list, stat, set time, next data or drop cache.
+	Op   string
+	Name string // of a rename: the new one
+	From string // the old name of a rename on an FS
+	Flag int    // of an open or create on an FS
+	Off  int64  // bytes
+	Len  int64  // bytes
+	// Nowait: the read must not wait (File.PreadvNowait).
+	Nowait bool
 	// Space: the call needs space on the file system of Name, as far as is known when it is made: a
 	// new name, a write beyond the end of a file or into a hole, memory for a page.
 	Space bool
@@ -32,6 +38,9 @@ type Call struct {
 
 // String formats a call in one line.
 func (c Call) String() string { return fmt.Sprintf("%s %s %d+%d", c.Op, c.Name, c.Off, c.Len) }
+
+// IsSync reports whether the call makes changes certain and nothing else.
+func (c Call) IsSync() bool { return c.Op == "sync" || c.Op == "sync directory" }
 
 // Changes reports whether the call changes files or makes changes certain.
 func (c Call) Changes() bool {
@@ -53,6 +62,8 @@ type Fault struct {
 	Short int64
 	// Cold makes a read without waiting return vfs.ErrWouldBlock.
 	Cold bool
+	// Skip, on an FS, makes a change or sync succeed without happening.
+	Skip bool
 }
 
 // Hook is called before each call, on the caller's goroutine, concurrently. It may block.
@@ -232,55 +243,10 @@ func (p *Process) Remove(name string) error {
 }
 
 // RemoveAll implements vfs.FS, one removal after the other.
-func (p *Process) RemoveAll(name string) error {
-	st, err := p.Stat(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if st.IsDir() {
-		entries, err := p.ReadDir(name)
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			if err := p.RemoveAll(path.Join(name, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	return p.Remove(name)
-}
+func (p *Process) RemoveAll(name string) error { return removeAll(p, name) }
 
 // MkdirAll implements vfs.FS in the steps of vfs.OS.
-func (p *Process) MkdirAll(name string, perm fs.FileMode) error {
-	name = path.Clean(name)
-	if st, err := p.Stat(name); err == nil {
-		if !st.IsDir() {
-			return &fs.PathError{Op: "mkdir", Path: name, Err: errNotDir}
-		}
-		return nil
-	}
-	parent := path.Dir(name)
-	if parent != name {
-		if err := p.MkdirAll(parent, perm); err != nil {
-			return err
-		}
-	}
-	err := p.mkdir(name)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if serr := p.SyncDir(parent); serr != nil {
-		if err == nil {
-			_ = p.Remove(name)
-		}
-		return serr
-	}
-	return nil
-}
+func (p *Process) MkdirAll(name string, perm fs.FileMode) error { return mkdirAll(p, name, perm) }
 
 // Mkdir implements vfs.FS.
 func (p *Process) Mkdir(name string, _ fs.FileMode) error { return p.mkdir(name) }

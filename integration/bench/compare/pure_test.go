@@ -11,6 +11,7 @@ import (
 
 	"cowblk/cow/layer"
 	"cowblk/integration/bench/compare/report"
+	"cowblk/internal/test"
 )
 
 func TestLayersShareNoExtent(t *testing.T) {
@@ -36,9 +37,7 @@ func TestLayersShareNoExtent(t *testing.T) {
 
 func TestChainNode(t *testing.T) {
 	text, err := json.Marshal(chainNode("base.img", []string{"a.qcow2", "b.qcow2"}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	want := `{"backing":{"backing":{"driver":"raw","file":{"aio":"io_uring","driver":"file","filename":"base.img"}},` +
 		`"driver":"qcow2","file":{"aio":"io_uring","driver":"file","filename":"a.qcow2"}},` +
 		`"driver":"qcow2","file":{"aio":"io_uring","driver":"file","filename":"b.qcow2"}}`
@@ -52,9 +51,7 @@ func TestParseFio(t *testing.T) {
 		"clat_ns":{"mean":3500,"max":90000,"percentile":{"99.990000":70000,"50.000000":3000,"90.000000":4000,"99.000000":9000,"99.900000":20000}}},
 		"usr_cpu":20,"sys_cpu":80}]}`
 	s, err := parseFio([]byte(good))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	// 2 s of one CPU for 500,000 requests.
 	if s.IOPS != 250000.5 || s.Requests != 500000 || s.Server != 4000 {
 		t.Errorf("sample %+v", s)
@@ -108,9 +105,7 @@ func TestPlan(t *testing.T) {
 func TestLargeShares(t *testing.T) {
 	for name, own := range map[string]func(*layer.Bitmap, *rand.Rand){"scattered": scattered, "files": largeFiles} {
 		b, err := layer.NewBitmap(64 << 30 / layer.DefaultBlockSize)
-		if err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, err)
 		own(b, rand.New(rand.NewPCG(1, 2)))
 		if share := float64(b.Count()) / float64(b.Blocks()); share < 0.04 || share > 0.06 {
 			t.Errorf("%s: %.3f of the blocks, expected about 0.05", name, share)
@@ -128,9 +123,7 @@ func TestCopies(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "cowblk")
-	if err := os.WriteFile(binary, nil, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, os.WriteFile(binary, nil, 0o700))
 	good := settings{cowblk: binary, dir: "relative", size: 1 << 30, area: 128 * mib, time: time.Second, rounds: 1}
 	s := good
 	if err := s.check(); err != nil || !filepath.IsAbs(s.dir) {

@@ -8,23 +8,20 @@ import (
 	"time"
 
 	"cowblk/integration/harness"
+	"cowblk/internal/test"
 )
 
 // stepCalls returns the system calls of each step in a store that make has filled.
 func stepCalls(t *testing.T, binary string, fill func(*client) error) map[string]float64 {
 	t.Helper()
 	c := &client{ctx: t.Context(), binary: binary, store: filepath.Join(t.TempDir(), "store")}
-	if err := fill(c); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, fill(c))
 	time.Sleep(4 * time.Second) // the index takes a disk that has not changed for three seconds
 	counts := map[string]float64{}
 	for range 2 { // the first pass makes the checks that are done once
 		for _, st := range c.steps() {
 			n, err := c.calls(st.args...)
-			if err != nil {
-				t.Fatal(err)
-			}
+			test.Must(t, err)
 			counts[st.name] = n
 		}
 	}
@@ -35,9 +32,7 @@ func stepCalls(t *testing.T, binary string, fill func(*client) error) map[string
 // a limited number for each layer, any other none.
 func TestSystemCalls(t *testing.T) {
 	binary, err := harness.Binary()
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	const few, many = 66, 106 // the index is read by io_uring for both
 	small := stepCalls(t, binary, func(c *client) error { return c.disks(few) })
 	large := stepCalls(t, binary, func(c *client) error { return c.disks(many) })

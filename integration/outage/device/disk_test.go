@@ -6,31 +6,27 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func newDisk(t *testing.T) *Disk {
 	t.Helper()
 	d, err := NewDisk(1 << 20)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	t.Cleanup(func() { d.Close() })
 	return d
 }
 
 func (d *Disk) mustWrite(t *testing.T, off int64, fill byte, n int) {
 	t.Helper()
-	if _, err := d.WriteAt(bytes.Repeat([]byte{fill}, n), off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.WriteAt(bytes.Repeat([]byte{fill}, n), off)))
 }
 
 func (d *Disk) mustRead(t *testing.T, off int64, n int) []byte {
 	t.Helper()
 	p := make([]byte, n)
-	if _, err := d.ReadAt(p, off); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, test.Err(d.ReadAt(p, off)))
 	return p
 }
 
@@ -46,24 +42,16 @@ func TestCutLosesVolatileSectors(t *testing.T) {
 	for _, keep := range []float64{0, 0.5, 1} {
 		d := newDisk(t)
 		d.mustWrite(t, 0, 1, 64<<10)
-		if err := d.Sync(); err != nil {
-			t.Fatal(err)
-		}
+		test.Must(t, d.Sync())
 		d.mustWrite(t, 512, 2, 63<<10)
 		d.want(t, 512, 2, 63<<10)
 		if n := d.Counters().Volatile; n != 126 {
 			t.Errorf("%d volatile sectors, expected 126", n)
 		}
 		d.Cut(keep)
-		if _, err := d.ReadAt(make([]byte, 512), 0); !errors.Is(err, syscall.EIO) {
-			t.Errorf("without power: %v, expected EIO", err)
-		}
-		if _, err := d.WriteAt(make([]byte, 512), 0); !errors.Is(err, syscall.EIO) {
-			t.Errorf("without power: %v, expected EIO", err)
-		}
-		if err := d.Sync(); !errors.Is(err, syscall.EIO) {
-			t.Errorf("without power: %v, expected EIO", err)
-		}
+		test.ErrorIs(t, test.Err(d.ReadAt(make([]byte, 512), 0)), syscall.EIO, "without power")
+		test.ErrorIs(t, test.Err(d.WriteAt(make([]byte, 512), 0)), syscall.EIO, "without power")
+		test.ErrorIs(t, d.Sync(), syscall.EIO, "without power")
 		d.PowerOn()
 		d.want(t, 0, 1, 512)
 		kept := 0
@@ -96,44 +84,30 @@ func TestCutAfterCountsWritesAndSyncs(t *testing.T) {
 	d := newDisk(t)
 	d.CutAfter(3, 1)
 	d.mustWrite(t, 0, 1, 512)
-	if err := d.Sync(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.WriteAt(bytes.Repeat([]byte{2}, 512), 512); !errors.Is(err, syscall.EIO) {
-		t.Errorf("the third request: %v, expected EIO", err)
-	}
+	test.Must(t, d.Sync())
+	test.ErrorIs(t, test.Err(d.WriteAt(bytes.Repeat([]byte{2}, 512), 512)), syscall.EIO, "the third request")
 	d.PowerOn()
 	d.want(t, 0, 1, 512)
 	d.want(t, 512, 2, 512) // keep 1: it was in the cache
 	d.CutAfter(1, 0)
-	if err := d.Sync(); !errors.Is(err, syscall.EIO) {
-		t.Errorf("the sync: %v, expected EIO", err)
-	}
+	test.ErrorIs(t, d.Sync(), syscall.EIO, "the sync")
 }
 
 func TestFaultsByRange(t *testing.T) {
 	d := newDisk(t)
 	d.mustWrite(t, 8192, 1, 4096)
 	d.Fail(Faults{Reads: []Range{{8192, 512}}, Writes: []Range{{0, 4096}}, Syncs: true})
-	if _, err := d.ReadAt(make([]byte, 4096), 8192-3584); !errors.Is(err, syscall.EIO) {
-		t.Errorf("read: %v, expected EIO", err)
-	}
+	test.ErrorIs(t, test.Err(d.ReadAt(make([]byte, 4096), 8192-3584)), syscall.EIO, "read")
 	d.want(t, 8192+512, 1, 512)
-	if _, err := d.WriteAt(make([]byte, 512), 3584); !errors.Is(err, syscall.EIO) {
-		t.Errorf("write: %v, expected EIO", err)
-	}
+	test.ErrorIs(t, test.Err(d.WriteAt(make([]byte, 512), 3584)), syscall.EIO, "write")
 	d.mustWrite(t, 4096, 2, 512)
-	if err := d.Sync(); !errors.Is(err, syscall.EIO) {
-		t.Errorf("sync: %v, expected EIO", err)
-	}
+	test.ErrorIs(t, d.Sync(), syscall.EIO, "sync")
 	d.Fail(Faults{})
 	d.want(t, 8192, 1, 4096)
 	if c := d.Counters(); c.Failed != 3 {
 		t.Errorf("%d failed requests, expected 3", c.Failed)
 	}
-	if _, err := d.WriteAt(make([]byte, 512), 1<<20); !errors.Is(err, errOutside) {
-		t.Errorf("outside: %v", err)
-	}
+	test.ErrorIs(t, test.Err(d.WriteAt(make([]byte, 512), 1<<20)), errOutside, "outside")
 }
 
 // A request that waits for the end of a freeze meets the faults set at that time.
@@ -152,7 +126,5 @@ func TestFreeze(t *testing.T) {
 	d.Fail(Faults{Writes: []Range{{0, 512}}})
 	thawed.Store(true)
 	d.Thaw()
-	if err := <-done; !errors.Is(err, syscall.EIO) {
-		t.Errorf("after the thaw: %v, expected EIO", err)
-	}
+	test.ErrorIs(t, <-done, syscall.EIO, "after the thaw")
 }

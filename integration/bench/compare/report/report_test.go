@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 func TestMedian(t *testing.T) {
@@ -201,17 +203,11 @@ func TestWrite(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "results")
 	r := full()
 	r.Judge()
-	if err := r.Write(dir); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, r.Write(dir))
 	text, err := os.ReadFile(filepath.Join(dir, "results.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	var back Results
-	if err := json.Unmarshal(text, &back); err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, json.Unmarshal(text, &back))
 	if len(back.Points) != len(r.Points) || len(back.Targets) != len(targets()) {
 		t.Errorf("%d points and %d targets came back, expected %d and %d", len(back.Points), len(back.Targets), len(r.Points), len(targets()))
 	}
@@ -234,9 +230,7 @@ func TestWrite(t *testing.T) {
 func checkSVG(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	test.Must(t, err)
 	defer f.Close()
 	seen := map[string]int{}
 	for d := xml.NewDecoder(f); ; {

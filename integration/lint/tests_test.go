@@ -1,0 +1,128 @@
+package lint
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/printer"
+	"go/token"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// sleeps lists the test files that may call time.Sleep, each with the reason why no result depends
+// on how long it takes.
+var sleeps = map[string]string{
+	"backend/control/hostile_test.go":       "a slow client",
+	"backend/control/server_test.go":        "gives a wrong server the time to err",
+	"backend/hostile_driver_test.go":        "a poll that is called a million times",
+	"backend/hostile_harness_test.go":       "a pause between checks that are repeated",
+	"backend/hostile_limits_test.go":        "a measurement that is shown, not judged",
+	"backend/nbd/limits_test.go":            "in a bubble of synctest",
+	"backend/qmp/monitor_test.go":           "a slow QEMU",
+	"cmd/cowblk/hooks_test.go":              "names of tags have seconds, and the process has a clock of its own",
+	"cmd/cowblk/idle_test.go":               "an idle period is what is measured",
+	"cmd/cowblk/killed_under_load_test.go":  "kills at random moments",
+	"cmd/cowblk/open_files_test.go":         "gives a wrong process the time to err",
+	"cmd/cowblk/slow_disk_test.go":          "a disk that does not answer, in another process",
+	"cmd/cowblk/takeover_fail_test.go":      "kills at random moments",
+	"cmd/cowblk/takeover_load_test.go":      "the gap between two processes is measured: a poll every 200 µs",
+	"cmd/cowblk/watch_test.go":              "gives watch the time to see a process that ends: it passes without",
+	"cow/aio/close_test.go":                 "gives a wrong kernel the time to write",
+	"cow/background_test.go":                "in a bubble of synctest",
+	"cow/layer/checksums_test.go":           "gives wrong reads the time to arrive",
+	"cow/layer/sync_test.go":                "in a bubble of synctest",
+	"cow/store/disk_lock_wait_test.go":      "in a bubble of synctest",
+	"cow/store/open_tag_test.go":            "gives a wrong open the time to end",
+	"integration/bench/scale/calls_test.go": "a disk must have been unchanged for three seconds, which other processes measure",
+	"integration/every_qemu_test.go":        "kills at random moments",
+	"integration/kill_test.go":              "kills at random moments",
+	"integration/outage/disk_test.go":       "a poll with three ends",
+	"integration/outage/host_test.go":       "a poll with three ends",
+	"integration/outage/machine_test.go":    "a poll with three ends",
+}
+
+// proseDirs lists the directories whose tests may look for words in the text of an error or a log.
+var proseDirs = map[string]string{
+	"cmd/cowblk":  "its output is text: golden scripts have that of commands, tests of processes look for the word that a person needs",
+	"cow/layer":   "the advice of a Fault",
+	"cow/store":   "the advice of a refusal, which depends on the damage",
+	"integration": "other processes are seen through their output alone",
+}
+
+var (
+	searches = regexp.MustCompile(`^strings\.(Contains|ContainsAny|HasPrefix|HasSuffix|Count|Index|EqualFold)$`)
+	prose    = regexp.MustCompile(`\.Error\(\)$|(?i)\blog\.(string|text)\(\)$|\.Output\(\)$`)
+	wanted   = regexp.MustCompile(`^"|(?i)\b(want|wanterr|wants|text|says|word|words|message|part|advice)$`)
+)
+
+// TestTests refuses sleeps in tests, and comparisons of prose: tests use events, attributes,
+// sentinels, and the golden texts of test.Texts.
+func TestTests(t *testing.T) {
+	out, err := exec.Command("git", "-C", "../..", "ls-files", "*_test.go").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := strings.Fields(string(out))
+	if len(files) < 100 {
+		t.Fatalf("git lists %d files only", len(files))
+	}
+	slept, searched := map[string]bool{}, map[string]bool{}
+	for _, name := range files {
+		if strings.HasPrefix(name, "integration/lint/") {
+			continue
+		}
+		set := token.NewFileSet()
+		file, err := parser.ParseFile(set, filepath.Join("../..", name), nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source := func(n ast.Node) string {
+			var b strings.Builder
+			_ = printer.Fprint(&b, set, n)
+			return b.String()
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			line := func() int { return set.Position(n.Pos()).Line }
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				switch f := source(n.Fun); {
+				case f == "time.Sleep":
+					slept[name] = true
+					if sleeps[name] == "" {
+						t.Errorf("%s:%d: use test.Eventually, synctest or an event, or explain in sleeps why no result depends on the time", name, line())
+					}
+				case searches.MatchString(f) && prose.MatchString(source(n.Args[0])) && wanted.MatchString(source(n.Args[1])) && source(n.Args[1]) != `"\n"`:
+					allowed(t, searched, name, line())
+				}
+			case *ast.BinaryExpr:
+				if (n.Op == token.EQL || n.Op == token.NEQ) && strings.HasSuffix(source(n.X), ".Error()") && wanted.MatchString(source(n.Y)) {
+					allowed(t, searched, name, line())
+				}
+			}
+			return true
+		})
+	}
+	for name := range sleeps {
+		if !slept[name] {
+			t.Errorf("%s does not sleep any more: remove it from the list", name)
+		}
+	}
+	for dir := range proseDirs {
+		if !searched[dir] {
+			t.Errorf("%s does not search in prose any more: remove it from the list", dir)
+		}
+	}
+}
+
+// allowed reports a search in prose in a file that is not in proseDirs.
+func allowed(t *testing.T, searched map[string]bool, name string, line int) {
+	t.Helper()
+	dir := filepath.ToSlash(filepath.Dir(name))
+	searched[dir] = true
+	if proseDirs[dir] == "" {
+		t.Errorf("%s:%d: compare a sentinel (errors.Is, errors.As), an attribute (test.Log) or a golden text (test.Texts)", name, line)
+	}
+}
