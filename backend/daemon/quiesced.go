@@ -93,6 +93,9 @@ func (d *Daemon) retryThaw(disks []string, spec qmp.Spec) {
 	d.thawInBackground(ctx, h, "this process could not thaw it")
 }
 
+// guestEnded is logged when a record is removed because its guest has ended.
+const guestEnded = "the guest has ended: it needs no thaw"
+
 // thawInBackground starts one goroutine for the guest.
 func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, cause string) {
 	d.background.Go(func() {
@@ -105,7 +108,7 @@ func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, cause s
 		outcome := "the guest continues"
 		switch {
 		case errors.Is(err, qmp.ErrGone):
-			outcome, err = "the guest has ended: it needs no thaw", nil
+			outcome, err = guestEnded, nil
 		case err != nil && h.forgotten.Err() != nil:
 			outcome, err = "the record of the guest is removed, as requested", nil
 		}

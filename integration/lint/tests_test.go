@@ -22,7 +22,6 @@ var sleeps = map[string]string{
 	"backend/hostile_limits_test.go":        "a measurement that is shown, not judged",
 	"backend/nbd/limits_test.go":            "in a bubble of synctest",
 	"backend/qmp/monitor_test.go":           "a slow QEMU",
-	"cmd/cowblk/hooks_test.go":              "names of tags have seconds, and the process has a clock of its own",
 	"cmd/cowblk/idle_test.go":               "an idle period is what is measured",
 	"cmd/cowblk/killed_under_load_test.go":  "kills at random moments",
 	"cmd/cowblk/open_files_test.go":         "gives a wrong process the time to err",
@@ -33,8 +32,8 @@ var sleeps = map[string]string{
 	"cow/aio/close_test.go":                 "gives a wrong kernel the time to write",
 	"cow/background_test.go":                "in a bubble of synctest",
 	"cow/layer/checksums_test.go":           "gives wrong reads the time to arrive",
-	"cow/layer/sync_test.go":                "in a bubble of synctest",
-	"cow/store/disk_lock_wait_test.go":      "in a bubble of synctest",
+	"cow/layer/fault_test.go":               "in a bubble of synctest",
+	"cow/store/disk_lock_test.go":           "in a bubble of synctest",
 	"cow/store/open_tag_test.go":            "gives a wrong open the time to end",
 	"integration/bench/scale/calls_test.go": "a disk must have been unchanged for three seconds, which other processes measure",
 	"integration/every_qemu_test.go":        "kills at random moments",
@@ -47,7 +46,8 @@ var sleeps = map[string]string{
 // proseDirs lists the directories whose tests may look for words in the text of an error or a log.
 var proseDirs = map[string]string{
 	"cmd/cowblk":  "its output is text: golden scripts have that of commands, tests of processes look for the word that a person needs",
-	"cow/layer":   "the advice of a Fault",
+	"cow/finding": "the text of a Finding is what is tested",
+	"cow/layer":   "the advice of a Finding",
 	"cow/store":   "the advice of a refusal, which depends on the damage",
 	"integration": "other processes are seen through their output alone",
 }
