@@ -93,7 +93,7 @@ func TestFrontEndComesAgain(t *testing.T) {
 	f := s.dial("test", frontend.Options{})
 	done := make(chan *frontend.Frontend)
 	go func() { done <- s.dial("test", frontend.Options{}) }()
-	test.Eventually(t, "the second connection is logged", func() bool { return len(log.Values("front_end")) > 0 }, log)
+	test.Eventually(t, "both connections are logged", func() bool { return len(log.Values("front_end")) == 2 }, log)
 	test.Must(t, f.Close())
 	again := <-done
 	if log.Values("waiting") != nil {
