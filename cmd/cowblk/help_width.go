@@ -15,7 +15,7 @@ const maxHelpWidth = 100
 func wrapHelp(root *cobra.Command, a *app) {
 	width := func() int {
 		if a.width != nil {
-			if columns := a.width(a.out); columns > 0 {
+			if columns := a.width(a.standardOutput()); columns > 0 {
 				return min(columns, maxHelpWidth)
 			}
 		}

@@ -30,8 +30,12 @@ func CheckUnused(fsys vfs.FS, path string, off, size int64) error {
 	if err != nil {
 		return err
 	}
-	// A guest's disk in another range of a device may begin like the formats with disk set.
-	if format.name != Raw && (off == 0 || !format.disk) {
+	id, err := f.Identity()
+	if err != nil {
+		return err
+	}
+	// On a device another disk's guest may have written it, in a range before this one.
+	if format.name != Raw && (off == 0 || !id.Block && !format.disk) {
 		return refuse(format.name)
 	}
 	length, err := f.Size()

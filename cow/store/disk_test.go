@@ -232,3 +232,19 @@ func TestReadOnlyOpen(t *testing.T) {
 	must(t, o.Close())
 	sameFiles(t, before, snapshot(t, s.Dir()))
 }
+
+// Preflight of a disk with one layer, which has none below its head, on each kind of base.
+func TestPreflightOfOneLayer(t *testing.T) {
+	s := newStore(t)
+	importRaw(t, s, "img", noise(1, 1<<20))
+	base := filepath.Join(t.TempDir(), "base")
+	if err := os.WriteFile(base, noise(2, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range map[string]CreateOptions{"zeros": {Size: 1 << 20}, "image": {From: "img"}, "file": {Base: base}} {
+		create(t, s, name, o)
+		if err := s.Preflight(t.Context(), name, cow.Options{}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -100,6 +100,7 @@ type manifestIndex struct {
 	entries map[string]*indexEntry // by disk name
 	away    []*indexEntry
 	lines   map[string][]int64 // by disk name: offsets of the lines of the entry
+	whole   bool               // the file exists, and no line is damaged
 }
 
 // readIndex reads the index. It skips what it cannot read.
@@ -113,7 +114,7 @@ func (s *Store) readIndex() *manifestIndex {
 	if err != nil {
 		return x
 	}
-	x.text = text
+	x.text, x.whole = text, true
 	var off int64
 	for line := range bytes.Lines(text) {
 		x.add(line, off)
@@ -125,10 +126,12 @@ func (s *Store) readIndex() *manifestIndex {
 func (x *manifestIndex) add(line []byte, off int64) {
 	sum, text, ok := bytes.Cut(bytes.TrimSuffix(line, []byte("\n")), []byte(" "))
 	if !ok || !bytes.Equal(sum, lineSum(text)) {
+		x.whole = x.whole && line[0] == '-' // see voidLines
 		return
 	}
 	e := new(indexEntry)
 	if json.Unmarshal(text, e) != nil || e.Version != indexVersion || e.Name == "" {
+		x.whole = false
 		return
 	}
 	if e.Away {

@@ -222,6 +222,8 @@ func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 				}
 				own = own && (locked || e.Type()&fs.ModeSocket != 0)
 			case !locked:
+			case dir == tmpDir && strings.HasPrefix(name, keptPrefix):
+				own = true
 			case dir == tmpDir && isTxnDir(e):
 				inTxn, err := s.foreignInTxn(s.path(tmpDir, name))
 				if err != nil {

@@ -242,6 +242,55 @@ func TestForeignFilesWithKnownNames(t *testing.T) {
 	}
 }
 
+// What a removal has left stays at later commands, also if it is a whole image or layer by itself;
+// the data of an image without a description goes.
+func TestKeptFilesStay(t *testing.T) {
+	ctx := t.Context()
+	for name, c := range map[string]struct{ from, remove string }{
+		"an image in a disk": {"images/img", "vm1"}, "a layer in a disk": {"layers/*", "vm1"}, "a map in an image": {"layers/*", "img"},
+	} {
+		s := newStore(t)
+		create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+		importRaw(t, s, "img", noise(1, 1<<16))
+		to := s.path(disksDir, "vm1")
+		if c.remove == "img" {
+			to = s.path(imagesDir, "img")
+		}
+		copied := map[string]bool{}
+		for _, from := range first(filepath.Glob(s.path(c.from, "*"))) {
+			name := filepath.Base(from)
+			if _, err := os.Stat(filepath.Join(to, name)); err == nil {
+				continue // it has one of its own
+			}
+			must(t, os.WriteFile(filepath.Join(to, name), first(os.ReadFile(from)), 0o600))
+			copied[name] = true
+		}
+		if _, err := s.Remove(ctx, c.remove); err != nil {
+			t.Fatal(err)
+		}
+		create(t, s, "vm2", CreateOptions{Size: 1 << 20})
+		check(t, s, CheckOptions{Repair: true, Prune: true})
+		left := first(filepath.Glob(s.path(tmpDir, keptPrefix+"*", "*")))
+		if len(left) != len(copied) || len(copied) == 0 {
+			t.Errorf("%s: left %v, expected %v", name, left, copied)
+		}
+	}
+	for name, spoil := range map[string]func(path string) error{
+		"missing": os.Remove,
+		"damaged": func(path string) error { return os.WriteFile(path, nil, 0o600) },
+	} {
+		s := newStore(t)
+		importRaw(t, s, "img", noise(1, 1<<16))
+		must(t, spoil(s.path(imagesDir, "img", imageFile)))
+		if _, err := s.Remove(ctx, "img"); err != nil {
+			t.Fatal(err)
+		}
+		if left := entries(t, s.path(tmpDir)); len(left) > 0 {
+			t.Errorf("%s: %v", name, left)
+		}
+	}
+}
+
 // A store in every state is a store: begun, emptied, of test versions, damaged, without its lock
 // file after a power cut.
 func TestStoresInAllStates(t *testing.T) {

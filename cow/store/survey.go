@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
@@ -231,13 +232,21 @@ func (v *survey) findAway() error {
 	return nil
 }
 
+// mayComeBack reports whether a disk that was moved away still has a head: one of its layers that is
+// not sealed. e.Head may be sealed: the entry may be of the promotion that gave the disk its head.
 func (v *survey) mayComeBack(e *indexEntry) (bool, error) {
 	if e.Elsewhere {
 		return true, nil
 	}
-	exists, err := v.s.exists(v.s.path(layersDir, e.Head.String()))
-	if err != nil || exists {
-		return exists, err
+	for _, id := range append([]uuid.UUID{e.Head}, e.Layers...) {
+		exists, err := v.s.exists(v.s.path(layersDir, id.String()))
+		if err != nil {
+			return false, err
+		}
+		h, herr := layer.ReadHeader(v.s.fs, v.s.path(layersDir, id.String(), mapFile))
+		if exists && (herr != nil || h.State == layer.Head) {
+			return true, nil
+		}
 	}
 	all, err := v.s.exists(v.s.path(layersDir))
 	return !all, err // layers/ itself was moved away

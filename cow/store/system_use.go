@@ -15,11 +15,10 @@ func (s *Store) checkDevices(m *Manifest, readOnly bool) error {
 			s.log.Warn("the system uses the base of the disk, and may change it", "disk", m.Name, "err", err)
 		}
 	}
-	head := m.Head()
-	if readOnly || head.inStore() {
+	if readOnly || m.Head().inStore() { // Preflight has no head, and only reads
 		return nil
 	}
-	p := s.paths(head)
+	p := s.paths(m.Head())
 	for _, path := range []string{p.Map, p.Data} {
 		if err := Classify(imagefile.CheckSystemUse(s.fs, path, "")); err != nil {
 			return fmt.Errorf("disk %q: %w", m.Name, err)

@@ -50,43 +50,38 @@ var (
 	imageLayout = dirLayout{files: []string{dataFile}, proofs: imageProofs}
 	anyUUID     = "UUID"
 	layerDirs   = map[string]dirLayout{anyUUID: layerLayout}
-	txnLayout   = dirLayout{files: []string{lockFile}, proofs: txnProofs, staged: true, dirs: map[string]dirLayout{
+	// A removed disk, image or layer without a readable document.
+	removalLayout = dirLayout{
+		files: []string{lockFile, quiesceFile, dataFile, checksumsFile}, proofs: slices.Concat(diskProofs, imageProofs, layerProofs), dirs: layerDirs,
+	}
+	txnLayout = dirLayout{files: []string{lockFile}, proofs: txnProofs, staged: true, dirs: map[string]dirLayout{
 		"layer": layerLayout, "disk": diskLayout, "image": imageLayout, "removed": diskLayout, anyUUID: layerLayout,
 	}}
 )
 
 // layoutAt returns the layout of a directory in tmp/, or of its directory "removed" of early
-// versions, by what it contains. Names of one kind are foreign in another.
+// versions. A readable document shows the kind: names of one kind are foreign in another.
 func (s *Store) layoutAt(dir string, entries []fs.DirEntry) (k dirLayout) {
 	defer func() { k.top = true }()
-	has := func(name string) bool {
-		return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name })
-	}
-	only := func(k dirLayout) bool {
-		return !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return !k.allows(e) })
-	}
-	isLayer := s.checkMapMagic(filepath.Join(dir, mapFile)) == nil
-	_, noDisk := s.removedDisk(dir)
-	image := new(Image)
-	noImage := s.readDocument(filepath.Join(dir, imageFile), image, func() error { return image.check(image.Name) })
-	switch removal := isRemoval(dir); {
-	case !removal && isLayer && filepath.Base(dir) != "removed": // removed by an earlier check
-		k := txnLayout
-		k.files = slices.Concat(k.files, layerLayout.files)
-		k.proofs = slices.Concat(k.proofs, layerLayout.proofs)
+	if !isRemoval(dir) && filepath.Base(dir) != "removed" {
+		k = txnLayout
+		if s.checkMapMagic(filepath.Join(dir, mapFile)) == nil { // a layer that an earlier check removed
+			k.files = slices.Concat(k.files, layerLayout.files)
+			k.proofs = slices.Concat(k.proofs, layerLayout.proofs)
+		}
 		return k
-	case !removal && filepath.Base(dir) != "removed":
-		return txnLayout
-	case noDisk != nil && (noImage == nil || has(imageFile) && only(imageLayout)):
-		return imageLayout
-	case has(diskFile), has(damagedFile), has(linkFile):
-		k := diskLayout
+	}
+	damaged := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == damagedFile })
+	if _, err := s.removedDisk(dir); err == nil || damaged {
+		k = diskLayout
 		k.dirs = layerDirs
 		return k
-	case isLayer && only(layerLayout):
-		return layerLayout
 	}
-	return dirLayout{files: []string{lockFile, quiesceFile}, dirs: layerDirs}
+	m := new(Image)
+	if s.readDocument(filepath.Join(dir, imageFile), m, func() error { return m.check(m.Name) }) == nil {
+		return imageLayout
+	}
+	return removalLayout
 }
 
 // allows reports whether cowblk creates such an entry in a directory of this kind.
@@ -219,17 +214,38 @@ func (s *Store) foreignIn(k dirLayout, dir string, e fs.DirEntry) (string, error
 	return "", nil
 }
 
+// keptPrefix starts the name of a directory in tmp/ in which a removal has left foreign entries. No
+// command changes it any more.
+const keptPrefix = "kept-"
+
 // removeTxnDir removes a directory of tmp/ except for foreign entries. The files that prove its
-// kind go last, so an interrupted removal is recognized.
+// kind go last, so an interrupted removal is recognized. A directory with foreign entries is
+// renamed first: without these files it would be taken for something else.
 func (s *Store) removeTxnDir(dir string) error {
-	entries, err := s.fs.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	entries, err := s.readDir(dir)
+	if err != nil {
+		return err
+	}
+	k, foreign := s.layoutAt(dir, entries), ""
+	for _, e := range entries {
+		if foreign, err = s.foreignIn(k, dir, e); foreign != "" || err != nil {
+			break
+		}
 	}
 	if err != nil {
 		return err
 	}
-	left, err := s.removeAllowed(s.layoutAt(dir, entries), dir)
+	if foreign != "" {
+		kept := s.path(tmpDir, keptPrefix+uuid.NewString())
+		if err := s.fs.Rename(dir, kept); err != nil {
+			return err
+		}
+		dir = kept
+		if err := s.fs.SyncDir(s.path(tmpDir)); err != nil {
+			return err
+		}
+	}
+	left, err := s.removeAllowed(k, dir)
 	if left != "" && err == nil {
 		s.log.Warn("a directory in the store's tmp is not removed: it contains files that are not cowblk's", "directory", dir, "found", left)
 	}

@@ -217,8 +217,8 @@ func (s *Store) discardTxn(dir string, j journal) error {
 				"layers", existing, "err", damage)
 		case v.isAway(j.Disks, existing):
 			s.log.Warn("layers of an interrupted command are kept: the directory of its disk was moved away without rm", "layers", existing)
-		case v.lacks(j.Disks) && slices.ContainsFunc(existing, s.written):
-			s.log.Warn("layers of an interrupted command are kept: its disk is missing, and they were written to", "layers", existing)
+		case !v.index.whole && v.lacks(j.Disks) && slices.ContainsFunc(existing, s.written):
+			s.log.Warn("layers of an interrupted command are kept: its disk is missing, and may have been moved away", "layers", existing)
 		default:
 			for _, name := range j.Disks {
 				if v.disks[name] != nil {

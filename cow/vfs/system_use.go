@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,19 +43,19 @@ const (
 	claimPause = 10 * time.Millisecond
 )
 
-// CheckSystemUse returns an ErrSystemUses if the kernel uses the block device at path, or one below
-// it. It asks with an exclusive open (O_EXCL without O_CREAT, open(2)), which it closes at once, so
-// it does not keep others from the device. nil: not used, not a block device, or this user may not
-// know.
+// CheckSystemUse returns an ErrSystemUses if the kernel uses the block device at path, one below it,
+// or a loop device on the file at path. It asks with an exclusive open (O_EXCL without O_CREAT, open(2)), which it closes at once, so
+// it does not keep others from the device. nil: not used, or this user may not know.
 func CheckSystemUse(fsys FS, path string) error {
 	st, err := fsys.Stat(path)
-	if err != nil || st.Mode()&fs.ModeDevice == 0 || st.Mode()&fs.ModeCharDevice != 0 {
+	if err != nil || !st.Mode().IsRegular() && (st.Mode()&fs.ModeDevice == 0 || st.Mode()&fs.ModeCharDevice != 0) {
 		return nil
 	}
 	extents, err := Extents(fsys, path, 0, -1)
 	if err != nil {
 		return nil // the open reports the error
 	}
+	extents = append(extents, loopsOn(fsys, extents)...)
 	for _, e := range extents {
 		if !e.Block || e.Path == "" || !claimed(fsys, e) {
 			continue
@@ -62,6 +63,27 @@ func CheckSystemUse(fsys FS, path string) error {
 		return &SystemUseError{Path: path, Device: e.Path, Use: systemUse(e.Dev)}
 	}
 	return nil
+}
+
+// loopsOn returns the loop devices on the files and devices in extents.
+func loopsOn(fsys FS, extents []Extent) (loops []Extent) {
+	if _, ok := fsys.(HostFS); !ok {
+		return nil
+	}
+	names, _ := filepath.Glob("/sys/block/loop*/loop/backing_file") // of those that are set up
+	for _, name := range names {
+		all, err := Extents(fsys, "/dev/"+filepath.Base(filepath.Dir(filepath.Dir(name))), 0, -1)
+		if err != nil {
+			continue
+		}
+		for _, below := range all[1:] {
+			if slices.ContainsFunc(extents, func(e Extent) bool { return e.Inode == below.Inode }) {
+				loops = append(loops, all[0])
+				break
+			}
+		}
+	}
+	return loops
 }
 
 func claimed(fsys FS, e Extent) bool {

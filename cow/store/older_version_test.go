@@ -1,0 +1,55 @@
+package store
+
+import (
+	"io/fs"
+	"path/filepath"
+	"testing"
+
+	"cowblk/cow/vfs"
+)
+
+// withoutIndex hides the index, as from a version that does not know it.
+type withoutIndex struct{ vfs.FS }
+
+func hideIndex(name string) error {
+	if filepath.Base(name) == indexDir || filepath.Base(filepath.Dir(name)) == indexDir {
+		return &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return nil
+}
+
+func (f withoutIndex) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	if err := hideIndex(name); err != nil {
+		return nil, err
+	}
+	return f.FS.OpenFile(name, flag, perm)
+}
+
+func (f withoutIndex) MkdirAll(name string, perm fs.FileMode) error {
+	if err := hideIndex(name); err != nil {
+		return err
+	}
+	return f.FS.MkdirAll(name, perm)
+}
+
+// A disk that an older version has removed, after this one promoted it, keeps no layer: the index
+// does not take it for one that was moved away.
+func TestRemovedByAnOlderVersion(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	if _, err := s.Promote(t.Context(), []string{"vm1"}, "t"); err != nil {
+		t.Fatal(err)
+	}
+	create(t, s, "clone", CreateOptions{From: "vm1@t"})
+	older := openStore(t, s.Dir())
+	older.fs = withoutIndex{vfs.OS{}}
+	if _, err := older.Remove(t.Context(), "vm1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Remove(t.Context(), "clone"); err != nil {
+		t.Fatal(err)
+	}
+	if left := entries(t, s.path(layersDir)); len(left) > 0 {
+		t.Errorf("layers: %v", left)
+	}
+}
