@@ -309,8 +309,12 @@ func (s *Store) voidLines(name string) error {
 // digit.
 var indexLine = regexp.MustCompile(`(?m)^[-0-9a-f][0-9a-f]{15} \{"version":`)
 
+// cutLine is an index whose first line is cut off within its beginning, as by a power cut.
+var cutLine = regexp.MustCompile(`^[-0-9a-f]?[0-9a-f]{0,15}( (\{("(v(e(r(s(i(o(n"?)?)?)?)?)?)?)?)?)?)?$`)
+
 // ownIndex returns errForeign for a file in the place of an index, or of its temporary file, that
-// contains something else. A missing or empty file, and zeros after a power cut, are accepted.
+// contains something else. A missing or empty file, and zeros and a cut line after a power cut, are
+// accepted.
 func (s *Store) ownIndex(path string) error {
 	text, err := s.beginOf(path, compactFrom)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -319,7 +323,7 @@ func (s *Store) ownIndex(path string) error {
 	if err != nil {
 		return err
 	}
-	if len(bytes.Trim(text, "\n\x00")) == 0 || indexLine.Match(text) {
+	if cutLine.Match(bytes.Trim(text, "\n\x00")) || indexLine.Match(text) {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", shell.Text(path), errForeign)

@@ -2,6 +2,7 @@ package store
 
 import (
 	"io/fs"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -51,5 +52,29 @@ func TestRemovedByAnOlderVersion(t *testing.T) {
 	}
 	if left := entries(t, s.path(layersDir)); len(left) > 0 {
 		t.Errorf("layers: %v", left)
+	}
+}
+
+// An index that a power cut has damaged is still cowblk's.
+func TestDamagedIndexIsOwn(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	path := s.path(indexDir, indexFile)
+	line := first(os.ReadFile(path))
+	texts := [][]byte{nil, {'\n'}, make([]byte, 200), append(make([]byte, 200), line...)}
+	for n := range 40 {
+		texts = append(texts, line[:n], append(line[:n:n], make([]byte, 200)...))
+	}
+	for _, text := range texts {
+		must(t, os.WriteFile(path, text, 0o600))
+		if err := s.ownIndex(path); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for _, text := range []string{"precious", "a b", "0123456789abcdef0", "0123456789abcdef {\"name\":"} {
+		must(t, os.WriteFile(path, []byte(text), 0o600))
+		if s.ownIndex(path) == nil {
+			t.Errorf("%q is taken for an index", text)
+		}
 	}
 }
