@@ -285,6 +285,9 @@ func (pl *player) step(s Step) error {
 	case "wait":
 		return nil
 	}
+	if s.Verb == "rollback" && pl.open[s.Name] != nil {
+		return nil // the script expected a kill in an open that did nothing
+	}
 	f, change, err := pl.storeStep(s)
 	if err != nil {
 		return err
