@@ -115,7 +115,7 @@ func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(e
 // would not help.
 func isDamage(err error) bool {
 	var io *fs.PathError
-	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP} {
+	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP, vfs.ErrNotFile} {
 		if errors.Is(err, errno) {
 			return true
 		}

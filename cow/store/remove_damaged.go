@@ -33,14 +33,12 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 	}
 	_, err = s.Disk(name)
 	var found *finding.Finding
-	st, serr := s.fs.Stat(s.path(disksDir, name, diskFile))
-	noFile := serr == nil && !st.Mode().IsRegular() // a directory, a FIFO
 	switch {
 	case err == nil:
 		return nil, finding.Invalidf("disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
 	case errors.As(err, &found) && found.What == versionOfDocument:
 		return nil, err // a document of another program version
-	case !isDamage(err) && !noFile:
+	case !isDamage(err):
 		return nil, fmt.Errorf("disk %q: cannot determine whether its manifest is damaged: %w", name, err)
 	}
 	return &Removal{Name: name, Kind: KindDisk, Damaged: true, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"cowblk/cow/vfs"
@@ -126,6 +127,27 @@ func TestDirectoryInPlaceOfAManifest(t *testing.T) {
 	}))
 	if left != 2 {
 		t.Errorf("%d of 2 files are left", left)
+	}
+}
+
+// An image without a readable description can be removed, whatever is in its place.
+func TestRemoveImageWithoutADescription(t *testing.T) {
+	for name, put := range map[string]func(path string) error{
+		"directory": func(path string) error { return os.MkdirAll(filepath.Join(path, "notes"), 0o700) },
+		"FIFO":      func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"nothing":   func(string) error { return nil },
+	} {
+		s := newStore(t)
+		importRaw(t, s, "img", noise(1, 1<<16))
+		path := s.path(imagesDir, "img", imageFile)
+		must(t, os.Remove(path))
+		must(t, put(path))
+		if _, err := s.Remove(t.Context(), "img"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(s.ImageData("img")); err == nil {
+			t.Errorf("%s: it is still there", name)
+		}
 	}
 }
 

@@ -38,7 +38,7 @@ func OpenImage(fsys FS, name string, flag int) (File, error) {
 		return nil, &KindError{Path: name, Found: found}
 	}
 	f, err := fsys.OpenFile(name, flag, 0)
-	if errors.Is(err, errNotFile) {
+	if errors.Is(err, ErrNotFile) {
 		return nil, &KindError{Path: name, Found: "another kind of file in its place since the check"}
 	}
 	return f, err

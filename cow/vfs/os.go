@@ -51,13 +51,14 @@ func open(name string, flag int, perm fs.FileMode) (*osFile, error) {
 		f.block = true
 	default:
 		unix.Close(fd)
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errNotFile}
+		return nil, &fs.PathError{Op: "open", Path: name, Err: ErrNotFile}
 	}
 	f.memory = !f.block && inMemory(fd)
 	return f, nil
 }
 
-var errNotFile = errors.New("neither a regular file nor a block device")
+// ErrNotFile is returned by OpenFile for a directory, a FIFO or another special file.
+var ErrNotFile = errors.New("neither a regular file nor a block device")
 
 func retryOpen(name string, flag int, perm uint32) (int, error) {
 	for {
