@@ -65,22 +65,30 @@ func CheckSystemUse(fsys FS, path string) error {
 	return nil
 }
 
-// loopsOn returns the loop devices on the files and devices in extents.
+// loopsOn returns the loop devices on the files and devices in extents. It opens no device: that
+// would disturb those who set one up or free it.
 func loopsOn(fsys FS, extents []Extent) (loops []Extent) {
 	if _, ok := fsys.(HostFS); !ok {
 		return nil
 	}
 	names, _ := filepath.Glob("/sys/block/loop*/loop/backing_file") // of those that are set up
 	for _, name := range names {
-		all, err := Extents(fsys, "/dev/"+filepath.Base(filepath.Dir(filepath.Dir(name))), 0, -1)
+		backing, err := os.ReadFile(name)
 		if err != nil {
 			continue
 		}
-		for _, below := range all[1:] {
-			if slices.ContainsFunc(extents, func(e Extent) bool { return e.Inode == below.Inode }) {
-				loops = append(loops, all[0])
-				break
-			}
+		st, err := os.Stat(strings.TrimSuffix(string(backing), "\n"))
+		if err != nil {
+			continue
+		}
+		sys := st.Sys().(*syscall.Stat_t)
+		below := Inode{Dev: sys.Dev, Inode: sys.Ino}
+		if st.Mode()&fs.ModeDevice != 0 {
+			below = Inode{Dev: sys.Rdev, Block: true}
+		}
+		path := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(name)))
+		if slices.ContainsFunc(extents, func(e Extent) bool { return e.Inode == below }) {
+			loops = append(loops, Extent{Inode: Inode{Dev: nodeDevice(path), Block: true}, Path: path})
 		}
 	}
 	return loops
