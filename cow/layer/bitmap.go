@@ -28,6 +28,8 @@ type Bitmap struct {
 	dirty, summary []uint64
 	// touched marks the pages that may hold a set bit.
 	touched []uint64
+	// rewrite is set by markTouched until a flush has written these pages.
+	rewrite atomic.Bool
 
 	// shared, unless nil, has the bits that are not durable, for the next process. locks order,
 	// page by page, the setting of its bits and the release of their memory.
@@ -155,6 +157,7 @@ func (b *Bitmap) beginFlush() {
 // flushed removes from the shared map the bits of these pages, which TakeDirty returned since
 // beginFlush and which are durable now.
 func (b *Bitmap) flushed(pages []DirtyPage) {
+	b.rewrite.Store(false)
 	s := b.shared
 	if s == nil || s.broken.Load() {
 		return
@@ -258,6 +261,7 @@ func (b *Bitmap) MarkDirty(pages []DirtyPage) {
 func (b *Bitmap) markTouched() {
 	for page, ok := b.nextTouched(0); ok; page, ok = b.nextTouched(page + 1) {
 		b.markDirty(page)
+		b.rewrite.Store(true)
 	}
 }
 

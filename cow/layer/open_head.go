@@ -156,9 +156,12 @@ func (l *Layer) removeShared() {
 // synced or written, and the head is not marked clean. The bits that are not in the map are in the
 // shared map; without one they must have been flushed. A head whose sync has failed is closed too,
 // but with an error, and its shared map stays invalid.
+//
+// The next process skips what an open does after a kill. A head whose map markOpen wanted to be
+// written again, and no flush has, is left as after a kill.
 func (l *Layer) Detach() error {
 	err := l.writable()
-	if err == nil && l.shared != nil && !l.shared.broken.Load() {
+	if err == nil && l.shared != nil && !l.shared.broken.Load() && !l.bitmap.rewrite.Load() {
 		err = l.shared.setState(stateDetached)
 	}
 	return errors.Join(err, l.Abandon())

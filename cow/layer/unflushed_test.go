@@ -201,3 +201,30 @@ func (m *meanwhile) OpenShared(name string, flag int, perm fs.FileMode) (vfs.Sha
 	}
 	return m.OS.OpenShared(name, flag, perm)
 }
+
+// A map that an open after a kill has to write again, for its last sync may have failed, is written
+// by the first flush, also if that is in a process that has taken the head over in between.
+func TestMapIsWrittenAgainAfterADetach(t *testing.T) {
+	p, dir := paths(t), sharedDir(t)
+	must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
+	l := openHead(t, p, dir)
+	write(t, l, 5, 2)
+	flush(t, l)
+	must(t, l.Abandon()) // killed
+	for range 2 {
+		l = openHead(t, p, dir)
+		must(t, l.Detach())
+	}
+	l = openHead(t, p, dir)
+	pages, err := l.Flush(nil)
+	must(t, err)
+	if len(pages) != 1 {
+		t.Errorf("the flush has written %d pages of the map, expected 1", len(pages))
+	}
+	must(t, l.Detach())
+	l = openHead(t, p, dir)
+	if pages, err = l.Flush(nil); err != nil || len(pages) != 0 {
+		t.Errorf("the next flush has written %d pages, expected none; %v", len(pages), err)
+	}
+	must(t, l.Close())
+}
