@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -18,6 +21,10 @@ func TestWatchOfASuspendedProcess(t *testing.T) {
 	path := infoOf(t, dir, "d").Serving.Control
 	test.Must(t, p.cmd.Process.Signal(syscall.SIGSTOP))
 	defer p.cmd.Process.Signal(syscall.SIGCONT)
+	test.Eventually(t, "the process to stop", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+		return err == nil && strings.Contains(string(stat), ") T ")
+	})
 	dialled := make(chan error, 1)
 	go func() {
 		_, err := control.Dial(path, client.QueryTimeout/2)
