@@ -145,11 +145,16 @@ func (x *manifestIndex) add(line []byte, off int64) {
 	x.lines[e.Name] = append(x.lines[e.Name], off)
 }
 
+// announced returns the layers that a change in progress was to add to the disk: see indexManifest.
+func (e *indexEntry) announced() []uuid.UUID {
+	return e.Layers[slices.Index(e.Layers, e.Head)+1:]
+}
+
 // replacedBy returns what to remember of an entry when a new entry has its name: the entry, unless
-// both describe the same disk. A disk that is promoted keeps its head as a layer; for other changes
-// this program updates the index.
+// both describe the same disk. A disk that is promoted keeps its head as a layer; a disk that is
+// rolled back has the announced head. For other changes this program updates the index.
 func (e *indexEntry) replacedBy(now *indexEntry) []*indexEntry {
-	if now.names(e.Head) {
+	if now.names(e.Head) || slices.Contains(e.announced(), now.Head) {
 		return nil
 	}
 	old := *e

@@ -232,21 +232,20 @@ func (v *survey) findAway() error {
 	return nil
 }
 
-// mayComeBack reports whether a disk that was moved away still has its head. That is e.Head, or a
-// layer that e names after it: then the entry is of a promotion, and e.Head is sealed if that was
-// completed.
+// mayComeBack reports whether a disk that was moved away still has its head. That is e.Head, or an
+// announced layer; e.Head is sealed then if the promotion was completed.
 func (v *survey) mayComeBack(e *indexEntry) (bool, error) {
 	if e.Elsewhere {
 		return true, nil
 	}
-	next := e.Layers[slices.Index(e.Layers, e.Head)+1:]
-	for _, id := range append([]uuid.UUID{e.Head}, next...) {
+	announced := e.announced()
+	for _, id := range append([]uuid.UUID{e.Head}, announced...) {
 		exists, err := v.s.exists(v.s.path(layersDir, id.String()))
 		if err != nil {
 			return false, err
 		}
 		h, herr := layer.ReadHeader(v.s.fs, v.s.path(layersDir, id.String(), mapFile))
-		if exists && (herr != nil || h.State == layer.Head || len(next) == 0) {
+		if exists && (herr != nil || h.State == layer.Head || len(announced) == 0) {
 			return true, nil
 		}
 	}

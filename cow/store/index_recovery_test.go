@@ -78,3 +78,26 @@ func TestDamagedIndexIsOwn(t *testing.T) {
 		}
 	}
 }
+
+// An index that a power cut has left as it was when a rollback had announced its new head does not
+// take the disk before the rollback for one that was moved away.
+func TestIndexBeforeARollback(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	var before *Manifest
+	for _, tag := range []string{"t", "u"} {
+		_, err := s.Promote(t.Context(), []string{"vm1"}, tag)
+		must(t, err)
+		before = first(s.Disk("vm1"))
+	}
+	r, err := s.Rollback(t.Context(), Ref{"vm1", "t"})
+	must(t, err)
+	e := entryOf("vm1", before)
+	e.Layers = append(e.Layers, r.Head)
+	must(t, os.WriteFile(s.path(indexDir, indexFile), e.line(), 0o600))
+	_, err = s.Remove(t.Context(), "vm1")
+	must(t, err)
+	if left := entries(t, s.path(layersDir)); len(left) > 0 {
+		t.Errorf("layers: %v", left)
+	}
+}
