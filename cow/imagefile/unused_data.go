@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
@@ -43,7 +44,7 @@ func CheckUnused(fsys vfs.FS, path string, off, size int64) error {
 		return err
 	}
 	end := min(off+size, length)
-	for _, start := range []int64{off, max(off, end-unusedEnds)} {
+	for _, start := range slices.Compact([]int64{off, max(off, end-unusedEnds)}) {
 		if start >= end {
 			break
 		}

@@ -174,7 +174,7 @@ func refuseImportOf(fsys vfs.FS, path string) error {
 			continue
 		}
 		// A file that a user has put beside the store's own is only read.
-		if rel, err := filepath.Rel(dir, real); err == nil && rel != lockFile && !slices.Contains(storeDirs, strings.Split(rel, "/")[0]) && storeOf(fsys, filepath.Join(dir, lockFile)) == dir {
+		if rel, err := filepath.Rel(dir, real); err == nil && rel != lockFile && !slices.Contains(storeDirs, strings.Split(rel, "/")[0]) && isStore(fsys, dir, lockFile) {
 			continue
 		}
 		return refused(path, "image file", "a file that is no store's", "a file of "+dir,
