@@ -29,7 +29,7 @@ func newCrowd(t testing.TB, pause time.Duration) *crowd {
 	t.Helper()
 	to := newTarget(t, targetDisk, DeviceOptions{})
 	c := &crowd{stop: make(chan struct{}), ended: make(chan struct{}), pause: pause}
-	a, b := connected(t)
+	a, b := test.SocketPair(t)
 	served := make(chan error, 1)
 	go func() { served <- serveSession(b, to) }()
 	var err error

@@ -154,14 +154,6 @@ func unixConn(t testing.TB, fd int) *net.UnixConn {
 	return conn.(*net.UnixConn)
 }
 
-// connected returns both ends of a connection.
-func connected(t testing.TB) (a, b *net.UnixConn) {
-	t.Helper()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	test.Must(t, err)
-	return unixConn(t, pair[0]), unixConn(t, pair[1])
-}
-
 // leave disconnects when all that was sent has been dealt with, and returns what Serve returned. It
 // may be called again.
 func (a *attacker) leave() error {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,18 +15,9 @@ import (
 // test.
 func socketPair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	test.Must(t, err)
-	var conns [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socket pair")
-		c, err := net.FileConn(f)
-		f.Close()
-		test.Must(t, err)
-		conns[i] = c.(*net.UnixConn)
-		t.Cleanup(func() { c.Close() })
-	}
-	return conns[0], conns[1]
+	a, b = test.SocketPair(t)
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
 }
 
 func eventFDs(t testing.TB, n int) []int {

@@ -212,21 +212,6 @@ func mappings(t testing.TB) int {
 	return strings.Count(string(b), "/memfd:")
 }
 
-func socketPair(t testing.TB) (a, b *net.UnixConn) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	test.Must(t, err)
-	var conns [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socket pair")
-		c, err := net.FileConn(f)
-		f.Close()
-		test.Must(t, err)
-		conns[i] = c.(*net.UnixConn)
-	}
-	return conns[0], conns[1]
-}
-
 // served is a session under test.
 type served struct {
 	t    testing.TB
@@ -245,7 +230,7 @@ func serve(t testing.TB, be *fake) *served {
 func serveWith(t testing.TB, be *fake, o vhost.Options) *served {
 	t.Helper()
 	s := &served{t: t, be: be, end: make(chan error, 1), fds: test.CountFDs(t), maps: mappings(t)}
-	a, b := socketPair(t)
+	a, b := test.SocketPair(t)
 	s.conn = a
 	go func() { s.end <- vhost.Serve(b, be, o) }()
 	return s

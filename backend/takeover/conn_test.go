@@ -20,18 +20,9 @@ import (
 
 func pair(t testing.TB) (a, b *net.UnixConn) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	test.Must(t, err)
-	var ends [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "pair")
-		c, err := net.FileConn(f)
-		f.Close()
-		test.Must(t, err)
-		t.Cleanup(func() { c.Close() })
-		ends[i] = c.(*net.UnixConn)
-	}
-	return ends[0], ends[1]
+	a, b = test.SocketPair(t)
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
 }
 
 func TestMessages(t *testing.T) {

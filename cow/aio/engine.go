@@ -3,7 +3,6 @@ package aio
 import (
 	"fmt"
 	"math"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -83,10 +82,6 @@ func (e *Engine) push(entry sqe) {
 	e.queued++
 }
 
-// submitRetries is how often, a millisecond apart, a submission is repeated for which the kernel
-// had no memory.
-const submitRetries = 20
-
 // Submit passes everything queued to the kernel, usually in one system call, and in none if nothing
 // is queued. Each operation started gets exactly one completion. An error says why the kernel
 // refused some operations; these complete with it.
@@ -103,28 +98,17 @@ func (e *Engine) Submit() error {
 	// The kernel reads the tail in the following call, on this thread, after the entries before it
 	// were written.
 	e.k.sqTail.Store(e.sqTail)
-	for tries := 0; e.queued > 0; {
-		n, errno := e.k.enter(e.queued, 0)
-		switch {
-		case errno == 0 && n > 0:
-			e.queued -= uint32(n)
-			e.kernel += n
-		case errno == unix.EINTR:
-		case (errno == 0 || errno == unix.EAGAIN || errno == unix.EBUSY) && tries < submitRetries:
-			tries++
-			time.Sleep(time.Millisecond)
-		default:
-			return e.refuse(errno)
-		}
+	n, errno := e.k.submit(int(e.queued))
+	e.queued -= uint32(n)
+	e.kernel += n
+	if errno != 0 {
+		return e.refuse(errno)
 	}
 	return nil
 }
 
 // refuse takes back the entries that the kernel did not take, and completes them with errno.
 func (e *Engine) refuse(errno unix.Errno) error {
-	if errno == 0 {
-		errno = unix.EAGAIN
-	}
 	n := e.queued
 	for ; e.queued > 0; e.queued-- {
 		e.sqTail--

@@ -3,6 +3,7 @@ package aio
 import (
 	"fmt"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -89,6 +90,31 @@ func (r *rings) enter(submit, flags uint32) (int, unix.Errno) {
 	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(submit), 0,
 		uintptr(flags), 0, 0)
 	return int(n), errno
+}
+
+// submitRetries is how often, a millisecond apart, a submission is repeated for which the kernel
+// had no memory.
+const submitRetries = 20
+
+// submit passes n entries, which sqTail includes, to the kernel. It returns how many it has taken;
+// with an error, fewer than n.
+func (r *rings) submit(n int) (taken int, errno unix.Errno) {
+	for tries := 0; taken < n; {
+		more, errno := r.enter(uint32(n-taken), 0)
+		switch {
+		case errno == 0 && more > 0:
+			taken += more
+		case errno == unix.EINTR:
+		case (errno == 0 || errno == unix.EAGAIN || errno == unix.EBUSY) && tries < submitRetries:
+			tries++
+			time.Sleep(time.Millisecond)
+		case errno == 0:
+			return taken, unix.EAGAIN
+		default:
+			return taken, errno
+		}
+	}
+	return taken, 0
 }
 
 // setEventFD makes the kernel signal eventFD for completions.

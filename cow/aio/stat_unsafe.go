@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// statMask requests the members of struct statx that identify a version of a file.
-const statMask = unix.STATX_INO | unix.STATX_SIZE | unix.STATX_MTIME | unix.STATX_CTIME
+// StatMask has the members of struct statx that Stat requests. A file system may not have all.
+const StatMask = unix.STATX_INO | unix.STATX_SIZE | unix.STATX_MTIME | unix.STATX_CTIME
 
 // Stat performs statx(2) on many files with few system calls: one for each MaxDepth files.
 // Symbolic links are followed. It fills results and errs (0: none), which are as long as names, and
@@ -51,13 +51,13 @@ func statSome(names []string, results []unix.Statx_t, errs []unix.Errno) error {
 	pins.Pin(&results[0])
 	for i := range names {
 		k.sqes[i] = sqe{
-			opcode: opStatx, fd: unix.AT_FDCWD, len: statMask, userData: uint64(i),
+			opcode: opStatx, fd: unix.AT_FDCWD, len: StatMask, userData: uint64(i),
 			addr: uint64(uintptr(unsafe.Pointer(&text[offsets[i]]))),
 			off:  uint64(uintptr(unsafe.Pointer(&results[i]))),
 		}
 	}
 	k.sqTail.Store(uint32(len(names)))
-	taken, errno := k.submitAll(len(names))
+	taken, errno := k.submit(len(names))
 	// The kernel writes to results until the last completion: nothing may return before that.
 	unsupported := k.reapStat(taken, errs)
 	k.release()
@@ -68,28 +68,6 @@ func statSome(names []string, results []unix.Statx_t, errs []unix.Errno) error {
 		return fmt.Errorf("stat by io_uring: %w", errors.ErrUnsupported)
 	}
 	return nil
-}
-
-// submitAll submits n entries and returns how many the kernel has taken.
-func (r *rings) submitAll(n int) (taken int, errno unix.Errno) {
-	for tries := 0; taken < n; {
-		var more int
-		more, errno = r.enter(uint32(n-taken), 0)
-		switch {
-		case errno == 0 && more > 0:
-			taken += more
-		case errno == unix.EINTR:
-		case (errno == 0 || errno == unix.EAGAIN || errno == unix.EBUSY) && tries < submitRetries:
-			tries++
-			time.Sleep(time.Millisecond)
-		default:
-			if errno == 0 {
-				errno = unix.EAGAIN
-			}
-			return taken, errno
-		}
-	}
-	return taken, 0
 }
 
 // reapStat waits for n completions. unsupported: the kernel does not know the operation.

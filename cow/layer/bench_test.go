@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // BenchmarkOpenSealed opens, and so verifies, a sealed layer of 1 TiB that owns about 5 % of its
@@ -15,8 +16,8 @@ func BenchmarkOpenSealed(b *testing.B) {
 	b.SetBytes(h.MapSize())
 	for b.Loop() {
 		l, err := Open(vfs.OS{}, p, OpenParams{})
-		must(b, err)
-		must(b, l.Close())
+		test.Must(b, err)
+		test.Must(b, l.Close())
 	}
 }
 
@@ -29,7 +30,7 @@ func BenchmarkInspect(b *testing.B) {
 			b.SetBytes(h.MapSize())
 			for b.Loop() {
 				found, err := Inspect(vfs.OS{}, p, o)
-				must(b, err)
+				test.Must(b, err)
 				if len(found.Findings) > 0 {
 					b.Fatal(found.Findings)
 				}
@@ -45,7 +46,7 @@ func largeLayer(b *testing.B) (Paths, Header) {
 	for block := uint64(0); block < l.Header().Blocks(); block += 1 + rng.Uint64N(39) {
 		l.Bitmap().Set(block, 1)
 	}
-	must(b, l.Seal(time.Now()))
-	must(b, l.Close())
+	test.Must(b, l.Seal(time.Now()))
+	test.Must(b, l.Close())
 	return p, l.Header()
 }

@@ -4,12 +4,14 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func bitmap(t testing.TB, blocks uint64) *Bitmap {
 	t.Helper()
 	b, err := NewBitmap(blocks)
-	must(t, err)
+	test.Must(t, err)
 	return b
 }
 

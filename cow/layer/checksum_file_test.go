@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // Table and data prove the header of a checksum file; header and data prove the table.
@@ -20,8 +21,8 @@ func TestRestoreChecksumFile(t *testing.T) {
 	}{
 		{"bit of an entry", func(p Paths) { flip(t, p.Checksums, 4096+9) }, true, nil},
 		{"bit where it is zero", func(p Paths) { flip(t, p.Checksums, 8191) }, true, nil},
-		{"cut", func(p Paths) { must(t, os.Truncate(p.Checksums, 4096+3)) }, true, ErrDamaged},
-		{"cut within the header", func(p Paths) { must(t, os.Truncate(p.Checksums, 520)) }, true, ErrDamaged},
+		{"cut", func(p Paths) { test.Must(t, os.Truncate(p.Checksums, 4096+3)) }, true, ErrDamaged},
+		{"cut within the header", func(p Paths) { test.Must(t, os.Truncate(p.Checksums, 520)) }, true, ErrDamaged},
 		{"magic", func(p Paths) { flip(t, p.Checksums, 0) }, true, ErrDamaged},
 		{"UUID", func(p Paths) { flip(t, p.Checksums, 30) }, true, ErrDamaged},
 		{"checksum of the table", func(p Paths) { flip(t, p.Checksums, 53) }, true, ErrDamaged},
@@ -36,14 +37,14 @@ func TestRestoreChecksumFile(t *testing.T) {
 		}, false, ErrUnsupported},
 	} {
 		p, k, l := mixedLayerWithFile(t, 4096, 1<<20)
-		must(t, l.AddChecksums(nil))
-		must(t, l.Close())
+		test.Must(t, l.AddChecksums(nil))
+		test.Must(t, l.Close())
 		want := readFile(t, p.Checksums)
 		c.damage(p)
 		if l, err := Open(vfs.OS{}, p, OpenParams{}); !errors.Is(err, c.opens) {
 			t.Errorf("%s: Open: %v, want %v", c.name, err, c.opens)
 		} else if err == nil {
-			must(t, l.Close())
+			test.Must(t, l.Close())
 		} else if !strings.Contains(err.Error(), p.Checksums) {
 			t.Errorf("%s: the file is not named: %v", c.name, err)
 		}
@@ -53,7 +54,7 @@ func TestRestoreChecksumFile(t *testing.T) {
 			}
 		}
 		done, err := Repair(vfs.OS{}, p, k)
-		must(t, err)
+		test.Must(t, err)
 		got := readFile(t, p.Checksums)
 		if (len(done) == 1 && done[0] == RestoreChecksums && bytes.Equal(got, want)) != c.mend {
 			t.Errorf("%s: %v, the file is right: %v", c.name, done, bytes.Equal(got, want))
@@ -77,12 +78,12 @@ func TestUnfinishedChecksumFile(t *testing.T) {
 	}); !errors.Is(err, errInjected) || l.HasChecksums() {
 		t.Fatalf("%v", err)
 	}
-	must(t, l.Close())
+	test.Must(t, l.Close())
 	l = reopen(t, p, OpenParams{})
 	if found := inspectAll(t, p, k); l.HasChecksums() || found.HasChecksums || len(found.Findings) != 0 {
 		t.Errorf("half a table counts: %+v", found)
 	}
-	must(t, os.Truncate(p.Checksums, 0))
+	test.Must(t, os.Truncate(p.Checksums, 0))
 	if found := inspectAll(t, p, k); found.HasChecksums || len(found.Findings) != 0 {
 		t.Errorf("an empty file counts: %+v", found)
 	}
@@ -94,10 +95,10 @@ func TestUnfinishedChecksumFile(t *testing.T) {
 // whole table, a fault without a remedy changes nothing, and the result of Repair is right.
 func FuzzChecksumFile(f *testing.F) {
 	p, k, l := mixedLayerWithFile(f, 4096, 1<<20)
-	must(f, l.AddChecksums(nil))
-	must(f, l.Close())
+	test.Must(f, l.AddChecksums(nil))
+	test.Must(f, l.Close())
 	whole, err := os.ReadFile(p.Checksums)
-	must(f, err)
+	test.Must(f, err)
 	f.Add(whole[:SectorSize], whole[checksumTableOffset:], true)
 	f.Add(whole[:SectorSize], whole[checksumTableOffset:][:100], false)
 	f.Add(make([]byte, SectorSize), []byte{}, false)
@@ -108,19 +109,19 @@ func FuzzChecksumFile(f *testing.F) {
 			putChecksum((*[SectorSize]byte)(file))
 		}
 		given := append(file, table...)
-		must(t, os.WriteFile(p.Checksums, given, 0o600))
+		test.Must(t, os.WriteFile(p.Checksums, given, 0o600))
 		found := inspectAll(t, p, k)
 		l, err := Open(vfs.OS{}, p, OpenParams{})
 		if err == nil {
 			if l.HasChecksums() != found.HasChecksums {
 				t.Errorf("open: %v, inspected: %v", l.HasChecksums(), found.HasChecksums)
 			}
-			must(t, l.Close())
+			test.Must(t, l.Close())
 		} else if len(found.Findings) == 0 {
 			t.Fatal(err)
 		}
 		done, err := Repair(vfs.OS{}, p, k)
-		must(t, err)
+		test.Must(t, err)
 		got := readFile(t, p.Checksums)
 		if len(done) == 0 && !bytes.Equal(got, given) || len(done) != 0 && !bytes.Equal(got, whole) {
 			t.Fatalf("%v: the file is another one; findings %v", done, found.Findings)

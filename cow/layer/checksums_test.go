@@ -19,6 +19,7 @@ import (
 
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // mixedLayer makes a sealed layer that owns blocks with content, written zeros, holes, and the last
@@ -46,14 +47,14 @@ func mixedLayer(t testing.TB, blockSize uint32, size int64) (Paths, Known, *Laye
 		off := int64(i) * int64(blockSize)
 		if kind <= 2 {
 			_, err := l.Data().WriteAt(block[:min(int64(blockSize), size-off)], off)
-			must(t, err)
+			test.Must(t, err)
 		}
 		if kind != 1 && kind != 4 {
 			l.Bitmap().Set(i, 1)
 		}
 	}
-	must(t, l.Seal(time.Unix(1700000001, 0)))
-	must(t, l.Close())
+	test.Must(t, l.Seal(time.Unix(1700000001, 0)))
+	test.Must(t, l.Close())
 	return p, k, reopen(t, p, OpenParams{})
 }
 
@@ -61,7 +62,7 @@ func mixedLayer(t testing.TB, blockSize uint32, size int64) (Paths, Known, *Laye
 func mixedLayerWithFile(t testing.TB, blockSize uint32, size int64) (Paths, Known, *Layer) {
 	t.Helper()
 	p, k, l := mixedLayer(t, blockSize, size)
-	must(t, l.Close())
+	test.Must(t, l.Close())
 	p.Checksums = filepath.Join(filepath.Dir(p.Map), "apart", "sums")
 	return p, k, reopen(t, p, OpenParams{})
 }
@@ -71,7 +72,7 @@ func expectedTable(t testing.TB, p Paths, h Header) (table []byte, sum uint32) {
 	t.Helper()
 	bitmap := readFile(t, p.Map)
 	data, err := os.ReadFile(p.Data)
-	must(t, err)
+	test.Must(t, err)
 	crc := crc32.MakeTable(crc32.Castagnoli)
 	unit := int(min(h.BlockSize, 4096))
 	for i := 0; i*unit < len(data); i++ {
@@ -97,7 +98,7 @@ func expectedTable(t testing.TB, p Paths, h Header) (table []byte, sum uint32) {
 func inspectAll(t testing.TB, p Paths, k Known) *Inspection {
 	t.Helper()
 	found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true, Data: func(int64, int64) error { return nil }})
-	must(t, err)
+	test.Must(t, err)
 	return found
 }
 
@@ -156,7 +157,7 @@ func TestAddChecksumsToFile(t *testing.T) {
 func addChecksums(t testing.TB, l *Layer) {
 	t.Helper()
 	var behind int64
-	must(t, l.AddChecksums(func(off int64) error {
+	test.Must(t, l.AddChecksums(func(off int64) error {
 		if off <= behind || off > l.Header().Size {
 			t.Errorf("%d bytes are behind after %d", off, behind)
 		}
@@ -171,7 +172,7 @@ func hasChecksums(t *testing.T, p Paths, k Known, l *Layer, want []byte) {
 	if found := inspectAll(t, p, k); len(found.Findings) != 0 || !found.HasChecksums {
 		t.Errorf("%+v", found)
 	}
-	must(t, l.AddChecksums(func(int64) error { return errInjected })) // nothing to do
+	test.Must(t, l.AddChecksums(func(int64) error { return errInjected })) // nothing to do
 	for _, l := range []*Layer{l, reopen(t, p, OpenParams{})} {
 		if !l.HasChecksums() {
 			t.Fatal("it has no data checksums")
@@ -200,7 +201,7 @@ func addChecksumsConcurrently(t *testing.T, make func(testing.TB, uint32, int64)
 	}
 	wg.Wait()
 	for _, l := range layers {
-		must(t, l.AddChecksums(func(int64) error { return errInjected })) // done before
+		test.Must(t, l.AddChecksums(func(int64) error { return errInjected })) // done before
 		if !l.HasChecksums() {
 			t.Error("a layer does not know")
 		}
@@ -217,13 +218,13 @@ func TestAddChecksumsReadsNothingAhead(t *testing.T) {
 	p := paths(t)
 	l := newHead(t, p, CreateParams{UUID: uuid.New(), Size: size, BlockSize: 4096, Created: time.Unix(1, 0)})
 	_, err := l.Data().WriteAt(bytes.Repeat([]byte{7}, size), 0)
-	must(t, err)
+	test.Must(t, err)
 	l.Bitmap().Set(0, size/4096)
-	must(t, l.Seal(time.Unix(2, 0)))
-	must(t, l.Data().Datasync())
-	must(t, l.Close())
+	test.Must(t, l.Seal(time.Unix(2, 0)))
+	test.Must(t, l.Data().Datasync())
+	test.Must(t, l.Close())
 	l = reopen(t, p, OpenParams{})
-	must(t, l.Data().DropCache())
+	test.Must(t, l.Data().DropCache())
 	enough := errors.New("enough")
 	var read int64
 	if err := l.AddChecksums(func(off int64) error { read = off; return enough }); !errors.Is(err, enough) {
@@ -231,7 +232,7 @@ func TestAddChecksumsReadsNothingAhead(t *testing.T) {
 	}
 	time.Sleep(100 * time.Millisecond) // for reads on their way
 	var st unix.Statfs_t
-	must(t, unix.Statfs(filepath.Dir(p.Data), &st))
+	test.Must(t, unix.Statfs(filepath.Dir(p.Data), &st))
 	buf := make([]byte, 4096)
 	v := vfs.Iovec{Base: &buf[0]}
 	v.SetLen(len(buf))
@@ -245,18 +246,18 @@ func TestAddChecksumsOrder(t *testing.T) {
 	p, _, _ := mixedLayer(t, 4096, 1<<20)
 	r := recording("")
 	l, err := Open(r, p, OpenParams{})
-	must(t, err)
-	defer func() { must(t, l.Close()) }()
+	test.Must(t, err)
+	defer func() { test.Must(t, l.Close()) }()
 	r.log = nil
-	must(t, l.AddChecksums(nil))
+	test.Must(t, l.AddChecksums(nil))
 	r.expect(t, "sums", "truncate map, write map 8192, sync map, write map 0, sync map")
-	must(t, l.Close())
+	test.Must(t, l.Close())
 
 	p, _, _ = mixedLayerWithFile(t, 4096, 1<<20)
 	l, err = Open(r, p, OpenParams{})
-	must(t, err)
+	test.Must(t, err)
 	r.log = nil
-	must(t, l.AddChecksums(nil))
+	test.Must(t, l.AddChecksums(nil))
 	r.expect(t, "sums", "sync directory, truncate sums, write sums 4096, sync sums, write sums 0, sync sums")
 }
 
@@ -268,9 +269,9 @@ func TestAddChecksumsRefuses(t *testing.T) {
 	if h, err := ReadHeader(vfs.OS{}, p.Map); err != nil || h.HasChecksums() {
 		t.Errorf("stopped: %+v, %v", h, err)
 	}
-	must(t, os.Truncate(p.Map, 8192+100))
+	test.Must(t, os.Truncate(p.Map, 8192+100))
 	before := snap(t, p.Map)
-	wantErr(t, l.AddChecksums(nil), ErrNoTableSpace, "with something behind the map")
+	test.ErrorIs(t, l.AddChecksums(nil), ErrNoTableSpace, "with something behind the map")
 	if snap(t, p.Map)[p.Map] != before[p.Map] {
 		t.Error("it was modified")
 	}
@@ -279,14 +280,14 @@ func TestAddChecksumsRefuses(t *testing.T) {
 		p, _, l = mixedLayer(t, 4096, 1<<20)
 		name := replaced(p)
 		content := readFile(t, name)
-		must(t, os.Rename(name, name+".old"))
-		must(t, os.WriteFile(name, content, 0o600))
+		test.Must(t, os.Rename(name, name+".old"))
+		test.Must(t, os.WriteFile(name, content, 0o600))
 		if err := l.AddChecksums(nil); !errors.Is(err, ErrMismatch) || l.Header().HasChecksums() {
 			t.Errorf("with %s replaced: %v", name, err)
 		}
 	}
 	p, _ = sample(t, false)
-	wantErr(t, reopen(t, p, OpenParams{Write: true}).AddChecksums(nil), ErrNotSealed, "a head")
+	test.ErrorIs(t, reopen(t, p, OpenParams{Write: true}).AddChecksums(nil), ErrNotSealed, "a head")
 }
 
 // Seal clears the feature bit of data checksums in a head.
@@ -294,13 +295,13 @@ func TestSealClearsChecksums(t *testing.T) {
 	p, k := sample(t, false)
 	rewriteHeader(t, p.Map, func(s *[SectorSize]byte) { s[offMayIgnore] = 3; s[offChecksumsCRC] = 9 })
 	l := reopen(t, p, OpenParams{Write: true})
-	must(t, l.Seal(time.Now()))
-	must(t, l.Close())
+	test.Must(t, l.Seal(time.Now()))
+	test.Must(t, l.Close())
 	l = reopen(t, p, OpenParams{})
 	if h := l.Header(); h.HasChecksums() || h.Features.MayIgnore != 2 {
 		t.Errorf("%+v", h)
 	}
-	must(t, l.AddChecksums(nil))
+	test.Must(t, l.AddChecksums(nil))
 	if found := inspectAll(t, p, k); len(found.Findings) != 0 || found.Header.Features.MayIgnore != 3 {
 		t.Errorf("%+v", found)
 	}
@@ -316,7 +317,7 @@ func TestInspectFindsDamagedData(t *testing.T) {
 func findsDamagedData(t *testing.T, make func(testing.TB, uint32, int64) (Paths, Known, *Layer)) {
 	const size = 9<<20 + 1536
 	p, k, l := make(t, 4096, size)
-	must(t, l.AddChecksums(nil))
+	test.Must(t, l.AddChecksums(nil))
 	table, _ := expectedTable(t, p, l.Header())
 	bitmap := readFile(t, p.Map)
 	owned := func(i int) bool { return bitmap[4096+i/8]>>(i%8)&1 != 0 }
@@ -331,7 +332,7 @@ func findsDamagedData(t *testing.T, make func(testing.TB, uint32, int64) (Paths,
 	}
 	content := func(i int) bool { return binary.LittleEndian.Uint32(table[4*i:]) != 0 }
 	data, err := os.OpenFile(p.Data, os.O_RDWR, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer data.Close()
 	for _, c := range []struct {
 		name   string
@@ -341,7 +342,7 @@ func findsDamagedData(t *testing.T, make func(testing.TB, uint32, int64) (Paths,
 	}{
 		{"bit of data", find(func(i int) bool { return owned(i) && content(i) }), func(off int64) { flip(t, p.Data, off+77) }, true},
 		{"data lost", find(func(i int) bool { return owned(i) && content(i) }), func(off int64) {
-			must(t, unix.Fallocate(int(data.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, 4096))
+			test.Must(t, unix.Fallocate(int(data.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, 4096))
 		}, true},
 		{"junk in a hole", find(func(i int) bool { return owned(i) && !content(i) }), func(off int64) { flip(t, p.Data, off+4095) }, true},
 		{"last block", size / 4096, func(off int64) { flip(t, p.Data, off+1535) }, true},
@@ -358,7 +359,7 @@ func findsDamagedData(t *testing.T, make func(testing.TB, uint32, int64) (Paths,
 				t.Errorf("%s: got %v, want %s", c.name, found[0], want)
 			}
 		}
-		must(t, os.WriteFile(p.Data, was, 0o600))
+		test.Must(t, os.WriteFile(p.Data, was, 0o600))
 	}
 	for i := 0; i < size; i += 3 * 4096 {
 		flip(t, p.Data, int64(i))
@@ -378,20 +379,20 @@ func TestRestoreChecksums(t *testing.T) {
 	}{
 		{"bit of an entry", func(p Paths) { flip(t, p.Map, 8192+9) }, []string{RestoreChecksums}},
 		{"bit where it is zero", func(p Paths) { flip(t, p.Map, 12287) }, []string{RestoreChecksums}},
-		{"cut", func(p Paths) { must(t, os.Truncate(p.Map, 8192+3)) }, []string{GrowMap, RestoreChecksums}},
-		{"cut behind all entries", func(p Paths) { must(t, os.Truncate(p.Map, 12280)) }, []string{GrowMap}},
+		{"cut", func(p Paths) { test.Must(t, os.Truncate(p.Map, 8192+3)) }, []string{GrowMap, RestoreChecksums}},
+		{"cut behind all entries", func(p Paths) { test.Must(t, os.Truncate(p.Map, 12280)) }, []string{GrowMap}},
 		{"and data", func(p Paths) { flip(t, p.Map, 8192+9); flip(t, p.Data, 1<<20-1) }, nil},
 	} {
 		p, k, l := mixedLayer(t, 4096, 1<<20)
-		must(t, l.AddChecksums(nil))
-		must(t, l.Close())
+		test.Must(t, l.AddChecksums(nil))
+		test.Must(t, l.Close())
 		want := readFile(t, p.Map)
 		c.damage(p)
 		if found := inspectAll(t, p, k); len(found.Findings) == 0 {
 			t.Errorf("%s: nothing found", c.name)
 		}
 		done, err := Repair(vfs.OS{}, p, k)
-		must(t, err)
+		test.Must(t, err)
 		got := readFile(t, p.Map)
 		if len(done) != len(c.mend) || c.mend != nil && !bytes.Equal(got, want) {
 			t.Errorf("%s: %v, the map is right: %v", c.name, done, bytes.Equal(got, want))
@@ -414,11 +415,11 @@ func TestAddChecksumsAtPowerCut(t *testing.T) {
 		m.Put(p.Data, readFile(t, from.Data))
 		fsys := m.Process(nil)
 		l, err := Open(fsys, p, OpenParams{})
-		must(t, err)
+		test.Must(t, err)
 		want, _ := expectedTable(t, from, l.Header())
 		tape := m.Record()
-		must(t, l.AddChecksums(nil))
-		must(t, l.Close())
+		test.Must(t, l.AddChecksums(nil))
+		test.Must(t, l.Close())
 
 		rng := rand.New(rand.NewPCG(1, 2))
 		device := tape.Play()
@@ -434,9 +435,9 @@ func TestAddChecksumsAtPowerCut(t *testing.T) {
 					had++
 					expectTable(t, l, want)
 				}
-				must(t, l.AddChecksums(nil))
+				test.Must(t, l.AddChecksums(nil))
 				expectTable(t, l, want)
-				must(t, l.Close())
+				test.Must(t, l.Close())
 			}
 		}
 		cut()
@@ -454,9 +455,9 @@ func TestAddChecksumsAtPowerCut(t *testing.T) {
 func expectTable(t *testing.T, l *Layer, want []byte) {
 	t.Helper()
 	sums, err := l.Checksums()
-	must(t, err)
+	test.Must(t, err)
 	got := make([]byte, len(want))
-	must(t, sums.Load(got, nil, 0, true))
+	test.Must(t, sums.Load(got, nil, 0, true))
 	if !bytes.Equal(got, want) {
 		t.Fatal("the table is another one")
 	}
@@ -465,6 +466,6 @@ func expectTable(t *testing.T, l *Layer, want []byte) {
 func readFile(t testing.TB, name string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(name)
-	must(t, err)
+	test.Must(t, err)
 	return data
 }

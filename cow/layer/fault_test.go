@@ -14,6 +14,7 @@ import (
 
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 var errInjected = errors.New("injected")
@@ -64,34 +65,34 @@ const mapPageWrites = "write map 4096, write map 5096, write map 6096, write map
 func TestOrderOfWritesAndSyncs(t *testing.T) {
 	p, r := paths(t), recording("")
 	l, err := CreateHead(r, p, CreateParams{Size: 1 << 20})
-	must(t, err)
+	test.Must(t, err)
 	r.expect(t, "create", "truncate data, truncate map, sync data, write map 0, sync map, sync directory")
 	l.Bitmap().Set(3, 1)
-	must(t, l.Close())
+	test.Must(t, l.Close())
 	r.expect(t, "close", "sync data, "+mapPageWrites+", sync map, write map 0, sync map")
 	l, err = Open(r, p, OpenParams{Write: true})
-	must(t, err)
+	test.Must(t, err)
 	r.expect(t, "open", "write map 0, sync map")
 	l.Bitmap().Set(4, 1)
-	must(t, l.Seal(time.Now()))
+	test.Must(t, l.Seal(time.Now()))
 	r.expect(t, "seal", "sync data, "+mapPageWrites+", sync map, write map 0, sync map")
-	must(t, l.Close())
+	test.Must(t, l.Close())
 	l, err = Open(r, p, OpenParams{})
-	must(t, err)
+	test.Must(t, err)
 	if bits := sourceBits(t, l); len(bits) != 2 || !bits[3] || !bits[4] {
 		t.Errorf("bits after short writes: got %v", bits)
 	}
-	must(t, l.Close())
+	test.Must(t, l.Close())
 	r.expect(t, "sealed layer", "")
 }
 
 // An old header must be zeroed, durably, before the bitmap below it.
 func TestOrderOfForcedFormat(t *testing.T) {
 	p, r := paths(t), recording("")
-	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
 	l, err := FormatIfZero(r, p, CreateParams{Size: 1 << 20}, true)
-	must(t, err)
-	must(t, l.Abandon())
+	test.Must(t, err)
+	test.Must(t, l.Abandon())
 	r.expect(t, "format", "write map 0, sync map, punch map 0, sync map, sync data, write map 0, sync map")
 }
 
@@ -99,7 +100,7 @@ func TestOrderOfForcedFormat(t *testing.T) {
 func TestCreateFails(t *testing.T) {
 	for _, fail := range []string{"truncate data", "truncate map", "sync data", "write map 0", "sync map", "sync directory"} {
 		p := paths(t)
-		wantErr(t, errOf(CreateHead(recording(fail), p, CreateParams{Size: 1 << 20})), errInjected, "%s fails: got", fail)
+		test.ErrorIs(t, test.Err(CreateHead(recording(fail), p, CreateParams{Size: 1 << 20})), errInjected, fmt.Sprintf("%s fails: got", fail))
 		if left, _ := os.ReadDir(filepath.Dir(p.Map)); len(left) != 0 {
 			t.Errorf("%s fails: %v was left behind", fail, left)
 		}
@@ -109,14 +110,14 @@ func TestCreateFails(t *testing.T) {
 func TestFailedSyncIsSticky(t *testing.T) {
 	for _, fail := range []string{"sync data", "sync map"} {
 		p := paths(t)
-		must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+		test.Must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
 		r := recording("")
 		l, err := Open(r, p, OpenParams{Write: true})
-		must(t, err)
-		must(t, l.Err())
+		test.Must(t, err)
+		test.Must(t, l.Err())
 		l.Bitmap().Set(1, 1)
 		r.fail = fail
-		wantErr(t, l.Seal(time.Now()), errInjected, "%s fails: Seal: got", fail)
+		test.ErrorIs(t, l.Seal(time.Now()), errInjected, fmt.Sprintf("%s fails: Seal: got", fail))
 		r.fail = ""
 		pages := l.Bitmap().TakeDirty(nil)
 		for name, err := range map[string]error{
@@ -135,17 +136,17 @@ func TestFailedSyncIsSticky(t *testing.T) {
 // A full file system is no failed sync: once there is space the next round writes the same bits.
 func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 	p := paths(t)
-	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
 	r := recording("")
 	l, err := Open(r, p, OpenParams{Write: true})
-	must(t, err)
+	test.Must(t, err)
 	l.Bitmap().Set(1, 1)
 	pages := l.Bitmap().TakeDirty(nil)
 	r.fail = "write map 4096"
-	wantErr(t, l.WriteMap(pages), errInjected, "got")
+	test.ErrorIs(t, l.WriteMap(pages), errInjected, "got")
 	r.fail = ""
-	must(t, l.Err())
-	must(t, l.Close())
+	test.Must(t, l.Err())
+	test.Must(t, l.Close())
 	again := reopen(t, p, OpenParams{})
 	if h := again.Header(); !h.Clean || h.Owned != 1 || !again.Bitmap().Test(1) {
 		t.Errorf("after the second attempt: %+v", h)
@@ -155,8 +156,8 @@ func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 // A refused open has changed nothing even if its only change fails.
 func TestOpenForWritingFails(t *testing.T) {
 	p := paths(t)
-	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-	wantErr(t, errOf(Open(recording("write map 0"), p, OpenParams{Write: true})), errInjected, "got")
+	test.Must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+	test.ErrorIs(t, test.Err(Open(recording("write map 0"), p, OpenParams{Write: true})), errInjected, "got")
 	if l := reopen(t, p, OpenParams{Write: true}); l.Err() != nil {
 		t.Error(l.Err())
 	}
@@ -167,10 +168,10 @@ func TestOpenForWritingFails(t *testing.T) {
 func TestSyncBesideOneThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := paths(t)
-		must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+		test.Must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
 		slow := faultfs.Over(vfs.OS{}, nil)
 		l, err := Open(slow, p, OpenParams{Write: true})
-		must(t, err)
+		test.Must(t, err)
 		// The first sync fails after a while. As on Linux, the error is reported once: a concurrent
 		// sync succeeds.
 		var syncs atomic.Int32
@@ -184,10 +185,10 @@ func TestSyncBesideOneThatFails(t *testing.T) {
 		first := make(chan error)
 		go func() { first <- l.SyncData() }()
 		synctest.Wait()
-		wantErr(t, l.SyncData(), ErrSyncFailed, "beside a sync that fails")
+		test.ErrorIs(t, l.SyncData(), ErrSyncFailed, "beside a sync that fails")
 		if err := <-first; !errors.Is(err, errInjected) {
 			t.Errorf("the sync that fails: got %v", err)
 		}
-		must(t, l.Abandon())
+		test.Must(t, l.Abandon())
 	})
 }

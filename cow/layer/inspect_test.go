@@ -13,6 +13,7 @@ import (
 
 	"cowblk/cow/finding"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // sample makes a layer of 257 blocks, the last partial, that owns blocks 5 to 8, and the Known of
@@ -27,9 +28,9 @@ func sample(t testing.TB, sealed bool) (Paths, Known) {
 	l := newHead(t, p, CreateParams{UUID: k.UUID, Parent: k.Parent, Size: k.Size, Created: k.Created, Base: k.Base, BaseSize: k.BaseSize})
 	write(t, l, 5, 4)
 	if sealed {
-		must(t, l.Seal(time.Unix(1700000001, 0)))
+		test.Must(t, l.Seal(time.Unix(1700000001, 0)))
 	}
-	must(t, l.Close())
+	test.Must(t, l.Close())
 	return p, k
 }
 
@@ -126,10 +127,10 @@ func TestRepair(t *testing.T) {
 		wantFile := readFile(t, p.Map)
 		flip(t, p.Map, offFlags)
 		flip(t, p.Map, MapOffset+40)
-		must(t, os.Truncate(p.Map, MapOffset+50))
-		must(t, os.Truncate(p.Data, 9*4096))
+		test.Must(t, os.Truncate(p.Map, MapOffset+50))
+		test.Must(t, os.Truncate(p.Data, 9*4096))
 		found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k})
-		must(t, err)
+		test.Must(t, err)
 		want := []string{RestoreHeader, GrowMap, ClearBits, GrowData}
 		var got []string
 		for _, f := range found.Findings {
@@ -139,7 +140,7 @@ func TestRepair(t *testing.T) {
 			t.Fatalf("sealed %v: found %v, %d blocks", sealed, got, found.Owned)
 		}
 		done, err := Repair(vfs.OS{}, p, k)
-		must(t, err)
+		test.Must(t, err)
 		if !slices.Equal(done, want) {
 			t.Errorf("sealed %v: repaired %v", sealed, done)
 		}
@@ -168,11 +169,11 @@ func TestRepairNeedsTheLayerAlone(t *testing.T) {
 	if _, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true}); err != nil {
 		t.Errorf("beside a reader: %v", err)
 	}
-	wantErr(t, errOf(Repair(vfs.OS{}, p, k)), ErrInUse, "beside a reader")
-	must(t, l.Close())
+	test.ErrorIs(t, test.Err(Repair(vfs.OS{}, p, k)), ErrInUse, "beside a reader")
+	test.Must(t, l.Close())
 	p, k = sample(t, false)
 	reopen(t, p, OpenParams{Write: true})
-	wantErr(t, errOf(Inspect(vfs.OS{}, p, InspectParams{Known: k})), ErrInUse, "beside a writer")
+	test.ErrorIs(t, test.Err(Inspect(vfs.OS{}, p, InspectParams{Known: k})), ErrInUse, "beside a writer")
 }
 
 // All data is read, and errors are reported.
@@ -186,16 +187,16 @@ func TestInspectReadsData(t *testing.T) {
 		behind = done
 		return nil
 	}})
-	must(t, err)
+	test.Must(t, err)
 	if len(found.Findings) != 0 || behind != k.Size {
 		t.Errorf("%v, read to %d", found.Findings, behind)
 	}
 	found, err = Inspect(unreadable{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return nil }})
-	must(t, err)
+	test.Must(t, err)
 	if len(found.Findings) != 1 || found.Findings[0].File != p.Data || found.Findings[0].Remedy != NoRemedy {
 		t.Errorf("unreadable data: %v", found.Findings)
 	}
-	wantErr(t, errOf(Inspect(vfs.OS{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return errInjected }})), errInjected, "stopped")
+	test.ErrorIs(t, test.Err(Inspect(vfs.OS{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return errInjected }})), errInjected, "stopped")
 }
 
 // The clean mark of a head is cleared, durably, before anything else is written, once per open; a
@@ -203,16 +204,16 @@ func TestInspectReadsData(t *testing.T) {
 func TestCleanMark(t *testing.T) {
 	p, k := sample(t, false)
 	h, err := ReadHeader(vfs.OS{}, p.Map)
-	must(t, err)
+	test.Must(t, err)
 	if !h.Clean || h.Owned != 4 || !h.HasMapCRC() || h.MapCRC == 0 {
 		t.Errorf("closed in order: %+v", h)
 	}
 	r := recording("")
 	l, err := Open(r, p, OpenParams{Write: true})
-	must(t, err)
+	test.Must(t, err)
 	r.expect(t, "open", "write map 0, sync map")
 	h, err = ReadHeader(vfs.OS{}, p.Map)
-	must(t, err)
+	test.Must(t, err)
 	if h.Clean || h.HasMapCRC() || h.Features.ClearOnOpen != 0 {
 		t.Errorf("open for writing: %+v", h)
 	}
@@ -223,11 +224,11 @@ func TestCleanMark(t *testing.T) {
 	if i := slices.Index(r.log, "write map 0"); i >= 0 {
 		t.Errorf("the header was written again before the close: %v", r.log)
 	}
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	if found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k}); err != nil || found.Header.Clean || !found.MapRead || found.Owned != 7 {
 		t.Errorf("after a crash: %+v, %v", found, err)
 	}
-	must(t, reopen(t, p, OpenParams{Write: true}).Close())
+	test.Must(t, reopen(t, p, OpenParams{Write: true}).Close())
 	if found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k}); err != nil || !found.Header.Clean || found.MapRead || found.Owned != 7 {
 		t.Errorf("closed again: %+v, %v", found, err)
 	}
@@ -244,7 +245,7 @@ func TestHeadWithoutMapCRC(t *testing.T) {
 	if found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true}); err != nil || len(found.Findings) != 0 {
 		t.Errorf("%v, %v", found, err)
 	}
-	must(t, reopen(t, p, OpenParams{Write: true}).Close())
+	test.Must(t, reopen(t, p, OpenParams{Write: true}).Close())
 	if h, err := ReadHeader(vfs.OS{}, p.Map); err != nil || !h.HasMapCRC() || h.MapCRC == 0xdeadbeef {
 		t.Errorf("closed by this program: %+v, %v", h, err)
 	}
@@ -257,7 +258,7 @@ func FuzzInspect(f *testing.F) {
 	for _, sealed := range []bool{false, true} {
 		p, _ := sample(f, sealed)
 		content, err := os.ReadFile(p.Map)
-		must(f, err)
+		test.Must(f, err)
 		for _, size := range []uint32{1<<20 + 512, 9 * 4096, 100} {
 			f.Add(content[:SectorSize], content[MapOffset:], size, true)
 			f.Add(content[:SectorSize], content[MapOffset:MapOffset+20], size, false)
@@ -270,9 +271,9 @@ func FuzzInspect(f *testing.F) {
 		if sum {
 			putChecksum((*[SectorSize]byte)(file))
 		}
-		must(t, os.WriteFile(p.Map, append(file, bitmap...), 0o600))
-		must(t, os.WriteFile(p.Data, nil, 0o600))
-		must(t, os.Truncate(p.Data, int64(size%(4<<20))))
+		test.Must(t, os.WriteFile(p.Map, append(file, bitmap...), 0o600))
+		test.Must(t, os.WriteFile(p.Data, nil, 0o600))
+		test.Must(t, os.Truncate(p.Data, int64(size%(4<<20))))
 		var k Known
 		if h, err := ReadHeader(vfs.OS{}, p.Map); err == nil {
 			p.DataOffset = h.DataOffset
@@ -280,11 +281,11 @@ func FuzzInspect(f *testing.F) {
 		}
 		for range 2 {
 			found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true})
-			must(t, err)
+			test.Must(t, err)
 			sound := !slices.ContainsFunc(found.Findings, func(f *finding.Finding) bool { return f.Remedy != GrowData })
 			l, err := Open(vfs.OS{}, p, OpenParams{})
 			if err == nil {
-				must(t, l.Close())
+				test.Must(t, l.Close())
 			}
 			if sound != (err == nil) {
 				t.Fatalf("findings %v, open: %v", found.Findings, err)
@@ -295,7 +296,7 @@ func FuzzInspect(f *testing.F) {
 			if found.Header.DataOffset+found.Header.Size > 1<<40 {
 				return
 			}
-			must(t, errOf(Repair(unsynced{}, p, k)))
+			test.Must(t, test.Err(Repair(unsynced{}, p, k)))
 			if done, err := Repair(unsynced{}, p, k); err != nil || len(done) != 0 {
 				t.Fatalf("a second repair: %v, %v", done, err)
 			}

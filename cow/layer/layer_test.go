@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -16,25 +15,8 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// errOf is for must: it drops the result of a call.
-func errOf[T any](_ T, err error) error { return err }
-
-// wantErr reports an error that is not want.
-func wantErr(t testing.TB, err, want error, format string, args ...any) {
-	t.Helper()
-	if !errors.Is(err, want) {
-		t.Errorf("%s: expected %v, found %v", fmt.Sprintf(format, args...), want, err)
-	}
-}
 
 func paths(t testing.TB) Paths {
 	dir := t.TempDir()
@@ -44,14 +26,14 @@ func paths(t testing.TB) Paths {
 func newHead(t testing.TB, p Paths, c CreateParams) *Layer {
 	t.Helper()
 	l, err := CreateHead(vfs.OS{}, p, c)
-	must(t, err)
+	test.Must(t, err)
 	return l
 }
 
 func reopen(t testing.TB, p Paths, o OpenParams) *Layer {
 	t.Helper()
 	l, err := Open(vfs.OS{}, p, o)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { _ = l.Abandon() })
 	return l
 }
@@ -62,7 +44,7 @@ func write(t testing.TB, l *Layer, first, n uint64) {
 	h := l.Header()
 	p := bytes.Repeat([]byte{byte(first + 1)}, int(min(int64(n)*int64(h.BlockSize), h.Size-int64(first)*int64(h.BlockSize))))
 	_, err := l.Data().WriteAt(p, l.DataOffset()+int64(first)*int64(h.BlockSize))
-	must(t, err)
+	test.Must(t, err)
 	for n > 0 {
 		done, _ := l.Bitmap().Add(first, n)
 		first, n = first+done, n-done
@@ -78,12 +60,12 @@ func sourceBits(t testing.TB, l *Layer) map[uint64]bool {
 		if err == io.EOF {
 			return bits
 		}
-		must(t, err)
+		test.Must(t, err)
 		if start < word || end <= start {
 			t.Fatalf("Next(%d): got %d to %d", word, start, end)
 		}
 		words := make([]uint64, end-start)
-		must(t, s.Words(words, start))
+		test.Must(t, s.Words(words, start))
 		for i, w := range words {
 			for k := range uint64(64) {
 				if w>>k&1 != 0 {
@@ -107,7 +89,7 @@ func TestLayerFromCreateToSeal(t *testing.T) {
 		for _, b := range owned {
 			write(t, l, b, 1)
 		}
-		must(t, l.Close())
+		test.Must(t, l.Close())
 
 		check := func(l *Layer, state State) {
 			t.Helper()
@@ -126,12 +108,12 @@ func TestLayerFromCreateToSeal(t *testing.T) {
 			}
 		}
 		readOnly, err := Open(vfs.OS{}, p, OpenParams{})
-		must(t, err)
+		test.Must(t, err)
 		check(readOnly, Head)
-		must(t, readOnly.Close())
+		test.Must(t, readOnly.Close())
 
 		l, err = Open(vfs.OS{}, p, OpenParams{Write: true, Expect: Expect{State: Head}})
-		must(t, err)
+		test.Must(t, err)
 		check(l, Head)
 		if l.Header().Clean {
 			t.Error("a head that is open for writing is marked clean")
@@ -139,7 +121,7 @@ func TestLayerFromCreateToSeal(t *testing.T) {
 		old := l.Data()
 		write(t, l, 100, 2)
 		owned = append(owned, 100, 101)
-		must(t, l.Seal(now.Add(time.Hour)))
+		test.Must(t, l.Seal(now.Add(time.Hour)))
 		check(l, Sealed)
 		if l.Bitmap() != nil || l.Writable() || l.Header().SealedAt != now.Add(time.Hour) || l.Header().Owned != uint64(len(owned)) {
 			t.Errorf("after Seal: header %+v", l.Header())
@@ -157,7 +139,7 @@ func TestLayerFromCreateToSeal(t *testing.T) {
 		}
 		second := reopen(t, p, OpenParams{Expect: Expect{State: Sealed}}) // the lock is shared now
 		check(second, Sealed)
-		must(t, l.Close())
+		test.Must(t, l.Close())
 	}
 }
 
@@ -172,15 +154,15 @@ func TestCreateRefuses(t *testing.T) {
 		"block size not a power": {Size: 512, BlockSize: 3072},
 		"own parent":             {Size: 512, UUID: uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"), Parent: uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff")},
 	} {
-		wantErr(t, errOf(CreateHead(vfs.OS{}, p, c)), ErrInvalid, "%s", name)
+		test.ErrorIs(t, test.Err(CreateHead(vfs.OS{}, p, c)), ErrInvalid, name)
 	}
-	wantErr(t, errOf(CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Map}, CreateParams{Size: 512})), ErrInvalid, "one file for both")
+	test.ErrorIs(t, test.Err(CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Map}, CreateParams{Size: 512})), ErrInvalid, "one file for both")
 	if _, err := CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Data, DataOffset: 100}, CreateParams{Size: 512}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("data offset 100: got %v, want ErrInvalid", err)
 	}
 	// Existing files are neither overwritten nor removed.
-	must(t, os.WriteFile(p.Data, []byte("mine"), 0o600))
-	wantErr(t, errOf(CreateHead(vfs.OS{}, p, CreateParams{Size: 512})), fs.ErrExist, "data exists")
+	test.Must(t, os.WriteFile(p.Data, []byte("mine"), 0o600))
+	test.ErrorIs(t, test.Err(CreateHead(vfs.OS{}, p, CreateParams{Size: 512})), fs.ErrExist, "data exists")
 	if _, err := os.Stat(p.Map); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a map was left behind")
 	}
@@ -211,8 +193,8 @@ func TestFormatIfZero(t *testing.T) {
 			if tc.dirty >= 0 {
 				content[tc.dirty] = 1
 			}
-			must(t, os.WriteFile(p.Map, content, 0o600))
-			must(t, os.WriteFile(p.Data, []byte("old"), 0o600))
+			test.Must(t, os.WriteFile(p.Map, content, 0o600))
+			test.Must(t, os.WriteFile(p.Data, []byte("old"), 0o600))
 			l, err := FormatIfZero(vfs.OS{}, p, c, tc.force)
 			if !errors.Is(err, tc.want) {
 				t.Fatalf("got %v, want %v", err, tc.want)
@@ -226,7 +208,7 @@ func TestFormatIfZero(t *testing.T) {
 				}
 				return
 			}
-			must(t, l.Close())
+			test.Must(t, l.Close())
 			l = reopen(t, p, OpenParams{Write: true})
 			if l.Bitmap().Count() != 0 {
 				t.Errorf("%d blocks are owned after formatting", l.Bitmap().Count())
@@ -234,7 +216,7 @@ func TestFormatIfZero(t *testing.T) {
 			if size, _ := l.Data().Size(); size != c.Size {
 				t.Errorf("length of the data: got %d, want %d", size, c.Size)
 			}
-			wantErr(t, errOf(FormatIfZero(vfs.OS{}, p, c, true)), ErrInUse, "format of an open layer")
+			test.ErrorIs(t, test.Err(FormatIfZero(vfs.OS{}, p, c, true)), ErrInUse, "format of an open layer")
 		})
 	}
 }
@@ -252,10 +234,10 @@ func TestWriteMapInAnyOrderAndNumber(t *testing.T) {
 	if len(pages) != 594 {
 		t.Fatalf("got %d dirty pages, want 594", len(pages))
 	}
-	must(t, l.SyncData())
-	must(t, l.WriteMap(pages))
-	must(t, l.SyncMap())
-	must(t, l.Abandon())
+	test.Must(t, l.SyncData())
+	test.Must(t, l.WriteMap(pages))
+	test.Must(t, l.SyncMap())
+	test.Must(t, l.Abandon())
 	l = reopen(t, p, OpenParams{})
 	if l.Header().Clean {
 		t.Error("a head that was not closed is marked clean")
@@ -272,9 +254,9 @@ func TestFingerprint(t *testing.T) {
 	for i := range content {
 		content[i] = byte(i * i >> 5)
 	}
-	must(t, os.WriteFile(name, content, 0o600))
+	test.Must(t, os.WriteFile(name, content, 0o600))
 	f, err := vfs.OS{}.OpenFile(name, os.O_RDONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 
 	// FORMAT.md, word for word.
@@ -299,10 +281,10 @@ func TestFingerprint(t *testing.T) {
 	if _, err := ComputeFingerprint(f, 512, int64(len(content))); !errors.Is(err, ErrMismatch) || !strings.Contains(err.Error(), name) {
 		t.Errorf("base too short: got %v, want ErrMismatch", err)
 	}
-	wantErr(t, errOf(ComputeFingerprint(f, -1, 1)), ErrInvalid, "negative offset")
+	test.ErrorIs(t, test.Err(ComputeFingerprint(f, -1, 1)), ErrInvalid, "negative offset")
 
 	text, err := document(content).MarshalText()
-	must(t, err)
+	test.Must(t, err)
 	var back Fingerprint
 	if err := back.UnmarshalText(text); err != nil || back != document(content) {
 		t.Errorf("text form %q: got %v, %v", text, back, err)

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // snapshot is the state that a refused open must not change.
@@ -31,7 +32,7 @@ func snap(t *testing.T, names ...string) map[string]snapshot {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		must(t, err)
+		test.Must(t, err)
 		content := readFile(t, name)
 		out[name] = snapshot{string(content), st.ModTime(), st.Size()}
 	}
@@ -45,18 +46,18 @@ func rewriteHeader(t *testing.T, name string, change func(*[SectorSize]byte)) {
 	sector := (*[SectorSize]byte)(content)
 	change(sector)
 	putChecksum(sector)
-	must(t, os.WriteFile(name, content, 0o600))
+	test.Must(t, os.WriteFile(name, content, 0o600))
 }
 
 func flip(t *testing.T, name string, off int64) {
 	t.Helper()
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 	var b [1]byte
-	must(t, errOf(f.ReadAt(b[:], off)))
+	test.Must(t, test.Err(f.ReadAt(b[:], off)))
 	b[0] ^= 0x10
-	must(t, errOf(f.WriteAt(b[:], off)))
+	test.Must(t, test.Err(f.WriteAt(b[:], off)))
 }
 
 func TestOpenRefuses(t *testing.T) {
@@ -72,12 +73,12 @@ func TestOpenRefuses(t *testing.T) {
 		want   error
 		text   []string // besides the path of the map
 	}{
-		{"no map", false, OpenParams{}, func(t *testing.T, p *Paths) { must(t, os.Remove(p.Map)) }, fs.ErrNotExist, nil},
-		{"no data", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { must(t, os.Remove(p.Data)) }, fs.ErrNotExist, nil},
-		{"empty map", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { must(t, os.Truncate(p.Map, 0)) }, ErrNotLayer, []string{"expected 512 bytes, found 0"}},
-		{"short header", true, OpenParams{}, func(t *testing.T, p *Paths) { must(t, os.Truncate(p.Map, 511)) }, ErrNotLayer, []string{"expected 512 bytes, found 511"}},
+		{"no map", false, OpenParams{}, func(t *testing.T, p *Paths) { test.Must(t, os.Remove(p.Map)) }, fs.ErrNotExist, nil},
+		{"no data", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { test.Must(t, os.Remove(p.Data)) }, fs.ErrNotExist, nil},
+		{"empty map", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Map, 0)) }, ErrNotLayer, []string{"expected 512 bytes, found 0"}},
+		{"short header", true, OpenParams{}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Map, 511)) }, ErrNotLayer, []string{"expected 512 bytes, found 511"}},
 		{"another file", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {
-			must(t, os.WriteFile(p.Map, []byte(strings.Repeat("QFI\xfb", 2000)), 0o600))
+			test.Must(t, os.WriteFile(p.Map, []byte(strings.Repeat("QFI\xfb", 2000)), 0o600))
 		}, ErrNotLayer, []string{"magic"}},
 		{"header checksum", true, OpenParams{}, func(t *testing.T, p *Paths) { flip(t, p.Map, offSize+3) }, ErrDamaged, []string{"header checksum"}},
 		{"newer version", true, OpenParams{}, func(t *testing.T, p *Paths) {
@@ -86,14 +87,14 @@ func TestOpenRefuses(t *testing.T) {
 		{"must-refuse feature", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {
 			rewriteHeader(t, p.Map, func(s *[SectorSize]byte) { s[offMustRefuse] = 4 })
 		}, ErrUnsupported, []string{"found 0x4"}},
-		{"truncated map of a head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { must(t, os.Truncate(p.Map, 8191)) }, ErrDamaged, []string{"at least 8192 bytes, found 8191"}},
-		{"truncated map of a sealed layer", true, OpenParams{}, func(t *testing.T, p *Paths) { must(t, os.Truncate(p.Map, 4096)) }, ErrDamaged, []string{"at least 8192 bytes, found 4096"}},
-		{"truncated data of a head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { must(t, os.Truncate(p.Data, (owned+1)*4096-1)) }, ErrDamaged, []string{"data", "at least 823296 bytes, found 823295"}},
-		{"truncated data of a sealed layer", true, OpenParams{}, func(t *testing.T, p *Paths) { must(t, os.Truncate(p.Data, 0)) }, ErrDamaged, []string{"at least 823296 bytes, found 0"}},
+		{"truncated map of a head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Map, 8191)) }, ErrDamaged, []string{"at least 8192 bytes, found 8191"}},
+		{"truncated map of a sealed layer", true, OpenParams{}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Map, 4096)) }, ErrDamaged, []string{"at least 8192 bytes, found 4096"}},
+		{"truncated data of a head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Data, (owned+1)*4096-1)) }, ErrDamaged, []string{"data", "at least 823296 bytes, found 823295"}},
+		{"truncated data of a sealed layer", true, OpenParams{}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Data, 0)) }, ErrDamaged, []string{"at least 823296 bytes, found 0"}},
 		{"bit set in a sealed map", true, OpenParams{}, func(t *testing.T, p *Paths) { flip(t, p.Map, MapOffset+1) }, ErrDamaged, []string{"checksum of the sealed map"}},
 		{"bits lost in a sealed map", true, OpenParams{}, func(t *testing.T, p *Paths) {
-			must(t, os.Truncate(p.Map, 4096))
-			must(t, os.Truncate(p.Map, 8192))
+			test.Must(t, os.Truncate(p.Map, 4096))
+			test.Must(t, os.Truncate(p.Map, 8192))
 		}, ErrDamaged, []string{"checksum of the sealed map", "found 0x000000"}},
 		{"bit set in a clean head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { flip(t, p.Map, MapOffset+1) }, ErrDamaged, []string{"owned blocks: expected 1, found 2"}},
 		{"bit beyond the last block of a head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { flip(t, p.Map, MapOffset+257/8+1) }, ErrDamaged, []string{"beyond block 256", "block 268"}},
@@ -118,9 +119,9 @@ func TestOpenRefuses(t *testing.T) {
 			l := newHead(t, p, CreateParams{UUID: id, Parent: parent, Size: size, Base: Fingerprint{1}})
 			write(t, l, owned, 1)
 			if c.sealed {
-				must(t, l.Seal(time.Now()))
+				test.Must(t, l.Seal(time.Now()))
 			}
-			must(t, l.Close())
+			test.Must(t, l.Close())
 			files := []string{p.Map, p.Data}
 			if c.change != nil {
 				c.change(t, &p)
@@ -151,7 +152,7 @@ func TestOpenRefuses(t *testing.T) {
 			// No lock is left either.
 			for _, name := range []string{p.Map, p.Data} {
 				if f, err := (vfs.OS{}).OpenFile(name, os.O_RDWR, 0); err == nil {
-					must(t, f.Lock(true))
+					test.Must(t, f.Lock(true))
 					f.Close()
 				}
 			}
@@ -163,7 +164,7 @@ func TestOpenAcceptsWhatFits(t *testing.T) {
 	p := paths(t)
 	id, parent := uuid.New(), uuid.New()
 	l := newHead(t, p, CreateParams{UUID: id, Parent: parent, Size: 1 << 20, Base: Fingerprint{1}})
-	must(t, l.Close())
+	test.Must(t, l.Close())
 	reopen(t, p, OpenParams{Write: true, Expect: Expect{State: Head, UUID: id, Parent: &parent, Size: 1 << 20, BlockSize: 4096, Base: &Fingerprint{1}}})
 }
 
@@ -179,8 +180,8 @@ func TestInUse(t *testing.T) {
 	if h, err := ReadHeader(vfs.OS{}, p.Map); err != nil || h.UUID != l.Header().UUID {
 		t.Errorf("ReadHeader of a head in use: got %+v, %v", h, err)
 	}
-	must(t, l.Close())
-	must(t, reopen(t, p, OpenParams{Write: true}).Close())
+	test.Must(t, l.Close())
+	test.Must(t, reopen(t, p, OpenParams{Write: true}).Close())
 }
 
 // The lock excludes other processes, not only other descriptors of this one.
@@ -209,41 +210,41 @@ func TestUnsealedLowerLayer(t *testing.T) {
 	write(t, l, 5, 3)
 	flush(t, l)
 	write(t, l, 4000, 1) // not flushed
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	before := snap(t, p.Map)
 	lower, err := Open(vfs.OS{}, p, OpenParams{})
-	must(t, err)
+	test.Must(t, err)
 	if b := lower.Bitmap(); b == nil || b.Count() != 3 || !b.Test(7) || b.Test(4000) {
 		t.Error("the bitmap is not the one that was flushed")
 	}
-	must(t, lower.Close())
+	test.Must(t, lower.Close())
 	if snap(t, p.Map)[p.Map] != before[p.Map] {
 		t.Error("reading an unsealed layer modified it")
 	}
 	again := reopen(t, p, OpenParams{Write: true})
-	must(t, again.Seal(time.Now()))
-	must(t, again.Close())
+	test.Must(t, again.Seal(time.Now()))
+	test.Must(t, again.Close())
 	reopen(t, p, OpenParams{Expect: Expect{State: Sealed}})
 }
 
 func TestClearOnOpenAndMayIgnore(t *testing.T) {
 	p := paths(t)
-	must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
 	rewriteHeader(t, p.Map, func(s *[SectorSize]byte) {
 		binary.LittleEndian.PutUint64(s[offMayIgnore:], 6)
 		binary.LittleEndian.PutUint64(s[offClearOnOpen:], 12)
 		s[offReserved] = 77
 	})
 	l, err := Open(vfs.OS{}, p, OpenParams{})
-	must(t, err)
-	must(t, l.Close())
+	test.Must(t, err)
+	test.Must(t, l.Close())
 	if h, _ := ReadHeader(vfs.OS{}, p.Map); h.Features.ClearOnOpen != 12 {
 		t.Error("a reader cleared features")
 	}
 	l = reopen(t, p, OpenParams{Write: true})
 	content := readFile(t, p.Map)
 	h, err := ReadHeader(vfs.OS{}, p.Map)
-	must(t, err)
+	test.Must(t, err)
 	if h.Features.ClearOnOpen != 0 || h.Features.MayIgnore != 6 || content[offReserved] != 77 || h != l.Header() {
 		t.Errorf("after opening for writing: %+v, reserved byte %d", h, content[offReserved])
 	}
@@ -258,21 +259,21 @@ func TestShortDataIsExtended(t *testing.T) {
 		for _, length := range []int64{0, 4096, offset + size - 512} {
 			dir := t.TempDir()
 			p := Paths{Map: filepath.Join(dir, "map"), Data: filepath.Join(dir, "data"), DataOffset: offset}
-			must(t, newHead(t, p, CreateParams{Size: size}).Close())
-			must(t, os.Truncate(p.Data, length))
+			test.Must(t, newHead(t, p, CreateParams{Size: size}).Close())
+			test.Must(t, os.Truncate(p.Data, length))
 			for _, write := range []bool{false, true} {
 				want := length
 				if write {
 					want = offset + size
 				}
 				l, err := Open(vfs.OS{}, p, OpenParams{Write: write})
-				must(t, err)
+				test.Must(t, err)
 				st, err := os.Stat(p.Data)
-				must(t, err)
+				test.Must(t, err)
 				if st.Size() != want {
 					t.Errorf("offset %d, length %d, for writing %v: %d bytes, expected %d", offset, length, write, st.Size(), want)
 				}
-				must(t, l.Close())
+				test.Must(t, l.Close())
 			}
 		}
 	}

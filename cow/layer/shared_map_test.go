@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // The memory depends on what is not flushed, not on what was written, nor on the size.
@@ -19,11 +20,11 @@ func TestSharedMapGivesMemoryBack(t *testing.T) {
 	dir, files := sharedDir(t), sharedDir(t) // ext4 has no files of this size
 	p := Paths{Map: filepath.Join(files, "map"), Data: filepath.Join(files, "data")}
 	const size = 64 << 40
-	must(t, newHead(t, p, CreateParams{Size: size}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: size}).Close())
 	l := openHead(t, p, dir)
 	blocks := func() int64 {
 		var st unix.Stat_t
-		must(t, unix.Stat(sharedFiles(t, dir)[0], &st))
+		test.Must(t, unix.Stat(sharedFiles(t, dir)[0], &st))
 		return st.Blocks * 512
 	}
 	if n := blocks(); n > 2*MapPageSize {
@@ -37,15 +38,15 @@ func TestSharedMapGivesMemoryBack(t *testing.T) {
 		t.Errorf("with %d pages not flushed it takes %d bytes", many, n)
 	}
 	pages := l.Bitmap().TakeDirty(nil)
-	must(t, l.SyncData())
-	must(t, l.WriteMap(pages))
-	must(t, l.SyncMap())
+	test.Must(t, l.SyncData())
+	test.Must(t, l.WriteMap(pages))
+	test.Must(t, l.SyncMap())
 	l.Bitmap().Add(1, 1) // in the first page, since they were taken
 	l.Bitmap().flushed(pages)
 	if n := blocks(); n > (maxKeptPages+2)*MapPageSize {
 		t.Errorf("when they are flushed it takes %d bytes", n)
 	}
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	l = openHead(t, p, dir)
 	if !l.Bitmap().Test(0) || !l.Bitmap().Test(1) || l.Bitmap().Count() != many+1 {
 		t.Errorf("%d blocks, expected %d", l.Bitmap().Count(), many+1)
@@ -55,7 +56,7 @@ func TestSharedMapGivesMemoryBack(t *testing.T) {
 // Without a directory in memory every bit has to be flushed and is not shared.
 func TestNoPlaceForASharedMap(t *testing.T) {
 	p := paths(t)
-	must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
 	for _, dir := range []string{t.TempDir(), "/dev/shm/missing/dir", "/dev/shm/" + strings.Repeat("x", 250)} {
 		if _, err := Open(vfs.OS{}, p, OpenParams{Write: true, SharedDir: dir}); !errors.Is(err, ErrNoShared) && !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v, expected ErrNoShared", dir, err)
@@ -65,21 +66,21 @@ func TestNoPlaceForASharedMap(t *testing.T) {
 	if n, kept := l.Bitmap().Add(7, 3); n != 3 || kept {
 		t.Errorf("%d, kept %v", n, kept)
 	}
-	must(t, l.Close())
+	test.Must(t, l.Close())
 }
 
 // Without memory for a page of the shared map its bits have to be flushed; bits of pages that have
 // memory are shared, and all bits once there is memory again.
 func TestSharedMapIsFull(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	must(t, newHead(t, p, CreateParams{Size: 1 << 40}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: 1 << 40}).Close())
 	l := openHead(t, p, dir)
 	full := &fullFile{SharedFile: l.shared.file}
 	l.shared.file = full
 	add := func(first, n, done uint64, kept bool) {
 		t.Helper()
 		_, err := l.Data().WriteAt(make([]byte, n*DefaultBlockSize), int64(first)*DefaultBlockSize)
-		must(t, err)
+		test.Must(t, err)
 		if d, k := l.Bitmap().Add(first, n); d != done || k != kept || !l.Bitmap().Test(first) {
 			t.Errorf("%d blocks from %d on: %d, kept %v; expected %d, %v", n, first, d, k, done, kept)
 		}
@@ -91,7 +92,7 @@ func TestSharedMapIsFull(t *testing.T) {
 	flush(t, l)
 	full.err = nil
 	add(blocksPerPage+4, 4, 4, true)
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	if n := openHead(t, p, dir).Bitmap().Count(); n != 13 {
 		t.Errorf("%d blocks, expected 13", n)
 	}
@@ -113,10 +114,10 @@ func (f *fullFile) Reserve(off, n int64) error {
 // process takes the shared map for invalid.
 func TestSharedMapFaults(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	must(t, newHead(t, p, CreateParams{Size: 1 << 30}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: 1 << 30}).Close())
 	l := openHead(t, p, dir)
 	write(t, l, 1, 1)
-	must(t, l.shared.file.Truncate(MapPageSize)) // every page behind it faults
+	test.Must(t, l.shared.file.Truncate(MapPageSize)) // every page behind it faults
 	if n, kept := l.Bitmap().Add(2, 1); n != 1 || kept {
 		t.Errorf("%d, kept %v, expected a bit that is not kept", n, kept)
 	}
@@ -124,12 +125,12 @@ func TestSharedMapFaults(t *testing.T) {
 		t.Error("the shared map counts as sound, or the bit is not set")
 	}
 	flush(t, l)
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	if l, err := Open(vfs.OS{}, p, OpenParams{Write: true}); err == nil {
 		if n := l.Bitmap().Count(); n != 2 {
 			t.Errorf("%d blocks, expected the 2 that were flushed", n)
 		}
-		must(t, l.Abandon())
+		test.Must(t, l.Abandon())
 	} else if !errors.Is(err, ErrUnflushed) {
 		t.Error(err)
 	}
@@ -145,7 +146,7 @@ func TestReleaseBesideAdd(t *testing.T) {
 	)
 	dir, files := sharedDir(t), sharedDir(t)
 	p := Paths{Map: filepath.Join(files, "map"), Data: filepath.Join(files, "data")}
-	must(t, newHead(t, p, CreateParams{Size: size}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: size}).Close())
 	acked := map[uint64]bool{}
 	released := uint64(0)
 	for life := range uint64(lives) {
@@ -194,7 +195,7 @@ func TestReleaseBesideAdd(t *testing.T) {
 				acked[block] = true
 			}
 		}
-		must(t, l.Abandon()) // killed
+		test.Must(t, l.Abandon()) // killed
 	}
 	if released == 0 {
 		t.Error("no page was released: the test misses its subject")

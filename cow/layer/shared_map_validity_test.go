@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // changeHeader changes the header in a way that no process of this run of the kernel does.
@@ -21,21 +22,21 @@ func changeHeader(t *testing.T, p Paths, change func(h *Header)) {
 	raw := readFile(t, p.Map)
 	sector := [SectorSize]byte(raw[:SectorSize])
 	h, err := decodeHeader(&sector)
-	must(t, err)
+	test.Must(t, err)
 	change(&h)
 	h.encode(&sector)
 	f, err := os.OpenFile(p.Map, os.O_WRONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	_, err = f.WriteAt(sector[:], 0)
-	must(t, errors.Join(err, f.Close()))
+	test.Must(t, errors.Join(err, f.Close()))
 }
 
 // A shared map that does not match any more is invalid: only what was flushed counts.
 func TestInvalidSharedMap(t *testing.T) {
 	replaced := func(t *testing.T, path string) {
 		p := readFile(t, path)
-		must(t, os.Rename(path, path+".kept")) // its inode stays in use
-		must(t, os.WriteFile(path, p, 0o600))
+		test.Must(t, os.Rename(path, path+".kept")) // its inode stays in use
+		test.Must(t, os.WriteFile(path, p, 0o600))
 	}
 	for name, change := range map[string]func(t *testing.T, p Paths, shared string){
 		"another run of the kernel": func(t *testing.T, p Paths, _ string) {
@@ -45,7 +46,7 @@ func TestInvalidSharedMap(t *testing.T) {
 		"another data": func(t *testing.T, p Paths, _ string) { replaced(t, p.Data) },
 		"a copy of the map was put back in its place": func(t *testing.T, p Paths, _ string) {
 			raw := readFile(t, p.Map)
-			must(t, os.WriteFile(p.Map, raw, 0o600))
+			test.Must(t, os.WriteFile(p.Map, raw, 0o600))
 		},
 		"an older version had it open": func(t *testing.T, p Paths, _ string) {
 			changeHeader(t, p, func(h *Header) { h.Features.ClearOnOpen = 0 })
@@ -53,14 +54,14 @@ func TestInvalidSharedMap(t *testing.T) {
 		"closed since, and opened without a shared map": func(t *testing.T, p Paths, shared string) {
 			raw := readFile(t, shared)
 			changeHeader(t, p, func(h *Header) { h.clearShared() })
-			must(t, reopen(t, p, OpenParams{Write: true}).Abandon())
-			must(t, os.WriteFile(shared, raw, 0o600))
+			test.Must(t, reopen(t, p, OpenParams{Write: true}).Abandon())
+			test.Must(t, os.WriteFile(shared, raw, 0o600))
 		},
 		"a sync has failed": func(t *testing.T, p Paths, _ string) {
 			l := reopen(t, p, OpenParams{Write: true})
 			l.data = failingSync{l.data}
-			wantErr(t, l.SyncData(), syscall.EIO, "error")
-			must(t, l.Abandon())
+			test.ErrorIs(t, l.SyncData(), syscall.EIO, "error")
+			test.Must(t, l.Abandon())
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -71,13 +72,13 @@ func TestInvalidSharedMap(t *testing.T) {
 			if n := l.Bitmap().Count(); n != 3 {
 				t.Errorf("%d blocks for a reader, expected 3", n)
 			}
-			must(t, l.Abandon())
+			test.Must(t, l.Abandon())
 			l = openHead(t, p, dir)
 			if n := l.Bitmap().Count(); n != 3 {
 				t.Errorf("%d blocks, expected 3", n)
 			}
 			write(t, l, 50, 1)
-			must(t, l.Abandon())
+			test.Must(t, l.Abandon())
 			l = openHead(t, p, dir)
 			if n := l.Bitmap().Count(); n != 4 {
 				t.Errorf("%d blocks after another death, expected 4", n)
@@ -93,8 +94,8 @@ func TestCleanHeadIgnoresSharedMaps(t *testing.T) {
 	shared := sharedFiles(t, dir)[0]
 	raw := readFile(t, shared)
 	l := reopen(t, p, OpenParams{Write: true, Unflushed: DropUnflushed})
-	must(t, l.Close())
-	must(t, os.WriteFile(shared, raw, 0o600))
+	test.Must(t, l.Close())
+	test.Must(t, os.WriteFile(shared, raw, 0o600))
 	if n := openHead(t, p, dir).Bitmap().Count(); n != 3 {
 		t.Errorf("%d blocks, expected 3", n)
 	}
@@ -103,19 +104,19 @@ func TestCleanHeadIgnoresSharedMaps(t *testing.T) {
 // A shared map that exists, or should, and cannot be read refuses the open, which changes nothing.
 func TestUnreadableSharedMapIsRefused(t *testing.T) {
 	for name, change := range map[string]func(t *testing.T, file string){
-		"gone": func(t *testing.T, file string) { must(t, os.Remove(file)) },
+		"gone": func(t *testing.T, file string) { test.Must(t, os.Remove(file)) },
 		"a link": func(t *testing.T, file string) {
-			must(t, os.Rename(file, file+"~"))
-			must(t, os.Symlink(file+"~", file))
+			test.Must(t, os.Rename(file, file+"~"))
+			test.Must(t, os.Symlink(file+"~", file))
 		},
-		"a FIFO":    func(t *testing.T, file string) { must(t, os.Remove(file)); must(t, unix.Mkfifo(file, 0o600)) },
-		"empty":     func(t *testing.T, file string) { must(t, os.Truncate(file, 0)) },
-		"cut short": func(t *testing.T, file string) { must(t, os.Truncate(file, 5000)) },
+		"a FIFO":    func(t *testing.T, file string) { test.Must(t, os.Remove(file)); test.Must(t, unix.Mkfifo(file, 0o600)) },
+		"empty":     func(t *testing.T, file string) { test.Must(t, os.Truncate(file, 0)) },
+		"cut short": func(t *testing.T, file string) { test.Must(t, os.Truncate(file, 5000)) },
 		"identity damaged": func(t *testing.T, file string) {
 			f, err := os.OpenFile(file, os.O_WRONLY, 0)
-			must(t, err)
+			test.Must(t, err)
 			_, err = f.WriteAt([]byte{1}, 100)
-			must(t, errors.Join(err, f.Close()))
+			test.Must(t, errors.Join(err, f.Close()))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -129,7 +130,7 @@ func TestUnreadableSharedMapIsRefused(t *testing.T) {
 					t.Errorf("write %v: %v, expected ErrUnflushed with advice", write, err)
 				}
 				if err == nil {
-					must(t, l.Abandon())
+					test.Must(t, l.Abandon())
 				}
 			}
 			if after, err := os.ReadFile(p.Map); err != nil || string(after) != string(before) {
@@ -211,7 +212,7 @@ func TestOpenThatFailsOnce(t *testing.T) {
 func TestMapChangedSince(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
-	must(t, os.Chmod(p.Map, 0o640))
+	test.Must(t, os.Chmod(p.Map, 0o640))
 	if _, err := Open(vfs.OS{}, p, OpenParams{Write: true}); !errors.Is(err, ErrUnflushed) || !strings.Contains(err.Error(), "--keep-unflushed") {
 		t.Errorf("%v, expected ErrUnflushed with advice", err)
 	}
@@ -219,7 +220,7 @@ func TestMapChangedSince(t *testing.T) {
 	if n := l.Bitmap().Count(); n != 3 {
 		t.Errorf("%d blocks, expected 3", n)
 	}
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	l = reopen(t, p, OpenParams{Write: true, Unflushed: KeepUnflushed})
 	if got := sourceBits(t, l); !maps.Equal(got, owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(owned))
@@ -231,11 +232,11 @@ func TestSharedMapContradicts(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	killHead(t, p, dir, 200)
 	f, err := os.OpenFile(sharedFiles(t, dir)[0], os.O_WRONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	_, err = f.WriteAt([]byte{1}, MapPageSize+200/8) // block 200 of 200
-	must(t, errors.Join(err, f.Close()))
+	test.Must(t, errors.Join(err, f.Close()))
 	for _, write := range []bool{true, false} {
-		wantErr(t, errOf(Open(vfs.OS{}, p, OpenParams{Write: write})), ErrDamaged, "error")
+		test.ErrorIs(t, test.Err(Open(vfs.OS{}, p, OpenParams{Write: write})), ErrDamaged, "error")
 	}
 }
 
@@ -244,7 +245,7 @@ func TestDataChangedSince(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	past := time.Now().Add(-time.Hour)
-	must(t, os.Chtimes(p.Data, past, past))
+	test.Must(t, os.Chtimes(p.Data, past, past))
 	if _, err := Open(vfs.OS{}, p, OpenParams{Write: true}); !errors.Is(err, ErrUnflushed) || !strings.Contains(err.Error(), p.Data) {
 		t.Errorf("%v, expected ErrUnflushed of the data", err)
 	}
@@ -252,11 +253,11 @@ func TestDataChangedSince(t *testing.T) {
 	if got := sourceBits(t, l); !maps.Equal(got, owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(owned))
 	}
-	must(t, l.Close())
+	test.Must(t, l.Close())
 	// A store that was copied with its times is served and killed without a write.
-	must(t, os.Chtimes(p.Data, past, past))
-	must(t, openHead(t, p, dir).Abandon())
-	must(t, openHead(t, p, dir).Abandon())
+	test.Must(t, os.Chtimes(p.Data, past, past))
+	test.Must(t, openHead(t, p, dir).Abandon())
+	test.Must(t, openHead(t, p, dir).Abandon())
 }
 
 // A copy of a store that was not closed does not touch the shared map of the original.
@@ -266,14 +267,14 @@ func TestCopyKeepsTheSharedMapOfTheOriginal(t *testing.T) {
 	c := paths(t)
 	for _, f := range [][2]string{{p.Map, c.Map}, {p.Data, c.Data}} {
 		raw := readFile(t, f[0])
-		must(t, os.WriteFile(f[1], raw, 0o600))
+		test.Must(t, os.WriteFile(f[1], raw, 0o600))
 	}
 	l := openHead(t, c, dir)
 	if n := l.Bitmap().Count(); n != 3 {
 		t.Errorf("%d blocks of the copy, expected 3", n)
 	}
-	must(t, l.Close())
-	must(t, RemoveShared(vfs.OS{}, c))
+	test.Must(t, l.Close())
+	test.Must(t, RemoveShared(vfs.OS{}, c))
 	if got := sourceBits(t, openHead(t, p, dir)); !maps.Equal(got, owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(owned))
 	}

@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // sharedDir returns a directory in memory for one test.
 func sharedDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "cowblk-test-")
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
 }
@@ -25,7 +26,7 @@ func sharedDir(t testing.TB) string {
 func sharedFiles(t testing.TB, dir string) (files []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
-	must(t, err)
+	test.Must(t, err)
 	for _, e := range entries {
 		files = append(files, filepath.Join(dir, e.Name()))
 	}
@@ -40,21 +41,21 @@ func openHead(t *testing.T, p Paths, dir string) *Layer {
 // killHead makes a head with some blocks flushed and others not, whose process was killed.
 func killHead(t *testing.T, p Paths, dir string, blocks uint64) (owned map[uint64]bool) {
 	t.Helper()
-	must(t, newHead(t, p, CreateParams{Size: int64(blocks) * DefaultBlockSize}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: int64(blocks) * DefaultBlockSize}).Close())
 	l := openHead(t, p, dir)
 	write(t, l, 1, 3)
 	flush(t, l)
 	write(t, l, 2, 70)
 	write(t, l, blocks-1, 1)
 	owned = sourceBits(t, l)
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	return owned
 }
 
 func flush(t testing.TB, l *Layer) {
 	t.Helper()
 	_, err := l.Flush(nil)
-	must(t, err)
+	test.Must(t, err)
 }
 
 // The next process finds every block of the process that died, and makes it durable.
@@ -67,10 +68,10 @@ func TestRecoverUnflushed(t *testing.T) {
 			if got := sourceBits(t, l); !maps.Equal(got, owned) || l.Bitmap().Count() != uint64(len(owned)) {
 				t.Fatalf("%+v: %d blocks, count %d; expected %d", o, len(got), l.Bitmap().Count(), len(owned))
 			}
-			must(t, l.Abandon())
+			test.Must(t, l.Abandon())
 		}
 		l := openHead(t, p, dir)
-		must(t, l.Close())
+		test.Must(t, l.Close())
 		if files := sharedFiles(t, dir); len(files) != 0 {
 			t.Errorf("a head that was closed has a shared map: %q", files)
 		}
@@ -84,17 +85,17 @@ func TestRecoverUnflushed(t *testing.T) {
 // A detached head continues without another write; the head of a process that died does not.
 func TestDetachedHead(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
 	l := openHead(t, p, dir)
 	write(t, l, 5, 2)
-	must(t, l.Detach())
+	test.Must(t, l.Detach())
 	before := readFile(t, p.Map)
 	st, err := os.Stat(p.Map)
-	must(t, err)
+	test.Must(t, err)
 	l = openHead(t, p, dir)
 	after := readFile(t, p.Map)
 	again, err := os.Stat(p.Map)
-	must(t, err)
+	test.Must(t, err)
 	if string(before) != string(after) || !st.ModTime().Equal(again.ModTime()) {
 		t.Error("the map was written")
 	}
@@ -109,8 +110,8 @@ func TestRecoveredAndSealed(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	l := openHead(t, p, "")
-	must(t, l.Seal(time.Now()))
-	must(t, l.Close())
+	test.Must(t, l.Seal(time.Now()))
+	test.Must(t, l.Close())
 	if files := sharedFiles(t, dir); len(files) != 0 {
 		t.Errorf("a sealed layer has a shared map: %q", files)
 	}
@@ -126,15 +127,15 @@ func TestMakeDurableBesideReaders(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	one, two := reopen(t, p, OpenParams{}), reopen(t, p, OpenParams{})
-	wantErr(t, errOf(Open(vfs.OS{}, p, OpenParams{Write: true})), ErrInUse, "error")
-	must(t, one.MakeDurable())
-	must(t, two.MakeDurable()) // at the same time, or a bit later
-	must(t, one.MakeDurable())
+	test.ErrorIs(t, test.Err(Open(vfs.OS{}, p, OpenParams{Write: true})), ErrInUse, "error")
+	test.Must(t, one.MakeDurable())
+	test.Must(t, two.MakeDurable()) // at the same time, or a bit later
+	test.Must(t, one.MakeDurable())
 	if files := sharedFiles(t, dir); len(files) != 0 {
 		t.Errorf("a layer that owes nothing has a shared map: %q", files)
 	}
-	must(t, one.Abandon())
-	must(t, two.Abandon())
+	test.Must(t, one.Abandon())
+	test.Must(t, two.Abandon())
 	l := openHead(t, p, dir)
 	if got := sourceBits(t, l); !maps.Equal(got, owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(owned))
@@ -146,18 +147,18 @@ func TestRepairKeepsUnflushed(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	f, err := os.OpenFile(p.Map, os.O_RDWR, 0)
-	must(t, err)
+	test.Must(t, err)
 	var b [1]byte
-	must(t, errOf(f.ReadAt(b[:], 300)))
+	test.Must(t, test.Err(f.ReadAt(b[:], 300)))
 	b[0] ^= 4
 	_, err = f.WriteAt(b[:], 300)
-	must(t, errors.Join(err, f.Close()))
+	test.Must(t, errors.Join(err, f.Close()))
 	h, err := ReadHeader(vfs.OS{}, p.Map)
 	if !errors.Is(err, ErrDamaged) {
 		t.Fatalf("%v, %+v", err, h)
 	}
 	l, err := decodeWith(t, p, 300, 4)
-	must(t, err)
+	test.Must(t, err)
 	done, err := Repair(vfs.OS{}, p, Known{UUID: l.UUID, BlockSize: l.BlockSize, Size: l.Size, Created: l.Created})
 	if err != nil || len(done) != 1 {
 		t.Fatalf("%v, %v", done, err)
@@ -182,7 +183,7 @@ func TestMadeDurableMeanwhile(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	other := reopen(t, p, OpenParams{})
-	l := reopenOn(t, &meanwhile{do: func() { must(t, other.MakeDurable()) }}, p, OpenParams{})
+	l := reopenOn(t, &meanwhile{do: func() { test.Must(t, other.MakeDurable()) }}, p, OpenParams{})
 	if got := sourceBits(t, l); !maps.Equal(got, owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(owned))
 	}
@@ -206,25 +207,25 @@ func (m *meanwhile) OpenShared(name string, flag int, perm fs.FileMode) (vfs.Sha
 // by the first flush, also if that is in a process that has taken the head over in between.
 func TestMapIsWrittenAgainAfterADetach(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
-	must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
+	test.Must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
 	l := openHead(t, p, dir)
 	write(t, l, 5, 2)
 	flush(t, l)
-	must(t, l.Abandon()) // killed
+	test.Must(t, l.Abandon()) // killed
 	for range 2 {
 		l = openHead(t, p, dir)
-		must(t, l.Detach())
+		test.Must(t, l.Detach())
 	}
 	l = openHead(t, p, dir)
 	pages, err := l.Flush(nil)
-	must(t, err)
+	test.Must(t, err)
 	if len(pages) != 1 {
 		t.Errorf("the flush has written %d pages of the map, expected 1", len(pages))
 	}
-	must(t, l.Detach())
+	test.Must(t, l.Detach())
 	l = openHead(t, p, dir)
 	if pages, err = l.Flush(nil); err != nil || len(pages) != 0 {
 		t.Errorf("the next flush has written %d pages, expected none; %v", len(pages), err)
 	}
-	must(t, l.Close())
+	test.Must(t, l.Close())
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // hexdump formats a file like "hexdump -C" without its column of characters: rows of 16 bytes, "*"
@@ -55,13 +56,13 @@ func TestWorkedExample(t *testing.T) {
 		Size: 9*512 + 4096, BlockSize: 4096, Created: time.Unix(1164628800, 0),
 	}
 	l := newHead(t, p, c)
-	must(t, errOf(l.Data().WriteAt([]byte{1}, 0)))
-	must(t, errOf(l.Data().WriteAt([]byte{1}, 2*4096)))
+	test.Must(t, test.Err(l.Data().WriteAt([]byte{1}, 0)))
+	test.Must(t, test.Err(l.Data().WriteAt([]byte{1}, 2*4096)))
 	l.Bitmap().Set(0, 1)
 	l.Bitmap().Set(2, 1)
-	must(t, l.Seal(time.Unix(1164628801, 0)))
-	must(t, l.AddChecksums(nil))
-	must(t, l.Close())
+	test.Must(t, l.Seal(time.Unix(1164628801, 0)))
+	test.Must(t, l.AddChecksums(nil))
+	test.Must(t, l.Close())
 	content := readFile(t, p.Map)
 	if dump := hexdump(content); !strings.Contains(formatDocument(t), "```\n"+dump+"```\n") {
 		t.Errorf("the example in FORMAT.md, \"A worked example\", is expected to be\n%s", dump)
@@ -87,12 +88,12 @@ func TestVectors(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "base")
-	must(t, os.WriteFile(path, base, 0o600))
+	test.Must(t, os.WriteFile(path, base, 0o600))
 	f, err := vfs.OS{}.OpenFile(path, os.O_RDONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 	print, err := ComputeFingerprint(f, 0, int64(len(base)))
-	must(t, err)
+	test.Must(t, err)
 	want("fingerprint", "four times the bytes `00` to `ff` \\| `([0-9a-f]{64})`", print.String())
 
 	page := make([]byte, MapPageSize)

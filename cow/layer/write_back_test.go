@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // The data was evicted since the process died. A write-back error of the file system then counts
@@ -31,19 +32,19 @@ func TestWriteBackFailedAfterAKill(t *testing.T) {
 	if got := sourceBits(t, l); !maps.Equal(got, disks[0].owned) || dropped(l) != nil {
 		t.Errorf("no error: %d blocks, expected %d; lost: %v", len(got), len(disks[0].owned), dropped(l))
 	}
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	for i, f := range []openFails{{evicted: true, syncFS: syscall.EIO}, {evicted: true}} {
 		l := reopenOn(t, f, disks[i].p, OpenParams{Write: true, SharedDir: dir})
 		if n := l.Bitmap().Count(); n != 3 || dropped(l) == nil {
 			t.Errorf("disk %d: %d blocks, expected 3; lost: %v", i, n, dropped(l))
 		}
 		write(t, l, 50, 1) // in a head that was opened after the error
-		must(t, l.Abandon())
+		test.Must(t, l.Abandon())
 		l = reopenOn(t, openFails{evicted: true}, disks[i].p, OpenParams{Write: true})
 		if n := l.Bitmap().Count(); n != 4 || dropped(l) != nil {
 			t.Errorf("disk %d, once more: %d blocks, expected 4; lost: %v", i, n, dropped(l))
 		}
-		must(t, l.Abandon())
+		test.Must(t, l.Abandon())
 	}
 	// Still in memory: its own sync reports errors.
 	l = reopenOn(t, openFails{}, disks[2].p, OpenParams{Write: true})
@@ -52,7 +53,7 @@ func TestWriteBackFailedAfterAKill(t *testing.T) {
 	}
 	flush(t, l) // succeeds: the earlier error does not concern this head
 	write(t, l, 120, 1)
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	if n := reopenOn(t, openFails{evicted: true}, disks[2].p, OpenParams{}).Bitmap().Count(); n != uint64(len(disks[2].owned))+1 {
 		t.Errorf("%d blocks after another death, expected %d", n, len(disks[2].owned)+1)
 	}
@@ -64,21 +65,21 @@ func TestPagesReclaimedAfterAKill(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	l, err := Open(&syncFails{openFails{reclaimed: 40 * DefaultBlockSize}}, p, OpenParams{})
-	must(t, err)
+	test.Must(t, err)
 	if n := l.Bitmap().Count(); n != 3 || !errors.Is(dropped(l), ErrWriteBack) {
 		t.Errorf("%d blocks, expected 3; dropped: %v", n, dropped(l))
 	}
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	l = reopenOn(t, openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{}) // nothing was lost
 	if got := sourceBits(t, l); !maps.Equal(got, owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(owned))
 	}
-	must(t, l.Abandon())
+	test.Must(t, l.Abandon())
 	f, err := os.OpenFile(p.Data, os.O_RDWR, 0)
-	must(t, err)
-	must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 8*DefaultBlockSize, 8*DefaultBlockSize))
-	must(t, f.Close())
-	wantErr(t, errOf(Open(openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{})), ErrUnflushed, "error")
+	test.Must(t, err)
+	test.Must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 8*DefaultBlockSize, 8*DefaultBlockSize))
+	test.Must(t, f.Close())
+	test.ErrorIs(t, test.Err(Open(openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{})), ErrUnflushed, "error")
 }
 
 // syncFails is openFails with files whose sync fails.
@@ -100,9 +101,9 @@ func TestHoleAfterAKill(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	f, err := os.OpenFile(p.Data, os.O_RDWR, 0)
-	must(t, err)
-	must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 40*DefaultBlockSize, 8*DefaultBlockSize))
-	must(t, f.Close())
+	test.Must(t, err)
+	test.Must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 40*DefaultBlockSize, 8*DefaultBlockSize))
+	test.Must(t, f.Close())
 	if _, err := Open(openFails{evicted: true}, p, OpenParams{}); !errors.Is(err, ErrUnflushed) || !strings.Contains(err.Error(), "--keep-unflushed") {
 		t.Errorf("%v, expected ErrUnflushed with advice", err)
 	}
@@ -118,17 +119,17 @@ func TestHoleAfterAKill(t *testing.T) {
 func TestDiscardedHoleAfterAKill(t *testing.T) {
 	for _, flushed := range []bool{false, true} {
 		p, dir := paths(t), sharedDir(t)
-		must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
+		test.Must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
 		l := openHead(t, p, dir)
 		write(t, l, 1, 3)
 		l.Bitmap().MarkPunched()
-		must(t, l.Data().PunchHole(DefaultBlockSize, 2*DefaultBlockSize))
+		test.Must(t, l.Data().PunchHole(DefaultBlockSize, 2*DefaultBlockSize))
 		if flushed {
 			flush(t, l)
 			write(t, l, 7, 1)
-			must(t, l.Data().PunchHole(7*DefaultBlockSize, DefaultBlockSize)) // the device loses it
+			test.Must(t, l.Data().PunchHole(7*DefaultBlockSize, DefaultBlockSize)) // the device loses it
 		}
-		must(t, l.Abandon())
+		test.Must(t, l.Abandon())
 		l, err := Open(openFails{evicted: true}, p, OpenParams{Write: true})
 		if refused := errors.Is(err, ErrUnflushed); refused != flushed || !refused && err != nil {
 			t.Errorf("flushed %v: %v", flushed, err)
@@ -137,7 +138,7 @@ func TestDiscardedHoleAfterAKill(t *testing.T) {
 			if n, _ := l.Unflushed(); n != 3 {
 				t.Errorf("%d blocks were taken up, expected 3", n)
 			}
-			must(t, l.Abandon())
+			test.Must(t, l.Abandon())
 		}
 	}
 }
@@ -145,7 +146,7 @@ func TestDiscardedHoleAfterAKill(t *testing.T) {
 func reopenOn(t *testing.T, f vfs.FS, p Paths, o OpenParams) *Layer {
 	t.Helper()
 	l, err := Open(f, p, o)
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { _ = l.Abandon() })
 	return l
 }
@@ -167,17 +168,17 @@ func TestCacheIsDropped(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, dir := paths(t), sharedDir(t)
-			must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
+			test.Must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
 			l := openHead(t, p, dir)
 			write(t, l, 1, 1)
-			must(t, c.end(l))
+			test.Must(t, c.end(l))
 			drops := 0
 			l, err := Open(&dropCounter{drops: &drops}, p, OpenParams{Write: c.write})
-			must(t, err)
+			test.Must(t, err)
 			if drops != c.drops {
 				t.Errorf("the cache was dropped %d times, expected %d", drops, c.drops)
 			}
-			must(t, l.Abandon())
+			test.Must(t, l.Abandon())
 		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cowblk/cow/imagefile"
+	"cowblk/internal/test"
 )
 
 // An advised conversion of one image of a chain names the image that the user has named, wherever
@@ -49,8 +50,8 @@ func TestAdviceOverwritesNothing(t *testing.T) {
 	write(t, vmdk+".new.qcow2", nil)
 	write(t, vmdk+".new.raw", nil)
 	write(t, mid+".new.qcow2", nil)
-	must(t, os.Mkdir(vmdk+".new-2.qcow2", 0o755))
-	must(t, os.Symlink("nowhere", xz+".unpacked"))
+	test.Must(t, os.Mkdir(vmdk+".new-2.qcow2", 0o755))
+	test.Must(t, os.Symlink("nowhere", xz+".unpacked"))
 	s := newStore(t)
 	for path, want := range map[string]string{
 		vmdk: vmdk + " " + vmdk + ".new-3.qcow2",

@@ -13,6 +13,7 @@ import (
 
 	"cowblk/cow/imagefile"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // overlay writes a qcow2 of 1 MiB that names a backing file and contains its first cluster.
@@ -29,7 +30,7 @@ func TestHostileBacking(t *testing.T) {
 	raw := write(t, path("raw"), noise(1, 1<<20))
 	must := func(err error) {
 		t.Helper()
-		must(t, err)
+		test.Must(t, err)
 	}
 	must(syscall.Mkfifo(path("fifo"), 0o600))
 	must(os.Symlink("fifo", path("to-fifo")))
@@ -134,7 +135,7 @@ func TestBackingFollowed(t *testing.T) {
 		t.Fatalf("without leave: %v", err)
 	}
 	img, err := s.Import(ctx, top, "img", ImportOptions{Backing: true})
-	must(t, err)
+	test.Must(t, err)
 	if fmt.Sprint(img.Backing) != fmt.Sprintf("[%s (qcow2) %s (raw)]", path("mid.qcow2"), path("base raw")) {
 		t.Errorf("backing files %v", img.Backing)
 	}
@@ -144,9 +145,9 @@ func TestBackingFollowed(t *testing.T) {
 	}
 	// Another process writes to the bottom of the chain.
 	f, err := vfs.OS{}.OpenFile(path("base raw"), os.O_RDWR, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
-	must(t, f.LockImage(vfs.ImageWrite))
+	test.Must(t, f.LockImage(vfs.ImageWrite))
 	if _, err := s.Import(ctx, top, "img2", ImportOptions{Backing: true}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "--force-share") {
 		t.Errorf("while somebody writes to a backing file: %v", err)
 	}
@@ -162,19 +163,19 @@ func TestImportOfOpenDisk(t *testing.T) {
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	src := s.paths(m.Head()).Data
 	link := filepath.Join(t.TempDir(), "link")
-	must(t, os.Symlink(src, link))
+	test.Must(t, os.Symlink(src, link))
 	d := openDisk(t, s, "vm1")
 	for _, path := range []string{src, link} {
-		wantErr(t, errOf(s.Import(ctx, path, "img", ImportOptions{})), ErrInUse, "import of %s, which a disk writes to", path)
+		test.ErrorIs(t, test.Err(s.Import(ctx, path, "img", ImportOptions{})), ErrInUse, fmt.Sprintf("import of %s, which a disk writes to", path))
 	}
 	if _, err := s.Import(ctx, src, "forced", ImportOptions{ForceShare: true}); err != nil {
 		t.Error(err)
 	}
-	must(t, d.Close())
+	test.Must(t, d.Close())
 	f, err := vfs.OS{}.OpenFile(src, os.O_RDONLY, 0)
-	must(t, err)
-	must(t, f.Lock(true))
-	wantErr(t, errOf(s.Import(ctx, src, "img", ImportOptions{})), ErrInUse, "import of a file with a writer's flock")
+	test.Must(t, err)
+	test.Must(t, f.Lock(true))
+	test.ErrorIs(t, test.Err(s.Import(ctx, src, "img", ImportOptions{})), ErrInUse, "import of a file with a writer's flock")
 	f.Close()
 	if _, err := s.Import(ctx, src, "img", ImportOptions{}); err != nil {
 		t.Error(err)
@@ -197,7 +198,7 @@ func TestImportHoldsSource(t *testing.T) {
 			return
 		}
 		defer f.Close()
-		wantErr(t, f.LockImage(vfs.ImageWrite), vfs.ErrImageLocked, "a writer beside the import")
+		test.ErrorIs(t, f.LockImage(vfs.ImageWrite), vfs.ErrImageLocked, "a writer beside the import")
 	}})
 	if err != nil || !tried {
 		t.Fatal(err, tried)
@@ -218,7 +219,7 @@ func TestPathsThatAreNoText(t *testing.T) {
 	for i, src := range []string{bad, odd} {
 		name := fmt.Sprint("img", i)
 		img, err := s.Import(ctx, src, name, ImportOptions{})
-		must(t, err)
+		test.Must(t, err)
 		again, err := s.Image(name)
 		if err != nil || again.Source != img.Source || !strings.HasPrefix(again.Source, `"`) {
 			t.Errorf("source %q, read again %v, %v", img.Source, again, err)
@@ -233,12 +234,12 @@ func TestPathsThatAreNoText(t *testing.T) {
 func TestBackingByASymbolicLink(t *testing.T) {
 	s := newStore(t)
 	dir, err := filepath.EvalSymlinks(t.TempDir())
-	must(t, err)
+	test.Must(t, err)
 	secret := filepath.Join(dir, "private", "secret")
-	must(t, os.Mkdir(filepath.Dir(secret), 0o700))
+	test.Must(t, os.Mkdir(filepath.Dir(secret), 0o700))
 	write(t, secret, noise(1, 1<<20))
 	for link, to := range map[string]string{"link": secret, "linked": "private", "twice": "link"} {
-		must(t, os.Symlink(to, filepath.Join(dir, link)))
+		test.Must(t, os.Symlink(to, filepath.Join(dir, link)))
 	}
 	for i, name := range []string{"link", "linked/secret", "twice"} {
 		top := overlay(t, filepath.Join(dir, fmt.Sprint("top", i)), filepath.Join(dir, name), "raw")
@@ -247,7 +248,7 @@ func TestBackingByASymbolicLink(t *testing.T) {
 			t.Errorf("%s, without leave: %v", name, err)
 		}
 		img, err := s.Import(ctx, top, fmt.Sprint("img", i), ImportOptions{Backing: true})
-		must(t, err)
+		test.Must(t, err)
 		if got := fmt.Sprint(img.Backing); got != "["+secret+" (raw)]" {
 			t.Errorf("%s: recorded %s", name, got)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // counting counts the calls on the machine's file system. RemoveAll and WriteFileAtomic count as
@@ -91,7 +92,7 @@ func countingStore(t testing.TB) (*Store, *counting) {
 		FS: c, Log: slog.New(slog.DiscardHandler), Getenv: noEnv,
 		Now: func() time.Time { return time.Date(2006, 11, 27, 12, 0, 0, 0, time.UTC) },
 	})
-	must(t, err)
+	test.Must(t, err)
 	return s, c
 }
 
@@ -102,7 +103,7 @@ func counted(t *testing.T, s *Store, c *counting) map[string]int64 {
 	counts := map[string]int64{}
 	s.clockMargin = -time.Hour // the index trusts the disks as if they were old
 	// The first command that deletes reads all manifests.
-	must(t, errOf(s.Remove(ctx, "d0")))
+	test.Must(t, test.Err(s.Remove(ctx, "d0")))
 	count := func(what string, f func() error) {
 		t.Helper()
 		before := c.calls.Load()
@@ -151,7 +152,7 @@ func manyDisks(t testing.TB, s *Store, n int) {
 	importRaw(t, s, "img", noise(1, 1<<16))
 	importRaw(t, s, "spare", noise(2, 1<<16))
 	create(t, s, "golden", CreateOptions{From: "img"})
-	must(t, errOf(s.Promote(ctx, []string{"golden"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"golden"}, "t")))
 	for i := range n {
 		create(t, s, fmt.Sprintf("d%d", i), CreateOptions{From: "golden@t"})
 	}
@@ -179,7 +180,7 @@ func TestCallsDoNotFollowDepth(t *testing.T) {
 		s, c := countingStore(t)
 		create(t, s, "golden", CreateOptions{Size: 1 << 20})
 		for i := range tags {
-			must(t, errOf(s.Promote(ctx, []string{"golden"}, fmt.Sprint("t", i))))
+			test.Must(t, test.Err(s.Promote(ctx, []string{"golden"}, fmt.Sprint("t", i))))
 		}
 		counts := map[string]int64{}
 		last := fmt.Sprint("golden@t", tags-1)
@@ -189,15 +190,15 @@ func TestCallsDoNotFollowDepth(t *testing.T) {
 		m := manifestOf(t, s, "clone")
 		before = c.calls.Load()
 		p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
-		must(t, err)
-		must(t, p.Commit())
+		test.Must(t, err)
+		test.Must(t, p.Commit())
 		for _, h := range p.Heads() {
-			must(t, h.Close())
+			test.Must(t, h.Close())
 		}
 		p.Close(true)
 		counts["promote"] = c.calls.Load() - before
 		before = c.calls.Load()
-		must(t, errOf(s.Remove(ctx, "clone")))
+		test.Must(t, test.Err(s.Remove(ctx, "clone")))
 		counts["remove"] = c.calls.Load() - before
 		return counts
 	}

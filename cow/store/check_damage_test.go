@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 )
 
 // Offsets of header fields, see FORMAT.md.
@@ -47,7 +48,7 @@ func (h *hurt) role(name string) *Layer {
 	h.t.Helper()
 	if name == "SEALED" {
 		m, err := h.Disk("vm1")
-		must(h.t, err)
+		test.Must(h.t, err)
 		return &m.Layers[0]
 	}
 	return head(h.t, h.Store, name)
@@ -61,7 +62,7 @@ func (h *hurt) put(path string, off int64, p ...byte) {
 		_, err = f.WriteAt(p, off)
 		f.Close()
 	}
-	must(h.t, err)
+	test.Must(h.t, err)
 }
 
 // header overwrites bytes of a layer's header, and corrects its checksum if sum is set.
@@ -79,7 +80,7 @@ func (h *hurt) header(name string, sum bool, off int64, p ...byte) {
 
 func (h *hurt) truncate(path string, n int64) {
 	h.t.Helper()
-	must(h.t, os.Truncate(path, n))
+	test.Must(h.t, os.Truncate(path, n))
 }
 
 // manifest rewrites a disk's manifest as text.
@@ -95,17 +96,17 @@ func (h *hurt) manifest(name, from, to string) {
 
 func (h *hurt) remove(path string) {
 	h.t.Helper()
-	must(h.t, os.RemoveAll(path))
+	test.Must(h.t, os.RemoveAll(path))
 }
 
 // dirty leaves a disk as a process does that is killed after a flush.
 func (h *hurt) dirty(name string) {
 	h.t.Helper()
 	o := openDisk(h.t, h.Store, name)
-	must(h.t, o.Disk.Flush())
+	test.Must(h.t, o.Disk.Flush())
 	path, _ := h.files(name)
 	data := readFile(h.t, path)
-	must(h.t, o.Close())
+	test.Must(h.t, o.Close())
 	write(h.t, path, data)
 }
 
@@ -113,7 +114,7 @@ func (h *hurt) dirty(name string) {
 func (h *hurt) sums() {
 	h.t.Helper()
 	o := openDisk(h.t, h.Store, "vm1")
-	must(h.t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
+	test.Must(h.t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
 }
 
 // orphan adds a layer that no manifest names and that owns blocks.
@@ -121,11 +122,11 @@ func (h *hurt) orphan(blocks uint64) {
 	h.t.Helper()
 	l := storeLayer(uuid.New(), time.Now())
 	p := h.paths(&l)
-	must(h.t, os.MkdirAll(filepath.Dir(p.Map), 0o755))
+	test.Must(h.t, os.MkdirAll(filepath.Dir(p.Map), 0o755))
 	f, err := layer.CreateHead(h.fs, p, layer.CreateParams{UUID: l.UUID, Size: 1 << 20})
-	must(h.t, err)
+	test.Must(h.t, err)
 	f.Bitmap().Set(0, blocks)
-	must(h.t, f.Close())
+	test.Must(h.t, f.Close())
 }
 
 // unsealed marks vm1's lower layer as not sealed, as if a promotion had been interrupted before the
@@ -142,10 +143,10 @@ func (h *hurt) work(file string, content any) {
 	data, isText := content.(string)
 	if !isText {
 		j, err := json.Marshal(content)
-		must(h.t, err)
+		test.Must(h.t, err)
 		data = string(j)
 	}
-	must(h.t, os.MkdirAll(dir, 0o755))
+	test.Must(h.t, os.MkdirAll(dir, 0o755))
 	write(h.t, filepath.Join(dir, lockFile), nil)
 	write(h.t, filepath.Join(dir, file), []byte(data))
 }
@@ -157,13 +158,13 @@ func (h *hurt) decided(undo bool) {
 	var disks []*Manifest
 	for _, name := range []string{"vm1", "vm2"} {
 		m, err := h.Disk(name)
-		must(h.t, err)
+		test.Must(h.t, err)
 		disks = append(disks, m)
 	}
 	p, err := h.PreparePromotion(ctx, disks, "u")
-	must(h.t, err)
+	test.Must(h.t, err)
 	for _, l := range p.Heads() {
-		must(h.t, l.Close())
+		test.Must(h.t, l.Close())
 	}
 	h.fs = failsAfter(h.fs, "vm2", "vm1")
 	commit := func() error { return p.replace(stagedAfter) }
@@ -181,7 +182,7 @@ func (h *hurt) decided(undo bool) {
 func (h *hurt) swap(a, b string) {
 	h.t.Helper()
 	for _, r := range [][2]string{{a, a + "x"}, {b, a}, {a + "x", b}} {
-		must(h.t, os.Rename(r[0], r[1]))
+		test.Must(h.t, os.Rename(r[0], r[1]))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cowblk/cow"
+	"cowblk/internal/test"
 )
 
 // die starts a process that promotes vm1 to tag (if not empty), writes to vm1 without a flush and
@@ -40,7 +41,7 @@ func TestCheckAfterTheProcessDied(t *testing.T) {
 		t.Error("it is not closed after the repair")
 	}
 	m, err := h.Disk("vm1")
-	must(t, err)
+	test.Must(t, err)
 	for _, dir := range h.SharedDirs() {
 		entries, _ := os.ReadDir(dir)
 		if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), m.Head().UUID.String()) }) {
@@ -79,7 +80,7 @@ func TestCloneOpenedBeforeTheDiskOfADeadProcess(t *testing.T) {
 	h, want := die(t, "u")
 	create(t, h.Store, "a-clone", CreateOptions{From: "vm1@u"})
 	tag, err := h.OpenTag(ctx, Ref{"vm1", "u"}, cow.Options{})
-	must(t, err)
+	test.Must(t, err)
 	got := make([]byte, len(want))
 	if _, err := tag.ReadAt(got, 0); err != nil || string(got) != string(want) {
 		t.Errorf("the tag lacks a write: %v", err)

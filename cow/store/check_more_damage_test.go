@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"cowblk/internal/test"
 )
 
 // moreDamages has the damages of documents, images and bases, and the rest.
@@ -51,7 +53,7 @@ func moreDamages() []damage {
 		}, vm1, vm1},
 		{"disk copied by hand", func(h *hurt) {
 			data, _ := os.ReadFile(h.path(disksDir, "bare", diskFile))
-			must(h.t, os.Mkdir(h.path(disksDir, "copy"), 0o755))
+			test.Must(h.t, os.Mkdir(h.path(disksDir, "copy"), 0o755))
 			write(h.t, h.path(disksDir, "copy", diskFile), []byte(strings.Replace(string(data), `"bare"`, `"copy"`, 1)))
 		}, []string{"left bare layer copy: disks that name the head", "left copy layer copy: disks that name the head"}, nil, nil},
 

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // check does not disturb a disk that a process has open, and does not check what that process may
@@ -122,9 +124,9 @@ func TestCheckFull(t *testing.T) {
 	}
 	// No sample and no time shows this change of content. The recorded hash is changed instead.
 	img, err := h.Image("img")
-	must(t, err)
+	test.Must(t, err)
 	img.ChunkSHA256 = sum(nil)
-	must(t, h.writeDocument(h.path(imagesDir, "img", imageFile), img))
+	test.Must(t, h.writeDocument(h.path(imagesDir, "img", imageFile), img))
 	if r := check(t, h.Store, CheckOptions{}); r.Found != 0 {
 		t.Errorf("not full: %v", problemTexts(h, r))
 	}
@@ -146,7 +148,7 @@ func TestCheckFull(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	cancel()
-	wantErr(t, errOf(h.Check(ctx, CheckOptions{Depth: CheckFull})), context.Canceled, "interrupted")
+	test.ErrorIs(t, test.Err(h.Check(ctx, CheckOptions{Depth: CheckFull})), context.Canceled, "interrupted")
 }
 
 // Orphans with content are removed only on request, and never while a document that may name them
@@ -181,7 +183,7 @@ func TestCheckNames(t *testing.T) {
 	}
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	for name, want := range map[string]error{"nosuch": ErrNotFound, "a/b": ErrInvalid, "": ErrInvalid} {
-		wantErr(t, errOf(s.Check(ctx, CheckOptions{Names: []string{name}})), want, "%q", name)
+		test.ErrorIs(t, test.Err(s.Check(ctx, CheckOptions{Names: []string{name}})), want, fmt.Sprintf("%q", name))
 	}
 	if r := check(t, s, CheckOptions{Names: []string{"vm1", "vm1"}}); len(r.Reports) != 1 {
 		t.Errorf("twice: %+v", r.Reports)
@@ -244,7 +246,7 @@ func TestCheckBesideARemoval(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	lock, err := s.LockDisk("vm1")
-	must(t, err)
+	test.Must(t, err)
 	defer lock.Unlock()
 	other := openStore(t, s.Dir())
 	// It goes just before the second read of its manifest, after it was found open.
@@ -252,13 +254,13 @@ func TestCheckBesideARemoval(t *testing.T) {
 	other.fs = faultfs.Over(vfs.OS{}, func(c faultfs.Call) faultfs.Fault {
 		if c.Op == "open" && c.Name == s.path(disksDir, "vm1", diskFile) {
 			if reads++; reads == 2 {
-				must(t, os.RemoveAll(filepath.Dir(c.Name)))
+				test.Must(t, os.RemoveAll(filepath.Dir(c.Name)))
 			}
 		}
 		return faultfs.Fault{}
 	})
 	r, err := other.Check(ctx, CheckOptions{Names: []string{"vm1"}})
-	must(t, err)
+	test.Must(t, err)
 	if r.Found != 0 || r.Failed != 0 {
 		t.Errorf("%+v", r)
 	}

@@ -17,6 +17,7 @@ import (
 	"cowblk/cow/finding"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 func withoutSync() vfs.FS { return faultfs.WithoutSync(vfs.OS{}) }
@@ -39,7 +40,7 @@ func newMould(t *testing.T) *mould {
 	create(t, s, "place", CreateOptions{Base: base})
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	put(t, s, "vm1", noise(5, 8192), 0)
-	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "t")))
 	put(t, s, "vm1", noise(6, 8192), 8192)
 	create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 	create(t, s, "bare", CreateOptions{Size: 1 << 20})
@@ -86,14 +87,14 @@ func copyTree(t *testing.T, from, to string) string {
 		}
 		return err
 	})
-	must(t, err)
+	test.Must(t, err)
 	return to
 }
 
 func check(t *testing.T, s *Store, o CheckOptions) *CheckReport {
 	t.Helper()
 	r, err := s.Check(ctx, o)
-	must(t, err)
+	test.Must(t, err)
 	return r
 }
 
@@ -294,13 +295,13 @@ func TestCheckOfLinkedFiles(t *testing.T) {
 			create(t, s, "d", CreateOptions{From: "golden"})
 			create(t, s, "other", CreateOptions{From: "golden"})
 			for _, tag := range []string{"t", "u"} {
-				must(t, errOf(s.Promote(ctx, []string{"d"}, tag)))
+				test.Must(t, test.Err(s.Promote(ctx, []string{"d"}, tag)))
 			}
 			d, err := s.Disk("d")
 			other, err2 := s.Disk("other")
-			must(t, errors.Join(err, err2))
+			test.Must(t, errors.Join(err, err2))
 			from, to := c.from(s, d, other), c.to(s, d, other)
-			must(t, errors.Join(os.Remove(to), make(from, to)))
+			test.Must(t, errors.Join(os.Remove(to), make(from, to)))
 			named := "d"
 			if strings.HasPrefix(c.what, "another") && link == "symbolic link" {
 				named = "other" // the file itself does not show who links to it

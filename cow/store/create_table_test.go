@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 )
 
 // tableFiles are the files of a table: a base, and maps and data areas of two layers.
@@ -84,7 +85,7 @@ func TestTable(t *testing.T) {
 	wantContent(t, s, "again", want, "the layer's content is lost")
 
 	// The RFC's rotation: the first W becomes an R and a new W is added on top.
-	must(t, errOf(s.Remove(ctx, "again")))
+	test.Must(t, test.Err(s.Remove(ctx, "again")))
 	m = create(t, s, "rotated", CreateOptions{Table: f.two()})
 	if len(m.Layers) != 2 {
 		t.Fatalf("manifest %+v", m)
@@ -97,7 +98,7 @@ func TestTable(t *testing.T) {
 	}
 
 	// A promotion puts the store's own layer on top.
-	must(t, errOf(s.Promote(ctx, []string{"rotated"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"rotated"}, "t")))
 	create(t, s, "clone", CreateOptions{From: "rotated@t"})
 	wantContent(t, s, "clone", want, "a clone of a table's layers reads something else")
 	if b, _ := os.ReadFile(f.path("base")); !bytes.Equal(b, f.base) {

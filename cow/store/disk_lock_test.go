@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cowblk/cow/cowtest/faultfs"
+	"cowblk/internal/test"
 )
 
 // A process that is to serve a disk waits for a check or a promotion that has it open. It does not
@@ -28,12 +29,12 @@ func TestServeWaitsForTheLock(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := faultfs.New()
 				s, err := Open("/store", Options{FS: m.Process(nil), Getenv: noEnv})
-				must(t, err)
-				must(t, errOf(s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20})))
+				test.Must(t, err)
+				test.Must(t, test.Err(s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20})))
 				if c.held > 0 {
 					lock, err := s.LockDisk("vm1")
-					must(t, err)
-					must(t, lock.SetServing(c.holder))
+					test.Must(t, err)
+					test.Must(t, lock.SetServing(c.holder))
 					time.AfterFunc(c.held, func() { lock.Unlock() })
 				}
 				start := time.Now()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cowblk/cow"
+	"cowblk/internal/test"
 )
 
 const imageSize = 1<<20 + 512
@@ -29,7 +30,7 @@ func TestCreateAndPromote(t *testing.T) {
 	wantContent(t, s, "vm1", want1, "a disk does not hold what was written")
 
 	done, err := s.Promote(ctx, []string{"vm1"}, "configured")
-	must(t, err)
+	test.Must(t, err)
 	p := done[0]
 	if p.Depth != 2 || p.Tag != "configured" {
 		t.Errorf("promotion %+v", p)
@@ -41,7 +42,7 @@ func TestCreateAndPromote(t *testing.T) {
 	if u, err := s.LayerUsage(&m.Layers[0]); err != nil || u.State != "sealed" || u.Blocks == 0 {
 		t.Errorf("sealed layer %+v, %v", u, err)
 	}
-	wantErr(t, errOf(s.Promote(ctx, []string{"vm1"}, "configured")), ErrExists, "tag given twice")
+	test.ErrorIs(t, test.Err(s.Promote(ctx, []string{"vm1"}, "configured")), ErrExists, "tag given twice")
 	if p, err := s.Promote(ctx, []string{"vm1"}, ""); err != nil || p[0].Tag != "20061127T120000Z" {
 		t.Errorf("default tag: %+v, %v", p, err)
 	}
@@ -73,7 +74,7 @@ func TestCreateAndPromote(t *testing.T) {
 			t.Errorf("removal %+v, %v", r, err)
 		}
 		nothingLeft(t, s)
-		wantErr(t, errOf(s.Remove(ctx, "img")), ErrNotFound, "removed twice")
+		test.ErrorIs(t, test.Err(s.Remove(ctx, "img")), ErrNotFound, "removed twice")
 	})
 }
 
@@ -81,7 +82,7 @@ func TestCreateRefused(t *testing.T) {
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{From: "img"})
-	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "t")))
 	qcow2 := tempFile(t, "x.qcow2", buildQcow2(qcow2File{clusterBits: 9, size: 4096}))
 	odd := tempFile(t, "odd", make([]byte, 1000))
 	before := snapshot(t, s.Dir())
@@ -143,7 +144,7 @@ func TestImageTouched(t *testing.T) {
 	img := importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	now := time.Unix(1e9, 5)
-	must(t, os.Chtimes(s.ImageData("img"), now, now))
+	test.Must(t, os.Chtimes(s.ImageData("img"), now, now))
 	content(t, s, "vm1")
 	again, err := s.Image("img")
 	if err != nil || again.Identity.MTime != now.UnixNano() || again.ChunkSHA256 != img.ChunkSHA256 {
@@ -158,13 +159,13 @@ func TestImageOfEarlierVersion(t *testing.T) {
 	data := sparse(imageSize, 4096)
 	img := importRaw(t, s, "img", data)
 	img.SHA256, img.ChunkSHA256 = sum(data), ""
-	must(t, s.writeDocument(s.path(imagesDir, "img", imageFile), img))
+	test.Must(t, s.writeDocument(s.path(imagesDir, "img", imageFile), img))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	if r := check(t, s, CheckOptions{Depth: CheckFull}); r.Found != 0 {
 		t.Errorf("check: %+v", r)
 	}
 	touch := func(sec int64) {
-		must(t, os.Chtimes(s.ImageData("img"), time.Unix(sec, 0), time.Unix(sec, 0)))
+		test.Must(t, os.Chtimes(s.ImageData("img"), time.Unix(sec, 0), time.Unix(sec, 0)))
 	}
 	touch(1e9)
 	content(t, s, "vm1")
@@ -201,12 +202,12 @@ func TestTrustBase(t *testing.T) {
 	base := tempFile(t, "base", noise(1, imageSize))
 	create(t, s, "vm1", CreateOptions{Base: base})
 	os.Chtimes(base, time.Time{}, time.Unix(1e9, 0))
-	must(t, errOf(s.TrustBase(ctx, "vm1")))
+	test.Must(t, test.Err(s.TrustBase(ctx, "vm1")))
 	content(t, s, "vm1")
 	write(t, base, noise(2, imageSize))
-	wantErr(t, errOf(s.TrustBase(ctx, "vm1")), ErrRefused, "another content was trusted")
+	test.ErrorIs(t, test.Err(s.TrustBase(ctx, "vm1")), ErrRefused, "another content was trusted")
 	create(t, s, "zeros", CreateOptions{Size: 512})
-	wantErr(t, errOf(s.TrustBase(ctx, "zeros")), ErrInvalid, "no base")
+	test.ErrorIs(t, test.Err(s.TrustBase(ctx, "zeros")), ErrInvalid, "no base")
 }
 
 func TestBaseInPlaceStaysAsItIs(t *testing.T) {
@@ -227,9 +228,9 @@ func TestReadOnlyOpen(t *testing.T) {
 	put(t, s, "vm1", noise(1, 4096), 0)
 	before := snapshot(t, s.Dir())
 	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{ReadOnly: true})
-	must(t, err)
-	wantErr(t, errOf(o.Disk.WriteAt(noise(2, 512), 0)), cow.ErrReadOnly, "write")
-	must(t, o.Close())
+	test.Must(t, err)
+	test.ErrorIs(t, test.Err(o.Disk.WriteAt(noise(2, 512), 0)), cow.ErrReadOnly, "write")
+	test.Must(t, o.Close())
 	sameFiles(t, before, snapshot(t, s.Dir()))
 }
 

@@ -3,9 +3,12 @@ package store
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // rewrite changes a document of the store.
@@ -30,8 +33,8 @@ func TestBaseWithoutBytes(t *testing.T) {
 			path := s.path(disksDir, name, diskFile)
 			rewrite(t, path, "\"size\": 1048576,\n    \"fingerprint\"", "\"size\": "+size+",\n    \"fingerprint\"")
 			before := snapshot(t, s.dir)
-			wantErr(t, tryOpen(s, name), ErrRefused, "%s with a base of %s bytes: open", name, size)
-			wantErr(t, errOf(s.Promote(ctx, []string{name}, "t")), ErrRefused, "%s with a base of %s bytes: promote", name, size)
+			test.ErrorIs(t, tryOpen(s, name), ErrRefused, fmt.Sprintf("%s with a base of %s bytes: open", name, size))
+			test.ErrorIs(t, test.Err(s.Promote(ctx, []string{name}, "t")), ErrRefused, fmt.Sprintf("%s with a base of %s bytes: promote", name, size))
 			if r, err := s.Check(ctx, CheckOptions{Names: []string{name}}); err != nil || r.Left() == 0 {
 				t.Errorf("%s with a base of %s bytes: check: expected a problem, found %+v, %v", name, size, r, err)
 			}
@@ -72,7 +75,7 @@ func TestDocumentsThatFormatRefuses(t *testing.T) {
 		s := newStore(t)
 		importRaw(t, s, "golden", noise(3, 1<<20))
 		create(t, s, "d", CreateOptions{From: "golden"})
-		must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
+		test.Must(t, test.Err(s.Promote(ctx, []string{"d"}, "t")))
 		path := s.path(disksDir, "d", diskFile)
 		if c.document == image {
 			path = s.path(imagesDir, "golden", imageFile)
@@ -100,12 +103,12 @@ func TestDocumentsOfEarlierVersions(t *testing.T) {
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	create(t, s, "d", CreateOptions{From: "golden"})
 	put(t, s, "d", noise(7, 8192), 4096)
-	must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"d"}, "t")))
 	path := s.path(disksDir, "d", diskFile)
 	rewrite(t, path, ",\n      \"sealed\": \"2006-11-27T12:00:00Z\"", "")
 	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`, `"created": "0001-01-01T00:00:00Z"`)
 	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`, `"created": "2006-11-27T12:00:00.123456789Z"`)
-	must(t, errOf(s.Disk("d")))
+	test.Must(t, test.Err(s.Disk("d")))
 	if got := content(t, s, "d"); string(got[4096:12288]) != string(noise(7, 8192)) {
 		t.Error("what was written is not there")
 	}
@@ -119,9 +122,9 @@ func TestDocumentsOfEarlierVersions(t *testing.T) {
 func TestTableOfLayersWithoutTimes(t *testing.T) {
 	f := newTableFiles(t)
 	s := newStore(t)
-	must(t, errOf(s.Create(ctx, "first", CreateOptions{Table: f.two()})))
+	test.Must(t, test.Err(s.Create(ctx, "first", CreateOptions{Table: f.two()})))
 	m := manifestOf(t, s, "first")
-	must(t, errOf(s.Remove(ctx, "first")))
+	test.Must(t, test.Err(s.Remove(ctx, "first")))
 	for i := range m.Layers {
 		changeHeader(t, m.Layers[i].Map, func(sector []byte) {
 			for _, at := range []int{112, 120} { // created, sealed_at
@@ -129,7 +132,7 @@ func TestTableOfLayersWithoutTimes(t *testing.T) {
 			}
 		})
 	}
-	must(t, errOf(s.Create(ctx, "second", CreateOptions{Table: f.two()})))
+	test.Must(t, test.Err(s.Create(ctx, "second", CreateOptions{Table: f.two()})))
 	m = manifestOf(t, s, "second")
 	if m.Layers[0].Sealed != nil || !m.Layers[0].Created.IsZero() || m.Head().Sealed != nil {
 		t.Errorf("expected no times, found %+v", m.Layers)
@@ -192,8 +195,8 @@ func TestSizeOfAnImage(t *testing.T) {
 			rewrite(t, s.path(imagesDir, "golden", imageFile), in, "\n  \"size\": 2097152")
 			rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 2097152")
 		}, true},
-		{"longer data", func(s *Store) { err := os.Truncate(s.ImageData("golden"), 1<<21); must(t, err) }, true},
-		{"shorter data", func(s *Store) { err := os.Truncate(s.ImageData("golden"), 1<<19); must(t, err) }, true},
+		{"longer data", func(s *Store) { err := os.Truncate(s.ImageData("golden"), 1<<21); test.Must(t, err) }, true},
+		{"shorter data", func(s *Store) { err := os.Truncate(s.ImageData("golden"), 1<<19); test.Must(t, err) }, true},
 		{"an identity that is larger", func(s *Store) { rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 2097152") }, false},
 		{"an identity of 0 bytes", func(s *Store) { rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 0") }, false},
 	} {
@@ -214,7 +217,7 @@ func TestSizeOfAnImage(t *testing.T) {
 			t.Errorf("%s: open: refused expected: %v, found %v", c.what, c.refused, err)
 		}
 		if err == nil {
-			must(t, o.Close())
+			test.Must(t, o.Close())
 		}
 	}
 }

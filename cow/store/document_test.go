@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"cowblk/cow/strictjson"
+	"cowblk/internal/test"
 )
 
 // TestDocumentsAreStrict: each reader of a document refuses content that is no document by
@@ -24,9 +26,9 @@ func TestDocumentsAreStrict(t *testing.T) {
 		text := readFile(t, path)
 		readBack := func() error {
 			if path == disk {
-				return errOf(s.Disk("d"))
+				return test.Err(s.Disk("d"))
 			}
-			return errOf(s.Image("golden"))
+			return test.Err(s.Image("golden"))
 		}
 		for _, c := range []struct{ what, from, to string }{
 			{"another case", `"name"`, `"Name"`},
@@ -78,16 +80,16 @@ func TestDocumentsAreStrict(t *testing.T) {
 		}
 		write(t, path, text)
 	}
-	must(t, errOf(s.Disk("d")))
+	test.Must(t, test.Err(s.Disk("d")))
 	// A FIFO in place of a document blocks no command, and a huge file is not read.
-	must(t, errors.Join(os.Rename(disk, disk+".kept"), syscall.Mkfifo(disk, 0o600)))
+	test.Must(t, errors.Join(os.Rename(disk, disk+".kept"), syscall.Mkfifo(disk, 0o600)))
 	if _, err := s.Disk("d"); err == nil {
 		t.Error("a FIFO as manifest: expected an error, found none")
 	}
 	os.Remove(disk)
 	write(t, disk, nil)
-	must(t, os.Truncate(disk, maxDocument+1))
-	wantErr(t, errOf(s.Disk("d")), ErrRefused, "a manifest of %d bytes", maxDocument+1)
+	test.Must(t, os.Truncate(disk, maxDocument+1))
+	test.ErrorIs(t, test.Err(s.Disk("d")), ErrRefused, fmt.Sprintf("a manifest of %d bytes", maxDocument+1))
 }
 
 // TestMayIgnoreIsKept: unknown members in may-ignore survive every rewrite of a document.
@@ -98,7 +100,7 @@ func TestMayIgnoreIsKept(t *testing.T) {
 		create(t, s, name, CreateOptions{From: "golden"})
 		m := manifestOf(t, s, name)
 		m.MayIgnore = []byte(`{"setting":{"n":12345678901234567890,"of":"` + name + `"}}`)
-		must(t, s.writeDocument(s.path(disksDir, name, diskFile), m))
+		test.Must(t, s.writeDocument(s.path(disksDir, name, diskFile), m))
 	}
 	kept := func(after string) {
 		t.Helper()
@@ -110,9 +112,9 @@ func TestMayIgnoreIsKept(t *testing.T) {
 		}
 	}
 	kept("writing it")
-	must(t, errOf(s.Promote(ctx, []string{"a", "b"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"a", "b"}, "t")))
 	kept("promotion of both")
-	must(t, errOf(s.Promote(ctx, []string{"a"}, "u")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"a"}, "u")))
 	kept("promotion")
 	create(t, s, "c", CreateOptions{From: "a@t"})
 	if m, err := s.Disk("c"); err != nil || m.MayIgnore != nil {

@@ -8,6 +8,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 )
 
 // A read-only open drops nothing, and does not log that it does.
@@ -15,9 +16,9 @@ func TestDropUnflushedReadOnly(t *testing.T) {
 	s := openStore(t, t.TempDir())
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{Serve: true})
-	must(t, err)
+	test.Must(t, err)
 	data := noise(1, 4096)
-	must(t, errOf(o.Disk.WriteAt(data, 8192)))
+	test.Must(t, test.Err(o.Disk.WriteAt(data, 8192)))
 	if _, err := o.Disk.Detach(); err != nil { // as if killed
 		t.Fatal(err)
 	}
@@ -27,10 +28,10 @@ func TestDropUnflushedReadOnly(t *testing.T) {
 		var log bytes.Buffer
 		o.Cow.Log = slog.New(slog.NewTextHandler(&log, nil))
 		d, err := s.OpenDisk(ctx, "vm1", o)
-		must(t, err)
+		test.Must(t, err)
 		p := make([]byte, 4096)
-		must(t, errOf(d.Disk.ReadAt(p, 8192)))
-		must(t, d.Close())
+		test.Must(t, test.Err(d.Disk.ReadAt(p, 8192)))
+		test.Must(t, d.Close())
 		return p, log.String()
 	}
 	p, log := read(OpenOptions{ReadOnly: true, Cow: cow.Options{Unflushed: layer.DropUnflushed}})

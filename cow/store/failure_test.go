@@ -7,6 +7,7 @@ import (
 
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 var errInjected = errors.New("injected")
@@ -37,7 +38,7 @@ func TestFailureAtEveryStep(t *testing.T) {
 				importRaw(t, s, "spare", noise(2, 4096))
 				create(t, s, "vm1", CreateOptions{From: "img"})
 				put(t, s, "vm1", noise(3, 4096), 0)
-				must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+				test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "t")))
 				create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 				want := content(t, s, "vm2")
 
@@ -97,7 +98,7 @@ func together(t *testing.T, s *Store, a, b, tag string) {
 func consistent(t *testing.T, s *Store, want []byte) {
 	t.Helper()
 	w, err := s.begin(ctx)
-	must(t, err)
+	test.Must(t, err)
 	w.close()
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {
 		t.Errorf("%d work directories", len(works))

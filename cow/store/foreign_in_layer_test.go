@@ -11,6 +11,7 @@ import (
 
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // unmovable returns the file system on which layers cannot be renamed.
@@ -34,9 +35,9 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 		for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EACCES, syscall.EBUSY, syscall.EXDEV, nil} {
 			s := newStore(t)
 			create(t, s, "a", CreateOptions{Size: 1 << 16})
-			must(t, errOf(s.Promote(ctx, []string{"a"}, "t")))
+			test.Must(t, test.Err(s.Promote(ctx, []string{"a"}, "t")))
 			head := filepath.Dir(s.paths(first(s.Disk("a")).Head()).Map)
-			must(t, os.MkdirAll(filepath.Join(head, "photos", "map"), 0o700))
+			test.Must(t, os.MkdirAll(filepath.Join(head, "photos", "map"), 0o700))
 			for _, name := range []string{"notes.txt", "photos/1.jpg", "photos/map/data"} {
 				write(t, filepath.Join(head, name), []byte("mine"))
 			}
@@ -47,7 +48,7 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 				s.fs = unmovable(errno)
 			} else {
 				vol := t.TempDir()
-				must(t, os.CopyFS(vol, os.DirFS(head)))
+				test.Must(t, os.CopyFS(vol, os.DirFS(head)))
 				if out, err := exec.Command("mount", "--bind", vol, head).CombinedOutput(); err != nil {
 					t.Logf("without bind mounts: %v: %s", err, out)
 					continue
@@ -90,9 +91,9 @@ func TestIndexIsNoLink(t *testing.T) {
 			if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 				t.Fatal(err)
 			}
-			must(t, os.Symlink(foreign, path))
+			test.Must(t, os.Symlink(foreign, path))
 			create(t, s, "b", CreateOptions{Size: 4096})
-			must(t, errOf(s.Remove(ctx, "b")))
+			test.Must(t, test.Err(s.Remove(ctx, "b")))
 			check(t, s, CheckOptions{Repair: true})
 			if got := first(os.ReadFile(foreign)); string(got) != content {
 				t.Errorf("a link %s: the foreign file holds %q", name, got)

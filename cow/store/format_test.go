@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"os"
 	"strings"
@@ -10,19 +11,20 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 )
 
 // changeHeader changes the header of a map and corrects its checksum.
 func changeHeader(t *testing.T, path string, change func(sector []byte)) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 	sector := make([]byte, layer.SectorSize)
-	must(t, errOf(f.ReadAt(sector, 0)))
+	test.Must(t, test.Err(f.ReadAt(sector, 0)))
 	change(sector)
 	binary.LittleEndian.PutUint32(sector[508:], crc32.Checksum(sector[:508], crc32.MakeTable(crc32.Castagnoli)))
-	must(t, errOf(f.WriteAt(sector, 0)))
+	test.Must(t, test.Err(f.WriteAt(sector, 0)))
 }
 
 // TestStackWithTwoBaseSizes: layers that disagree about the size of the base are refused and
@@ -32,10 +34,10 @@ func TestStackWithTwoBaseSizes(t *testing.T) {
 		s := newStore(t)
 		importRaw(t, s, "golden", noise(3, 1<<20))
 		create(t, s, "d", CreateOptions{From: "golden"})
-		must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
+		test.Must(t, test.Err(s.Promote(ctx, []string{"d"}, "t")))
 		m, _ := s.Disk("d")
 		changeHeader(t, s.paths(&m.Layers[which]).Map, func(sector []byte) { binary.LittleEndian.PutUint64(sector[128:], 512) })
-		wantErr(t, tryOpen(s, "d"), ErrRefused, "layer %d with another base_size: open", which)
+		test.ErrorIs(t, tryOpen(s, "d"), ErrRefused, fmt.Sprintf("layer %d with another base_size: open", which))
 		if r, err := s.Check(ctx, CheckOptions{Names: []string{"d"}}); err != nil || r.Left() == 0 {
 			t.Errorf("layer %d with another base_size: check: expected a problem, found %+v, %v", which, r, err)
 		}
@@ -49,7 +51,7 @@ func TestOffsetOnImage(t *testing.T) {
 	create(t, s, "d", CreateOptions{From: "golden"})
 	m, _ := s.Disk("d")
 	m.Base.Offset = 512
-	must(t, s.writeDocument(s.path(disksDir, "d", diskFile), m))
+	test.Must(t, s.writeDocument(s.path(disksDir, "d", diskFile), m))
 	if _, err := s.OpenDisk(ctx, "d", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "base.offset") {
 		t.Errorf("open: expected %v of base.offset, found %v", ErrRefused, err)
 	}
@@ -65,10 +67,10 @@ func TestCheckCountsWhatIsDurable(t *testing.T) {
 	create(t, s, "d", CreateOptions{Size: 1 << 20})
 	o := openDisk(t, s, "d")
 	defer o.Close()
-	must(t, errOf(o.Disk.WriteAt(noise(1, 4096*5), 0)))
-	must(t, o.Disk.Flush())
+	test.Must(t, test.Err(o.Disk.WriteAt(noise(1, 4096*5), 0)))
+	test.Must(t, o.Disk.Flush())
 	r, err := s.Check(ctx, CheckOptions{Names: []string{"d"}})
-	must(t, err)
+	test.Must(t, err)
 	for _, k := range r.Reports {
 		if k.Name == "d" && (k.Blocks != 5 || !k.AtLeast) {
 			t.Errorf("expected at least 5 blocks, found %d, at least: %v", k.Blocks, k.AtLeast)
@@ -83,18 +85,18 @@ func TestTagOfSmallerLayer(t *testing.T) {
 	const small, large = 4096*3 + 512, 4096 * 6
 	create(t, s, "d", CreateOptions{Size: small})
 	put(t, s, "d", noise(1, small), 0)
-	must(t, errOf(s.Promote(ctx, []string{"d"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"d"}, "t")))
 	create(t, s, "big", CreateOptions{From: "d@t", Size: large})
 	want := append(noise(1, small), make([]byte, large-small)...)
 	wantContent(t, s, "big", want, "a larger disk on a tag is not the tag with zeros behind it")
-	must(t, errOf(s.Promote(ctx, []string{"big"}, "u")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"big"}, "u")))
 	for tag, size := range map[string]int64{"t": small, "u": large} {
 		ref := Ref{Name: "big", Tag: tag}
 		if tag == "t" {
 			ref.Name = "d"
 		}
 		r, err := s.OpenTag(ctx, ref, cow.Options{})
-		must(t, err)
+		test.Must(t, err)
 		if r.Size() != size {
 			t.Errorf("%s: expected %d bytes, found %d", ref, size, r.Size())
 		}
@@ -110,8 +112,8 @@ func TestSealedHead(t *testing.T) {
 	put(t, s, "d", noise(1, 8192), 0)
 	m := manifestOf(t, s, "d")
 	l, err := layer.Open(s.fs, s.paths(m.Head()), layer.OpenParams{Write: true})
-	must(t, err)
-	must(t, errors.Join(l.Seal(s.now()), l.Close()))
+	test.Must(t, err)
+	test.Must(t, errors.Join(l.Seal(s.now()), l.Close()))
 	for what, do := range map[string]func() error{
 		"open":    func() error { _, err := s.OpenDisk(ctx, "d", OpenOptions{}); return err },
 		"promote": func() error { _, err := s.Promote(ctx, []string{"d"}, "t"); return err },
@@ -125,10 +127,10 @@ func TestSealedHead(t *testing.T) {
 		}
 	}
 	o, err := s.OpenDisk(ctx, "d", OpenOptions{ReadOnly: true})
-	must(t, err)
+	test.Must(t, err)
 	got := make([]byte, 8192)
 	if _, err := o.Disk.ReadAt(got, 0); err != nil || string(got) != string(noise(1, 8192)) {
 		t.Errorf("read-only: expected what was written, found something else, %v", err)
 	}
-	must(t, o.Close())
+	test.Must(t, o.Close())
 }

@@ -7,8 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
@@ -18,28 +16,11 @@ import (
 	"time"
 
 	"cowblk/cow/imagefile"
+	"cowblk/internal/test"
 )
 
 // ctx is the context of tests that interrupt nothing.
 var ctx = context.Background()
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// errOf is for must: it drops the result of a call.
-func errOf[T any](_ T, err error) error { return err }
-
-// wantErr reports an error that is not want.
-func wantErr(t testing.TB, err, want error, format string, args ...any) {
-	t.Helper()
-	if !errors.Is(err, want) {
-		t.Errorf("%s: expected %v, found %v", fmt.Sprintf(format, args...), want, err)
-	}
-}
 
 func noEnv(string) string { return "" }
 
@@ -55,7 +36,7 @@ func openStore(t testing.TB, dir string) *Store {
 		Log: slog.New(slog.DiscardHandler), Getenv: noEnv,
 		Now: func() time.Time { return time.Date(2006, 11, 27, 12, 0, 0, 0, time.UTC) },
 	})
-	must(t, err)
+	test.Must(t, err)
 	return s
 }
 
@@ -79,14 +60,14 @@ func sparse(size int, at ...int) []byte {
 
 func write(t testing.TB, path string, data []byte) string {
 	t.Helper()
-	must(t, os.WriteFile(path, data, 0o644))
+	test.Must(t, os.WriteFile(path, data, 0o644))
 	return path
 }
 
 func readFile(t testing.TB, path string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(path)
-	must(t, err)
+	test.Must(t, err)
 	return data
 }
 
@@ -94,7 +75,7 @@ func readFile(t testing.TB, path string) []byte {
 func manifestOf(t testing.TB, s *Store, name string) *Manifest {
 	t.Helper()
 	m, err := s.Disk(name)
-	must(t, err)
+	test.Must(t, err)
 	return m
 }
 
@@ -108,21 +89,21 @@ func tempFile(t testing.TB, name string, data []byte) string {
 func importRaw(t testing.TB, s *Store, name string, data []byte) *Image {
 	t.Helper()
 	img, err := s.Import(ctx, tempFile(t, "src.raw", data), name, ImportOptions{Format: imagefile.Raw})
-	must(t, err)
+	test.Must(t, err)
 	return img
 }
 
 func create(t testing.TB, s *Store, name string, o CreateOptions) *Manifest {
 	t.Helper()
 	m, err := s.Create(ctx, name, o)
-	must(t, err)
+	test.Must(t, err)
 	return m
 }
 
 func openDisk(t testing.TB, s *Store, name string) *Opened {
 	t.Helper()
 	o, err := s.OpenDisk(ctx, name, OpenOptions{})
-	must(t, err)
+	test.Must(t, err)
 	return o
 }
 
@@ -130,9 +111,9 @@ func openDisk(t testing.TB, s *Store, name string) *Opened {
 func put(t testing.TB, s *Store, name string, p []byte, off int64) {
 	t.Helper()
 	o := openDisk(t, s, name)
-	must(t, errOf(o.Disk.WriteAt(p, off)))
-	must(t, o.Disk.Flush())
-	must(t, o.Close())
+	test.Must(t, test.Err(o.Disk.WriteAt(p, off)))
+	test.Must(t, o.Disk.Flush())
+	test.Must(t, o.Close())
 }
 
 // content returns the content of a disk as a guest reads it.
@@ -140,8 +121,8 @@ func content(t testing.TB, s *Store, name string) []byte {
 	t.Helper()
 	o := openDisk(t, s, name)
 	p := make([]byte, o.Disk.Size())
-	must(t, errOf(o.Disk.ReadAt(p, 0)))
-	must(t, o.Close())
+	test.Must(t, test.Err(o.Disk.ReadAt(p, 0)))
+	test.Must(t, o.Close())
 	return p
 }
 
@@ -204,7 +185,7 @@ func snapshot(t testing.TB, dirs ...string) map[string]string {
 			all[path] = sum(data)
 			return err
 		})
-		must(t, err)
+		test.Must(t, err)
 	}
 	return all
 }

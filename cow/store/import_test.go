@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"cowblk/cow/imagefile"
+	"cowblk/internal/test"
 )
 
 func TestImport(t *testing.T) {
@@ -51,7 +53,7 @@ func TestImport(t *testing.T) {
 					t.Errorf("progress %s: %d of %d", phase, done, total)
 				}
 			}})
-			must(t, err)
+			test.Must(t, err)
 			got := readFile(t, s.ImageData(tt.name))
 			if !bytes.Equal(got, want) {
 				t.Error("the image's content is not the source's")
@@ -179,7 +181,7 @@ func TestImportNameTaken(t *testing.T) {
 	importRaw(t, s, "img", noise(1, 512))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	for _, name := range []string{"img", "vm1"} {
-		wantErr(t, errOf(s.Import(ctx, tempFile(t, "src", noise(1, 512)), name, ImportOptions{})), ErrExists, "import as %s", name)
+		test.ErrorIs(t, test.Err(s.Import(ctx, tempFile(t, "src", noise(1, 512)), name, ImportOptions{})), ErrExists, fmt.Sprintf("import as %s", name))
 		if _, err := s.Create(ctx, name, CreateOptions{Size: 512}); !errors.Is(err, ErrExists) {
 			t.Errorf("create %s: %v", name, err)
 		}

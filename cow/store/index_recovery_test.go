@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // withoutIndex hides the index, as from a version that does not know it.
@@ -66,13 +67,13 @@ func TestDamagedIndexIsOwn(t *testing.T) {
 		texts = append(texts, line[:n], append(line[:n:n], make([]byte, 200)...))
 	}
 	for _, text := range texts {
-		must(t, os.WriteFile(path, text, 0o600))
+		test.Must(t, os.WriteFile(path, text, 0o600))
 		if err := s.ownIndex(path); err != nil {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
 	for _, text := range []string{"precious", "a b", "0123456789abcdef0", "0123456789abcdef {\"name\":"} {
-		must(t, os.WriteFile(path, []byte(text), 0o600))
+		test.Must(t, os.WriteFile(path, []byte(text), 0o600))
 		if s.ownIndex(path) == nil {
 			t.Errorf("%q is taken for an index", text)
 		}
@@ -87,16 +88,16 @@ func TestIndexBeforeARollback(t *testing.T) {
 	var before *Manifest
 	for _, tag := range []string{"t", "u"} {
 		_, err := s.Promote(t.Context(), []string{"vm1"}, tag)
-		must(t, err)
+		test.Must(t, err)
 		before = first(s.Disk("vm1"))
 	}
 	r, err := s.Rollback(t.Context(), Ref{"vm1", "t"})
-	must(t, err)
+	test.Must(t, err)
 	e := entryOf("vm1", before)
 	e.Layers = append(e.Layers, r.Head)
-	must(t, os.WriteFile(s.path(indexDir, indexFile), e.line(), 0o600))
+	test.Must(t, os.WriteFile(s.path(indexDir, indexFile), e.line(), 0o600))
 	_, err = s.Remove(t.Context(), "vm1")
-	must(t, err)
+	test.Must(t, err)
 	if left := entries(t, s.path(layersDir)); len(left) > 0 {
 		t.Errorf("layers: %v", left)
 	}

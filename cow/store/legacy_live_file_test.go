@@ -12,13 +12,14 @@ import (
 	"cowblk/cow"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // An older cowblk was killed. In the same run of the kernel the disk is refused, with the ways to
 // continue. Later its live file means nothing and is removed.
 func TestAnOlderVersionWasKilled(t *testing.T) {
 	boot, err := vfs.OS{}.Boot()
-	must(t, err)
+	test.Must(t, err)
 	for name, c := range map[string]struct {
 		boot    string
 		clean   bool
@@ -36,8 +37,8 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 			m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			if !c.clean {
 				o, err := s.OpenDisk(ctx, "vm1", OpenOptions{})
-				must(t, err)
-				must(t, errOf(o.Disk.Detach()))
+				test.Must(t, err)
+				test.Must(t, test.Err(o.Disk.Detach()))
 				o.Lock.Unlock()
 			}
 			id := m.Head().UUID
@@ -45,7 +46,7 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 			file = binary.LittleEndian.AppendUint64(file, 1)
 			file = append(binary.LittleEndian.AppendUint64(file, 2), c.boot...)
 			path := s.legacyLiveFile("vm1", id)
-			must(t, os.WriteFile(path, append(file, make([]byte, 8192)...), 0o600))
+			test.Must(t, os.WriteFile(path, append(file, make([]byte, 8192)...), 0o600))
 			o, err := s.OpenDisk(ctx, "vm1", c.o)
 			if c.refused {
 				if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "--drop-unflushed") {
@@ -53,9 +54,9 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 				}
 				return
 			}
-			must(t, err)
-			must(t, o.Close())
-			wantErr(t, errOf(os.Stat(path)), os.ErrNotExist, "the file is still there")
+			test.Must(t, err)
+			test.Must(t, o.Close())
+			test.ErrorIs(t, test.Err(os.Stat(path)), os.ErrNotExist, "the file is still there")
 		})
 	}
 }
@@ -68,16 +69,16 @@ func TestFormerHeadBesideDamage(t *testing.T) {
 	create(t, s, "other", CreateOptions{Size: 1 << 20})
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{})
-	must(t, err)
-	must(t, errOf(o.Disk.Detach()))
+	test.Must(t, err)
+	test.Must(t, test.Err(o.Disk.Detach()))
 	p, err := s.PreparePromotion(ctx, []*Manifest{o.Manifest}, "t")
-	must(t, err)
+	test.Must(t, err)
 	for _, h := range p.Heads() {
-		must(t, h.Close())
+		test.Must(t, h.Close())
 	}
-	must(t, p.Commit())
+	test.Must(t, p.Commit())
 	p.Close(true)
-	must(t, o.Lock.Unlock())
-	must(t, os.Truncate(s.path(disksDir, "other", diskFile), 100))
+	test.Must(t, o.Lock.Unlock())
+	test.Must(t, os.Truncate(s.path(disksDir, "other", diskFile), 100))
 	content(t, s, "vm1")
 }

@@ -14,6 +14,7 @@ import (
 
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // hand is a store in which a user changes files by hand while cowblk deletes. The content of the
@@ -26,19 +27,19 @@ type hand struct {
 func (h hand) promote(name, tag string) {
 	h.t.Helper()
 	_, err := h.Promote(ctx, []string{name}, tag)
-	must(h.t, err)
+	test.Must(h.t, err)
 }
 
 func (h hand) remove(name string) {
 	h.t.Helper()
 	_, err := h.Remove(ctx, name)
-	must(h.t, err)
+	test.Must(h.t, err)
 }
 
 // copy is cp -a of a disk's directory.
 func (h hand) copy(from, to string) {
 	h.t.Helper()
-	must(h.t, os.CopyFS(h.path(disksDir, to), os.DirFS(h.path(disksDir, from))))
+	test.Must(h.t, os.CopyFS(h.path(disksDir, to), os.DirFS(h.path(disksDir, from))))
 }
 
 func (h hand) manifest(name string) []byte {
@@ -50,12 +51,12 @@ func (h hand) manifest(name string) []byte {
 func (h hand) edit(name string, text []byte, was string) {
 	h.t.Helper()
 	text = bytes.Replace(text, []byte(`"name": "`+was+`"`), []byte(`"name": "`+name+`"`), 1)
-	must(h.t, os.WriteFile(h.path(disksDir, name, diskFile), text, 0o600))
+	test.Must(h.t, os.WriteFile(h.path(disksDir, name, diskFile), text, 0o600))
 }
 
 func (h hand) move(from, to string) {
 	h.t.Helper()
-	must(h.t, os.Rename(from, to))
+	test.Must(h.t, os.Rename(from, to))
 }
 
 // indexed makes the index know every disk. With old, the index also trusts what it knows.
@@ -70,11 +71,11 @@ func (h hand) indexed() {
 func TestNothingNamedIsRemoved(t *testing.T) {
 	cases := map[string]func(h hand){
 		"index of an older backup": func(h hand) {
-			must(h.t, os.CopyFS(h.Dir()+".bak", os.DirFS(h.path(indexDir))))
+			test.Must(h.t, os.CopyFS(h.Dir()+".bak", os.DirFS(h.path(indexDir))))
 			create(h.t, h.Store, "kept", CreateOptions{From: "a@t"})
 			put(h.t, h.Store, "kept", noise(9, 4096), 8192)
-			must(h.t, os.RemoveAll(h.path(indexDir)))
-			must(h.t, os.CopyFS(h.path(indexDir), os.DirFS(h.Dir()+".bak")))
+			test.Must(h.t, os.RemoveAll(h.path(indexDir)))
+			test.Must(h.t, os.CopyFS(h.path(indexDir), os.DirFS(h.Dir()+".bak")))
 			h.remove("a")
 		},
 		"copy that is edited later": func(h hand) {
@@ -106,12 +107,12 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			h.promote("a", "t2")
 			create(h.t, h.Store, "v", CreateOptions{From: "a@t2"})
 			_, err := h.Rollback(ctx, Ref{"a", "t"})
-			must(h.t, err)
-			must(h.t, os.WriteFile(h.path(disksDir, "a", diskFile), backup, 0o600))
+			test.Must(h.t, err)
+			test.Must(h.t, os.WriteFile(h.path(disksDir, "a", diskFile), backup, 0o600))
 			h.remove("v")
 			for _, l := range first(h.Disk("a")).Layers {
 				_, err := os.Stat(h.paths(&l).Map)
-				must(h.t, err)
+				test.Must(h.t, err)
 			}
 			create(h.t, h.Store, "kept", CreateOptions{From: "a@t"})
 		},
@@ -121,8 +122,8 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			h.copy("a", "kept")
 			h.edit("kept", text, "a")
 			old := first(os.Stat(h.path(disksDir, "a", diskFile))).ModTime()
-			must(h.t, os.Chtimes(h.path(disksDir, "kept", diskFile), old, old))
-			must(h.t, os.Chtimes(h.path(disksDir), st.ModTime(), st.ModTime()))
+			test.Must(h.t, os.Chtimes(h.path(disksDir, "kept", diskFile), old, old))
+			test.Must(h.t, os.Chtimes(h.path(disksDir), st.ModTime(), st.ModTime()))
 			h.remove("a")
 		},
 		"manifest of the same length and time": func(h hand) {
@@ -132,7 +133,7 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			path := h.path(disksDir, "kept", diskFile)
 			st := first(os.Stat(path))
 			h.edit("kept", h.manifest("a"), "a")
-			must(h.t, os.Chtimes(path, st.ModTime(), st.ModTime()))
+			test.Must(h.t, os.Chtimes(path, st.ModTime(), st.ModTime()))
 			h.remove("a")
 		},
 		"removal killed, manifest restored": func(h hand) {
@@ -147,8 +148,8 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 					break
 				}
 			}
-			must(h.t, os.Mkdir(h.path(disksDir, "a"), 0o700))
-			must(h.t, os.WriteFile(h.path(disksDir, "a", diskFile), backup, 0o600))
+			test.Must(h.t, os.Mkdir(h.path(disksDir, "a"), 0o700))
+			test.Must(h.t, os.WriteFile(h.path(disksDir, "a", diskFile), backup, 0o600))
 			create(h.t, h.Store, "x", CreateOptions{Size: 4096})
 			check(h.t, h.Store, CheckOptions{Repair: true})
 			h.move(h.path(disksDir, "a"), h.path(disksDir, "kept"))
@@ -171,7 +172,7 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			create(h.t, h.Store, "kept", CreateOptions{From: "a@t"})
 			away := filepath.Join(h.t.TempDir(), "kept")
 			h.move(h.path(disksDir, "kept"), away)
-			must(h.t, os.Symlink(away, h.path(disksDir, "kept")))
+			test.Must(h.t, os.Symlink(away, h.path(disksDir, "kept")))
 			if names := first(h.DiskNames()); len(names) != 2 {
 				h.t.Errorf("disks %q", names)
 			}
@@ -204,7 +205,7 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			create(h.t, h.Store, "kept", CreateOptions{From: "img"})
 			h.indexed()
 			text := bytes.Replace(h.manifest("kept"), []byte(`"image": "img"`), []byte(`"image": "img2"`), 1)
-			must(h.t, os.WriteFile(h.path(disksDir, "kept", diskFile), text, 0o600))
+			test.Must(h.t, os.WriteFile(h.path(disksDir, "kept", diskFile), text, 0o600))
 			if _, err := h.Remove(ctx, "img2"); !errors.Is(err, ErrInUse) {
 				h.t.Errorf("the image of a disk: %v", err)
 			}
@@ -213,9 +214,9 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			h.promote("a", "t2")
 			create(h.t, h.Store, "v", CreateOptions{From: "a@t2"})
 			text := h.manifest("a")
-			must(h.t, os.Truncate(h.path(disksDir, "a", diskFile), 60))
+			test.Must(h.t, os.Truncate(h.path(disksDir, "a", diskFile), 60))
 			h.remove("v")
-			must(h.t, os.WriteFile(h.path(disksDir, "a", diskFile), text, 0o600))
+			test.Must(h.t, os.WriteFile(h.path(disksDir, "a", diskFile), text, 0o600))
 			create(h.t, h.Store, "kept", CreateOptions{From: "a@t2"})
 		},
 	}
@@ -228,7 +229,7 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			h.promote("a", "t")
 			h.indexed()
 			do(h)
-			must(t, errOf(os.Stat(h.path(imagesDir, "img", dataFile))))
+			test.Must(t, test.Err(os.Stat(h.path(imagesDir, "img", dataFile))))
 			if !bytes.Contains(content(t, h.Store, "kept"), noise(2, 4096)) && name != "image changed in place" {
 				t.Error("the disk shows something else")
 			}
@@ -265,10 +266,10 @@ func TestRemoveDiskBehindALink(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "v", CreateOptions{Size: 1 << 20})
 	away := filepath.Join(t.TempDir(), "v")
-	must(t, os.Rename(s.path(disksDir, "v"), away))
-	must(t, os.Symlink(away, s.path(disksDir, "v")))
+	test.Must(t, os.Rename(s.path(disksDir, "v"), away))
+	test.Must(t, os.Symlink(away, s.path(disksDir, "v")))
 	_, err := s.Remove(ctx, "v")
-	must(t, err)
+	test.Must(t, err)
 	for _, dir := range []string{disksDir, layersDir, tmpDir} {
 		if left := entries(t, s.path(dir)); len(left) > 0 {
 			t.Errorf("in %s: %q", dir, left)
@@ -284,13 +285,13 @@ func TestPruneGivesUpADiskThatIsAway(t *testing.T) {
 	s := newStore(t)
 	importRaw(t, s, "img", noise(1, imageSize))
 	create(t, s, "v", CreateOptions{From: "img"})
-	must(t, os.Rename(s.path(disksDir, "v"), filepath.Join(t.TempDir(), "v")))
+	test.Must(t, os.Rename(s.path(disksDir, "v"), filepath.Join(t.TempDir(), "v")))
 	for range 2 {
 		if r := check(t, s, CheckOptions{Repair: true}); r.Found != 1 || r.Left() != 1 {
 			t.Errorf("%d problems, %d left", r.Found, r.Left())
 		}
 	}
-	wantErr(t, errOf(s.Remove(ctx, "img")), ErrInUse, "remove the image")
+	test.ErrorIs(t, test.Err(s.Remove(ctx, "img")), ErrInUse, "remove the image")
 	if r := check(t, s, CheckOptions{Repair: true, Prune: true}); r.Left() != 0 {
 		t.Errorf("%d problems are left", r.Left())
 	}
@@ -298,7 +299,7 @@ func TestPruneGivesUpADiskThatIsAway(t *testing.T) {
 		t.Errorf("layers %q", left)
 	}
 	_, err := s.Remove(ctx, "img")
-	must(t, err)
+	test.Must(t, err)
 }
 
 // The index grows by lines, and is rewritten when it has doubled, with the same content.
@@ -327,7 +328,7 @@ func TestIndexTrustsOldManifests(t *testing.T) {
 	create(t, s, "a", CreateOptions{Size: 4096})
 	look := func() (*vfs.Version, int) {
 		v, err := s.survey(true)
-		must(t, err)
+		test.Must(t, err)
 		e := s.readIndex().entries["a"]
 		if v.disks["a"] == nil || e == nil {
 			t.Fatal("the index does not know the disk")
@@ -341,7 +342,7 @@ func TestIndexTrustsOldManifests(t *testing.T) {
 	if st, _ := look(); st == nil {
 		t.Error("a manifest that is old is not taken for known")
 	}
-	must(t, os.Truncate(s.path(disksDir, "a", diskFile), 300))
+	test.Must(t, os.Truncate(s.path(disksDir, "a", diskFile), 300))
 	_, size := look()
 	for range 3 {
 		if st, now := look(); st != nil || now != size {
@@ -391,8 +392,8 @@ func TestManifestRestoredAfterAKill(t *testing.T) {
 					continue // files of the layers are gone: too late
 				}
 				restored++
-				must(t, os.MkdirAll(h.path(disksDir, "a"), 0o700))
-				must(t, os.WriteFile(h.path(disksDir, "a", diskFile), backup, 0o600))
+				test.Must(t, os.MkdirAll(h.path(disksDir, "a"), 0o700))
+				test.Must(t, os.WriteFile(h.path(disksDir, "a", diskFile), backup, 0o600))
 				create(t, h.Store, "x", CreateOptions{Size: 4096})
 				if !bytes.Equal(content(t, h.Store, "a"), want) {
 					t.Errorf("killed at change %d: the disk shows something else: %s", n, last(m))
@@ -409,9 +410,9 @@ func TestManifestRestoredAfterAKill(t *testing.T) {
 // loses nothing.
 func TestCopiedByHand(t *testing.T) {
 	s := newStore(t)
-	must(t, errOf(s.Create(t.Context(), "a", CreateOptions{Size: 1 << 20})))
+	test.Must(t, test.Err(s.Create(t.Context(), "a", CreateOptions{Size: 1 << 20})))
 	disks := filepath.Join(s.Dir(), "disks")
-	must(t, os.CopyFS(filepath.Join(disks, "b"), os.DirFS(filepath.Join(disks, "a"))))
+	test.Must(t, os.CopyFS(filepath.Join(disks, "b"), os.DirFS(filepath.Join(disks, "a"))))
 	says := func(what string) {
 		t.Helper()
 		_, err := s.Disk("b")
@@ -426,11 +427,11 @@ func TestCopiedByHand(t *testing.T) {
 		}
 	}
 	says("copied by hand")
-	must(t, os.Rename(filepath.Join(disks, "a"), filepath.Join(t.TempDir(), "a")))
+	test.Must(t, os.Rename(filepath.Join(disks, "a"), filepath.Join(t.TempDir(), "a")))
 	says(`set its name to "b" in `)
 	path := filepath.Join(disks, "b", "disk.json")
 	text := readFile(t, path)
-	must(t, os.WriteFile(path, []byte(strings.Replace(string(text), `"name": "a"`, `"name": "b"`, 1)), 0o600))
+	test.Must(t, os.WriteFile(path, []byte(strings.Replace(string(text), `"name": "a"`, `"name": "b"`, 1)), 0o600))
 	if m, err := s.Disk("b"); err != nil || m.Name != "b" {
 		t.Errorf("as advised: %v", err)
 	}
@@ -446,25 +447,25 @@ func TestRepairKeepsEmptyLayersBelowOthers(t *testing.T) {
 		s := newStore(t)
 		create(t, s, "a", CreateOptions{Size: 1 << 20})
 		for _, tag := range []string{"t1", "t2"} {
-			must(t, errOf(s.Promote(ctx, []string{"a"}, tag)))
+			test.Must(t, test.Err(s.Promote(ctx, []string{"a"}, tag)))
 		}
 		put(t, s, "a", noise(1, 4096), 0)
 		saw := content(t, s, "a")
 		head := s.paths(first(s.Disk("a")).Head()).Map
 		saved := first(os.ReadFile(head))
 		away := filepath.Join(t.TempDir(), "a")
-		must(t, errors.Join(os.Rename(s.path(disksDir, "a"), away), os.RemoveAll(s.path(indexDir)), spoil(s, head)))
+		test.Must(t, errors.Join(os.Rename(s.path(disksDir, "a"), away), os.RemoveAll(s.path(indexDir)), spoil(s, head)))
 		check(t, s, CheckOptions{Repair: true})
 		check(t, s, CheckOptions{Repair: true})
 		if n := len(entries(t, s.path(layersDir))); n != 3 {
 			t.Errorf("%s: %d layers are left, expected 3", name, n)
 			continue
 		}
-		must(t, errors.Join(os.Rename(away, s.path(disksDir, "a")), os.WriteFile(head, saved, 0o600)))
+		test.Must(t, errors.Join(os.Rename(away, s.path(disksDir, "a")), os.WriteFile(head, saved, 0o600)))
 		if !bytes.Equal(content(t, s, "a"), saw) {
 			t.Errorf("%s: the disk shows something else", name)
 		}
-		must(t, errors.Join(os.RemoveAll(s.path(disksDir, "a")), os.RemoveAll(s.path(indexDir))))
+		test.Must(t, errors.Join(os.RemoveAll(s.path(disksDir, "a")), os.RemoveAll(s.path(indexDir))))
 		check(t, s, CheckOptions{Repair: true, Prune: true})
 		if left := entries(t, s.path(layersDir)); len(left) > 0 {
 			t.Errorf("%s: after --prune: %v", name, left)
@@ -489,12 +490,12 @@ func TestRepairKeepsUnflushedWritesOfALostDisk(t *testing.T) {
 	} {
 		h, want := die(t, "u")
 		manifest := first(os.ReadFile(h.path(disksDir, "vm1", diskFile)))
-		must(t, lose(h))
+		test.Must(t, lose(h))
 		if r := check(t, h.Store, CheckOptions{Repair: true}); r.Left() == 0 {
 			t.Errorf("%s: the layers that no disk names are not reported", name)
 		}
-		must(t, os.MkdirAll(h.path(disksDir, "vm1"), 0o700))
-		must(t, os.WriteFile(h.path(disksDir, "vm1", diskFile), manifest, 0o600))
+		test.Must(t, os.MkdirAll(h.path(disksDir, "vm1"), 0o700))
+		test.Must(t, os.WriteFile(h.path(disksDir, "vm1", diskFile), manifest, 0o600))
 		if !bytes.Equal(content(t, h.Store, "vm1"), want) {
 			t.Errorf("%s: the disk shows something else", name)
 		}

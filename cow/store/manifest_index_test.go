@@ -17,6 +17,7 @@ import (
 
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // indexless is the file system as a version before the index uses it.
@@ -58,12 +59,12 @@ func family(t testing.TB, s *Store) map[string][]byte {
 	create(t, s, "golden", CreateOptions{From: "img"})
 	for i, tag := range []string{"a", "b"} {
 		put(t, s, "golden", noise(uint64(10+i), 4096), int64(i)*8192)
-		must(t, errOf(s.Promote(ctx, []string{"golden"}, tag)))
+		test.Must(t, test.Err(s.Promote(ctx, []string{"golden"}, tag)))
 		create(t, s, "of"+tag, CreateOptions{From: "golden@" + tag})
 		put(t, s, "of"+tag, noise(uint64(20+i), 4096), 16384)
 	}
 	create(t, s, "first", CreateOptions{Size: 1 << 20})
-	must(t, errOf(s.Remove(ctx, "first")))
+	test.Must(t, test.Err(s.Remove(ctx, "first")))
 	if n := len(s.readIndex().entries); n != 3 {
 		t.Fatalf("the index has %d disks after a removal, expected 3", n)
 	}
@@ -105,7 +106,7 @@ func TestStoreChangedByOthers(t *testing.T) {
 	}
 	mustNot := func(t *testing.T, err error) {
 		t.Helper()
-		must(t, err)
+		test.Must(t, err)
 	}
 	for _, c := range []struct {
 		name  string
@@ -197,17 +198,17 @@ func TestRemovalDuringAnOlderPromotion(t *testing.T) {
 	older := openStore(t, s.Dir())
 	older.fs = indexless{}
 	lock, err := older.LockDisk("ofb")
-	must(t, err)
+	test.Must(t, err)
 	p, err := older.PreparePromotion(ctx, []*Manifest{first(s.Disk("ofb"))}, "x")
-	must(t, err)
+	test.Must(t, err)
 	create(t, s, "more", CreateOptions{Size: 4096})
-	must(t, errOf(s.Remove(ctx, "more")))
+	test.Must(t, test.Err(s.Remove(ctx, "more")))
 	for _, h := range p.Heads() {
-		must(t, h.Close())
+		test.Must(t, h.Close())
 	}
-	must(t, p.Commit())
+	test.Must(t, p.Commit())
 	p.Close(true)
-	must(t, lock.Unlock())
+	test.Must(t, lock.Unlock())
 	create(t, s, "clone", CreateOptions{From: "ofb@x"})
 	dismantled(t, s, contents, "clone", "golden", "ofb", "ofa")
 }
@@ -288,18 +289,18 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 				m := first(s.Disk("ofb"))
 				header := s.paths(m.Head()).Map
 				savedMap := first(os.ReadFile(header))
-				must(t, damage.do(path))
+				test.Must(t, damage.do(path))
 				if damage.header {
-					must(t, os.WriteFile(header, make([]byte, len(savedMap)), 0o600))
+					test.Must(t, os.WriteFile(header, make([]byte, len(savedMap)), 0o600))
 				}
 				if !known {
-					must(t, os.RemoveAll(s.path(indexDir)))
+					test.Must(t, os.RemoveAll(s.path(indexDir)))
 				}
 				var costs []int64
 				for i := range 6 {
 					before := c.calls.Load()
 					create(t, s, fmt.Sprint("c", i), CreateOptions{From: "golden@b"})
-					must(t, errOf(s.Promote(ctx, []string{fmt.Sprint("c", i)}, "t")))
+					test.Must(t, test.Err(s.Promote(ctx, []string{fmt.Sprint("c", i)}, "t")))
 					costs = append(costs, c.calls.Load()-before)
 				}
 				if costs = costs[1:]; slices.Max(costs) != slices.Min(costs) {
@@ -308,7 +309,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 				layers := len(entries(t, s.path(layersDir)))
 				for i := range 6 {
 					said.Reset()
-					must(t, errOf(s.Remove(ctx, fmt.Sprint("c", i))))
+					test.Must(t, test.Err(s.Remove(ctx, fmt.Sprint("c", i))))
 					if n := strings.Count(said.String(), "\n"); n != 1 {
 						t.Errorf("a removal says %d lines:\n%s", n, said.String())
 					}
@@ -324,7 +325,7 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 				if left := entries(t, s.path(layersDir)); len(left) != layers {
 					t.Errorf("%d layers are left, expected %d", len(left), layers)
 				}
-				must(t, errors.Join(os.RemoveAll(path), os.WriteFile(path, saved, 0o644), os.WriteFile(header, savedMap, 0o600)))
+				test.Must(t, errors.Join(os.RemoveAll(path), os.WriteFile(path, saved, 0o644), os.WriteFile(header, savedMap, 0o600)))
 				if !bytes.Equal(content(t, s, "ofb"), contents["ofb"]) {
 					t.Error("the damaged disk shows something else")
 				}
@@ -372,7 +373,7 @@ func TestRemoveWithoutRoom(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStore(t)
 			contents := family(t, s)
-			must(t, c.do(s))
+			test.Must(t, c.do(s))
 			s.fs = nothingNew{}
 			dismantled(t, s, contents, "golden", "ofa", "ofb")
 			if _, err := s.Remove(ctx, "img"); err != nil {
@@ -390,7 +391,7 @@ func TestCopiedManifestKeepsLayers(t *testing.T) {
 			create(t, s, "a", CreateOptions{Size: 1 << 20})
 			must := func(err error) {
 				t.Helper()
-				must(t, err)
+				test.Must(t, err)
 			}
 			promote := func(name, tag string) {
 				t.Helper()

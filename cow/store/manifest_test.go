@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // A readable manifest never leads outside the store or to offsets that overflow.
@@ -40,7 +42,7 @@ func FuzzManifest(f *testing.F) {
 			}
 		}
 		again, err := json.Marshal(m)
-		must(t, err)
+		test.Must(t, err)
 		if back, err := decode(again); err != nil || len(m.Layers) != len(back.Layers) || m.Size != back.Size {
 			t.Fatalf("written back: %+v, %v; was %+v", back, err, m)
 		}
@@ -53,15 +55,15 @@ func TestTree(t *testing.T) {
 	importRaw(t, s, "unused", noise(1, 512))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	put(t, s, "vm1", noise(2, 8192), 4096)
-	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "t")))
 	create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 	create(t, s, "blank", CreateOptions{Size: 1 << 20})
 	o := openDisk(t, s, "vm2") // counted while it is open, as of the last flush
 	defer o.Close()
-	must(t, errOf(o.Disk.WriteAt(noise(3, 4096), 0)))
-	must(t, o.Disk.Flush())
+	test.Must(t, test.Err(o.Disk.WriteAt(noise(3, 4096), 0)))
+	test.Must(t, o.Disk.Flush())
 	roots, err := s.Tree()
-	must(t, err)
+	test.Must(t, err)
 	var lines []string
 	var walk func(n *Node, depth int)
 	walk = func(n *Node, depth int) {
@@ -96,7 +98,7 @@ func TestTree(t *testing.T) {
 	if err != nil || len(cut) != 1 || len(cut[0].Children) != 1 || len(cut[0].Children[0].Children) != 1 {
 		t.Errorf("cut to vm1: %+v, %v", cut, err)
 	}
-	wantErr(t, errOf(s.Find(roots, "vm9")), ErrNotFound, "find")
+	test.ErrorIs(t, test.Err(s.Find(roots, "vm9")), ErrNotFound, "find")
 	// A damaged layer is shown as damaged. The other layers are shown too.
 	flip(t, s.path(head(t, s, "vm1").Map), 100)
 	roots, err = s.Tree()
@@ -109,7 +111,7 @@ func TestDirectories(t *testing.T) {
 	env := map[string]string{"HOME": "/home/x", "XDG_RUNTIME_DIR": "/run/user/1"}
 	get := func(k string) string { return env[k] }
 	dir, err := DefaultDir(get)
-	must(t, err)
+	test.Must(t, err)
 	want, run := "/home/x/.local/share/cowblk", "/run/user/1/cowblk"
 	if os.Geteuid() == 0 {
 		want, run = systemDir, systemRun
@@ -121,5 +123,5 @@ func TestDirectories(t *testing.T) {
 	if _, err := s.Socket("vm1"); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "--socket-path") {
 		t.Errorf("long socket path: %v", err)
 	}
-	wantErr(t, errOf(Open(tempFile(t, "file", nil), Options{})), ErrInvalid, "a file as store")
+	test.ErrorIs(t, test.Err(Open(tempFile(t, "file", nil), Options{})), ErrInvalid, "a file as store")
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // A file that is no directory in place of a disk or an image is named by every command that finds
@@ -34,11 +36,11 @@ func TestStrays(t *testing.T) {
 			what = strings.TrimSuffix(what, " \b")
 			s := newStore(t)
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
-			must(t, os.MkdirAll(s.path(imagesDir), 0o700))
+			test.Must(t, os.MkdirAll(s.path(imagesDir), 0o700))
 			path := s.path(dirOf(kind), "x")
-			must(t, make(path))
+			test.Must(t, make(path))
 			before, err := os.Lstat(path)
-			must(t, err)
+			test.Must(t, err)
 
 			_, created := s.Create(ctx, "x", CreateOptions{Size: 1 << 20})
 			_, imported := s.Import(ctx, tempFile(t, "golden", noise(1, 64<<10)), "x", ImportOptions{})

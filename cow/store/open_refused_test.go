@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // A refused open changes nothing and says which file, what was expected, what was found, and what
@@ -23,7 +25,7 @@ func TestRefusedOpen(t *testing.T) {
 		words  []string
 	}{
 		{"base in place touched", "place", func(t *testing.T, s *Store, base string) string {
-			must(t, os.Chtimes(base, time.Time{}, time.Unix(1e9, 5)))
+			test.Must(t, os.Chtimes(base, time.Time{}, time.Unix(1e9, 5)))
 			return base
 		}, []string{"modification time", "expected", "found 2001-09-09", "cowblk trust-base place"}},
 		{"base in place changed", "place", func(t *testing.T, s *Store, base string) string {
@@ -117,7 +119,7 @@ func TestRefusedOpen(t *testing.T) {
 			create(t, s, "place", CreateOptions{Base: basePath})
 			create(t, s, "vm1", CreateOptions{From: "img"})
 			put(t, s, "vm1", noise(5, 8192), 0)
-			must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+			test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "t")))
 			create(t, s, "vm2", CreateOptions{From: "vm1@t"})
 			file := tt.damage(t, s, basePath)
 			before := snapshot(t, s.Dir(), filepath.Dir(basePath))
@@ -153,10 +155,10 @@ func head(t *testing.T, s *Store, disk string) *Layer {
 func flip(t *testing.T, path string, off int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 	b := []byte{0}
-	must(t, errOf(f.ReadAt(b, off)))
+	test.Must(t, test.Err(f.ReadAt(b, off)))
 	b[0] ^= 0x40
-	must(t, errOf(f.WriteAt(b, off)))
+	test.Must(t, test.Err(f.WriteAt(b, off)))
 }

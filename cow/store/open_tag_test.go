@@ -10,14 +10,15 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 )
 
 func openTag(t testing.TB, s *Store, ref string) *Reading {
 	t.Helper()
 	r, err := ParseRef(ref)
-	must(t, err)
+	test.Must(t, err)
 	o, err := s.OpenTag(ctx, r, cow.Options{})
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { o.Close() })
 	return o
 }
@@ -25,7 +26,7 @@ func openTag(t testing.TB, s *Store, ref string) *Reading {
 func checkContent(t testing.TB, o *Reading, want []byte) {
 	t.Helper()
 	got := make([]byte, o.Size())
-	must(t, errOf(o.ReadAt(got, 0)))
+	test.Must(t, test.Err(o.ReadAt(got, 0)))
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s: %d bytes differ from the %d expected", o.Manifest.Name, len(got), len(want))
 	}
@@ -40,7 +41,7 @@ func taggedDisk(t *testing.T, s *Store) (one, two, now []byte) {
 	step := func(tag string, p []byte, off int) {
 		put(t, s, "vm1", p, int64(off))
 		if tag != "" {
-			must(t, errOf(s.Promote(ctx, []string{"vm1"}, tag)))
+			test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, tag)))
 		}
 	}
 	patch := func(content []byte, p []byte, off int) []byte {
@@ -63,29 +64,29 @@ func TestOpenTagOfServedDisk(t *testing.T) {
 	one, two, now := taggedDisk(t, s)
 	whole := openTag(t, s, "vm1")
 	checkContent(t, whole, now)
-	must(t, whole.Close())
+	test.Must(t, whole.Close())
 
 	served := openDisk(t, s, "vm1")
-	must(t, errOf(served.Disk.WriteAt(noise(9, 1<<20), 0)))
+	test.Must(t, test.Err(served.Disk.WriteAt(noise(9, 1<<20), 0)))
 	first, second := openTag(t, s, "vm1@one"), openTag(t, s, "vm1@two")
 	checkContent(t, first, one)
 	checkContent(t, second, two)
 	if n := len(first.Manifest.Layers); n != 1 {
 		t.Errorf("%d layers up to the first tag", n)
 	}
-	wantErr(t, errOf(first.WriteAt(make([]byte, 512), 0)), cow.ErrReadOnly, "write to a tag")
+	test.ErrorIs(t, test.Err(first.WriteAt(make([]byte, 512), 0)), cow.ErrReadOnly, "write to a tag")
 
 	_, err := s.OpenTag(ctx, Ref{Name: "vm1"}, cow.Options{})
 	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "vm1@one, vm1@two") {
 		t.Errorf("a served disk without a tag: %v", err)
 	}
-	must(t, served.Close())
+	test.Must(t, served.Close())
 
 	// Readers of a tag block nobody, even if the disk is removed.
 	put(t, s, "vm1", noise(10, 512), 0)
-	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "three")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "three")))
 	checkContent(t, first, one)
-	must(t, errOf(s.Remove(ctx, "vm1")))
+	test.Must(t, test.Err(s.Remove(ctx, "vm1")))
 	checkContent(t, second, two)
 }
 
@@ -125,12 +126,12 @@ func TestOpenTagWaitsForSeal(t *testing.T) {
 	before := openDisk(t, s, "vm1")
 	m := before.Manifest
 	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "three")
-	must(t, err)
-	must(t, p.Commit())
+	test.Must(t, err)
+	test.Must(t, p.Commit())
 	short, cancel := context.WithTimeout(ctx, 3*sealPoll)
 	defer cancel()
 	ref := Ref{Name: "vm1", Tag: "three"}
-	wantErr(t, errOf(s.OpenTag(short, ref, cow.Options{})), context.DeadlineExceeded, "while the head is still written")
+	test.ErrorIs(t, test.Err(s.OpenTag(short, ref, cow.Options{})), context.DeadlineExceeded, "while the head is still written")
 	type result struct {
 		r   *Reading
 		err error
@@ -142,9 +143,9 @@ func TestOpenTagWaitsForSeal(t *testing.T) {
 	}()
 	time.Sleep(2 * sealPoll)
 	swapped, err := before.Disk.Promote(p.Heads()[0])
-	must(t, err)
+	test.Must(t, err)
 	<-swapped.Done()
-	must(t, swapped.Err())
+	test.Must(t, swapped.Err())
 	p.Close(true)
 	r := <-opened
 	if r.err != nil {
@@ -154,5 +155,5 @@ func TestOpenTagWaitsForSeal(t *testing.T) {
 	if h := r.r.Layers(); h[len(h)-1].State != layer.Sealed {
 		t.Error("the tag's layer is not sealed")
 	}
-	must(t, errors.Join(r.r.Close(), before.Close()))
+	test.Must(t, errors.Join(r.r.Close(), before.Close()))
 }

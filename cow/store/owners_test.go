@@ -13,6 +13,7 @@ import (
 	"cowblk/cow/imagefile"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // alias makes other names of a file. Each leads to the same bytes.
@@ -20,12 +21,12 @@ func aliases(t *testing.T, path string) map[string]string {
 	dir := t.TempDir()
 	a := map[string]string{"same path": path}
 	a["symbolic link"] = filepath.Join(dir, "symlink")
-	must(t, os.Symlink(path, a["symbolic link"]))
+	test.Must(t, os.Symlink(path, a["symbolic link"]))
 	a["hard link"] = path + ".hard"
-	must(t, os.Link(path, a["hard link"]))
+	test.Must(t, os.Link(path, a["hard link"]))
 	t.Cleanup(func() { os.Remove(a["hard link"]) })
 	linked := filepath.Join(dir, "linkdir")
-	must(t, os.Symlink(filepath.Dir(path), linked))
+	test.Must(t, os.Symlink(filepath.Dir(path), linked))
 	a["symbolic link to its directory"] = filepath.Join(linked, filepath.Base(path))
 	if mount := bindMount(t, path); mount != "" {
 		a["bind mount"] = mount
@@ -82,7 +83,7 @@ func TestTableSharesFiles(t *testing.T) {
 		_, err := s.Create(ctx, "b", CreateOptions{Table: table})
 		if err == nil {
 			t.Errorf("%s: expected a refusal, found a disk", what)
-			must(t, errOf(s.Remove(ctx, "b")))
+			test.Must(t, test.Err(s.Remove(ctx, "b")))
 			return
 		}
 		if !errors.Is(err, ErrInUse) && !errors.Is(err, ErrRefused) && !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), other) {
@@ -147,7 +148,7 @@ func TestTableNamesFileTwice(t *testing.T) {
 		}
 		for _, pair := range [][2]string{{"data1", "data2"}, {"map1", "map2"}, {"map1", "data1"}, {"map2", "data1"}, {"base", "data1"}, {"base", "data2"}, {"base", "map1"}} {
 			table := two(func(p map[string]string, f string) { p[pair[0]], p[pair[1]] = f, "ALIAS" })
-			wantErr(t, errOf(s.Create(ctx, "b", CreateOptions{Table: table})), ErrInvalid, "%s and %s by %s", pair[0], pair[1], name)
+			test.ErrorIs(t, test.Err(s.Create(ctx, "b", CreateOptions{Table: table})), ErrInvalid, fmt.Sprintf("%s and %s by %s", pair[0], pair[1], name))
 		}
 	}
 	if disks, err := s.Disks(); err != nil || len(disks) != 0 {
@@ -165,7 +166,7 @@ func TestBaseInsideStore(t *testing.T) {
 	}
 	for _, st := range []*Store{s, other} {
 		d, err := st.Disk("d")
-		must(t, err)
+		test.Must(t, err)
 		for _, path := range []string{st.ImageData("golden"), st.paths(d.Head()).Data, st.paths(d.Head()).Map} {
 			for name, alias := range aliases(t, path) {
 				if st == other && (name == "hard link" || name == "bind mount") && filepath.Base(path) == dataFile {
@@ -336,8 +337,8 @@ func TestTwoStoresOneFile(t *testing.T) {
 				o.Close()
 			}
 		}
-		wantErr(t, errOf(b.Create(ctx, "c", CreateOptions{Base: alias})), ErrInUse, "base on open data by %s", name)
-		must(t, oa.Close())
+		test.ErrorIs(t, test.Err(b.Create(ctx, "c", CreateOptions{Base: alias})), ErrInUse, fmt.Sprintf("base on open data by %s", name))
+		test.Must(t, oa.Close())
 		ob := openDisk(t, b, "b")
 		if o, err := a.OpenDisk(ctx, "a", OpenOptions{}); !errors.Is(err, ErrInUse) {
 			t.Errorf("the other way round, by %s: expected %v, found %v", name, ErrInUse, err)
@@ -345,8 +346,8 @@ func TestTwoStoresOneFile(t *testing.T) {
 				o.Close()
 			}
 		}
-		must(t, ob.Close())
-		must(t, errOf(b.Remove(ctx, "b")))
+		test.Must(t, ob.Close())
+		test.Must(t, test.Err(b.Remove(ctx, "b")))
 	}
 }
 
@@ -379,13 +380,13 @@ func TestRawFileUnderDisk(t *testing.T) {
 					d.Close()
 				}
 			}
-			must(t, o.Close())
+			test.Must(t, o.Close())
 			d, err := raw(alias, false)
 			if err != nil {
 				t.Errorf("%s of a closed disk raw, by %s: %v", c.path, name, err)
 				continue
 			}
-			wantErr(t, tryOpen(s, c.disk), ErrInUse, "a disk on %s, which is open raw by %s: open", c.path, name)
+			test.ErrorIs(t, tryOpen(s, c.disk), ErrInUse, fmt.Sprintf("a disk on %s, which is open raw by %s: open", c.path, name))
 			for _, readOnly := range []bool{false, true} {
 				if again, err := raw(c.path, readOnly); !rawInUse(err) {
 					t.Errorf("%s raw twice, by %s, the second one read-only %v: expected %v, found %v", c.path, name, readOnly, layer.ErrInUse, err)
@@ -394,11 +395,11 @@ func TestRawFileUnderDisk(t *testing.T) {
 					}
 				}
 			}
-			must(t, d.Close())
+			test.Must(t, d.Close())
 		}
 	}
 	one, err := raw(base, true)
-	must(t, err)
+	test.Must(t, err)
 	defer one.Close()
 	two, err := raw(base, true)
 	if err != nil {
@@ -414,7 +415,7 @@ func TestSealedLayersAreShared(t *testing.T) {
 	s := newStore(t)
 	base := tempFile(t, "base", noise(1, 1<<20))
 	create(t, s, "a", CreateOptions{Base: base})
-	must(t, errOf(s.Promote(ctx, []string{"a"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"a"}, "t")))
 	create(t, s, "b", CreateOptions{From: "a@t"})
 	d, _ := s.Disk("b")
 	oa := openDisk(t, s, "a")
@@ -422,7 +423,7 @@ func TestSealedLayersAreShared(t *testing.T) {
 	ob := openDisk(t, s, "b")
 	defer ob.Close()
 	old, err := vfs.OS{}.OpenFile(s.paths(&d.Layers[0]).Map, os.O_RDONLY, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer old.Close()
 	if err := old.Lock(false); err != nil {
 		t.Errorf("lock of an older version that reads a sealed layer: %v", err)
@@ -446,10 +447,10 @@ func TestCheckFindsTwoOwners(t *testing.T) {
 			case "base":
 				m.Base.Path = alias
 			}
-			must(t, s.writeDocument(s.path(disksDir, "b", diskFile), m))
+			test.Must(t, s.writeDocument(s.path(disksDir, "b", diskFile), m))
 			for _, names := range [][]string{nil, {"a"}, {"b"}, {"a", "b"}} {
 				r, err := s.Check(ctx, CheckOptions{Names: names})
-				must(t, err)
+				test.Must(t, err)
 				found := 0
 				for _, k := range r.Reports {
 					for _, p := range k.Problems {
@@ -531,8 +532,8 @@ func TestPartitions(t *testing.T) {
 				raw.Close()
 			}
 		}
-		must(t, o.Close())
-		must(t, errOf(b.Remove(ctx, "b")))
+		test.Must(t, o.Close())
+		test.Must(t, test.Err(b.Remove(ctx, "b")))
 	}
 }
 
@@ -556,7 +557,7 @@ func TestImportOfOpenData(t *testing.T) {
 			if _, err := other.Import(ctx, base, "base-"+disk+strings.ReplaceAll(name, " ", "-"), ImportOptions{Format: imagefile.Raw}); err != nil {
 				t.Errorf("the base of an open disk: %v", err)
 			}
-			must(t, o.Close())
+			test.Must(t, o.Close())
 		}
 	}
 }
@@ -567,9 +568,9 @@ func TestBesideABaseInAFile(t *testing.T) {
 	s := newStore(t)
 	fresh := func() string { return plainFile(t, 1<<20) }
 	base := fresh()
-	wantErr(t, errOf(s.Create(ctx, "a", CreateOptions{Table: tableOf(base, 0, fresh(), base, 2*tableSectors)})), ErrInvalid, "data behind the base in one file")
+	test.ErrorIs(t, test.Err(s.Create(ctx, "a", CreateOptions{Table: tableOf(base, 0, fresh(), base, 2*tableSectors)})), ErrInvalid, "data behind the base in one file")
 	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, fresh(), fresh(), 0)})
-	wantErr(t, errOf(s.Create(ctx, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), base, 2*tableSectors)})), ErrInUse, "data behind another disk's base in one file")
+	test.ErrorIs(t, test.Err(s.Create(ctx, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), base, 2*tableSectors)})), ErrInUse, "data behind another disk's base in one file")
 }
 
 // TestBehindASmallerLayer: a larger clone does not make the layers below it larger.
@@ -578,7 +579,7 @@ func TestBehindASmallerLayer(t *testing.T) {
 	fresh := func() string { return plainFile(t, 1<<20) }
 	data := fresh()
 	create(t, s, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, 0)})
-	must(t, errOf(s.Promote(ctx, []string{"a"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"a"}, "t")))
 	create(t, s, "larger", CreateOptions{From: "a@t", Size: 4 * tableSectors * layer.SectorSize})
 	create(t, s, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), data, tableSectors)})
 	one := openDisk(t, s, "larger")

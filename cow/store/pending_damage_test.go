@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"cowblk/internal/test"
 )
 
 // TestRecordThatCannotBeRead: if the record of a change of several disks is unreadable, the disks
@@ -15,9 +17,9 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 	for _, text := range []string{"", "garbage", "{}", `{"from":[],"to":[],"new":1}`, `{"from":["` + uuid.NewString() + `"],"to":[]}`} {
 		s := newStore(t)
 		create(t, s, "u", CreateOptions{Size: 1 << 20})
-		must(t, errOf(s.Promote(ctx, []string{"u"}, "ut")))
+		test.Must(t, test.Err(s.Promote(ctx, []string{"u"}, "ut")))
 		dir := s.path(tmpDir, uuid.NewString())
-		must(t, os.MkdirAll(dir, 0o700))
+		test.Must(t, os.MkdirAll(dir, 0o700))
 		write(t, filepath.Join(dir, lockFile), nil)
 		write(t, filepath.Join(dir, commitFile), []byte(text))
 		before := snapshot(t, s.dir)
@@ -35,7 +37,7 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 			}
 		}
 		sameFiles(t, before, snapshot(t, s.dir))
-		must(t, os.RemoveAll(dir))
+		test.Must(t, os.RemoveAll(dir))
 		create(t, s, "c", CreateOptions{From: "u@ut"})
 		if _, err := s.Remove(ctx, "u"); err != nil {
 			t.Error(err)
@@ -55,18 +57,18 @@ func TestChangeOfADamagedDisk(t *testing.T) {
 				disks = append(disks, create(t, s, name, CreateOptions{Size: 1 << 20}))
 			}
 			p, err := s.preparePromotion(ctx, &Pending{s: s, tag: "all", before: disks})
-			must(t, err)
+			test.Must(t, err)
 			for _, h := range p.heads {
-				must(t, h.Close())
+				test.Must(t, h.Close())
 			}
-			must(t, os.Rename(p.txn.path(commitFile+stagedAfter), p.txn.path(commitFile)))
-			must(t, errors.Join(p.fds.free(len(p.fds)), p.txn.lock.Close()))
+			test.Must(t, os.Rename(p.txn.path(commitFile+stagedAfter), p.txn.path(commitFile)))
+			test.Must(t, errors.Join(p.fds.free(len(p.fds)), p.txn.lock.Close()))
 			path := s.path(disksDir, names[bad], diskFile)
 			saved := first(os.ReadFile(path))
 			if missing {
-				must(t, os.Remove(path))
+				test.Must(t, os.Remove(path))
 			} else {
-				must(t, os.Truncate(path, 50))
+				test.Must(t, os.Truncate(path, 50))
 			}
 			for i, name := range names {
 				o, err := s.OpenDisk(ctx, name, OpenOptions{})
@@ -83,7 +85,7 @@ func TestChangeOfADamagedDisk(t *testing.T) {
 				if _, err := o.Manifest.Tagged("all"); err != nil {
 					t.Errorf("%s beside the damaged %s: %v", name, names[bad], err)
 				}
-				must(t, o.Close())
+				test.Must(t, o.Close())
 			}
 			// The manifest is restored from a backup made before the change.
 			write(t, path, saved)
@@ -91,7 +93,7 @@ func TestChangeOfADamagedDisk(t *testing.T) {
 			if _, err := o.Manifest.Tagged("all"); err != nil {
 				t.Errorf("%s was damaged (missing: %v): %v", names[bad], missing, err)
 			}
-			must(t, o.Close())
+			test.Must(t, o.Close())
 			if left, err := os.ReadDir(s.path(tmpDir)); err != nil || len(left) > 0 {
 				t.Errorf("expected nothing in tmp, found %v, %v", left, err)
 			}

@@ -6,6 +6,7 @@ import (
 
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // untidy cannot remove files below the store's tmp directory.
@@ -25,9 +26,9 @@ func TestStaleCommitIsLeftAlone(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 	s.fs = untidy{vfs.OS{}}
-	must(t, errOf(s.Promote(ctx, []string{"vm1", "vm2"}, "both")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"vm1", "vm2"}, "both")))
 	put(t, s, "vm1", noise(1, 4096), 0)
-	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "later")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "later")))
 	put(t, s, "vm1", noise(2, 4096), 4096)
 	want := content(t, s, "vm1")
 	s.fs = vfs.OS{}
@@ -49,9 +50,9 @@ func TestCommitThatCannotBeTakenBack(t *testing.T) {
 		disks = append(disks, create(t, s, name, CreateOptions{Size: 1 << 20}))
 	}
 	p, err := s.PreparePromotion(ctx, disks, "u")
-	must(t, err)
+	test.Must(t, err)
 	s.fs = failsAfter(vfs.OS{}, "vm2", "vm1")
-	wantErr(t, p.Commit(), errInjected, "commit")
+	test.ErrorIs(t, p.Commit(), errInjected, "commit")
 	p.Close(false)
 	p.txn.lock.Close() // the process dies
 	if o, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); err == nil {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // modes returns the modes of everything below dir except sockets and links.
@@ -26,7 +28,7 @@ func modes(t *testing.T, dir string) map[string]fs.FileMode {
 		}
 		return nil
 	})
-	must(t, err)
+	test.Must(t, err)
 	return all
 }
 
@@ -35,9 +37,9 @@ func fillStore(t *testing.T, s *Store) {
 	t.Helper()
 	importRaw(t, s, "img", noise(1, 64<<10))
 	create(t, s, "vm1", CreateOptions{From: "img"})
-	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
-	must(t, errOf(s.Rollback(ctx, Ref{"vm1", "t"})))
-	must(t, s.MakeRunDir())
+	test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "t")))
+	test.Must(t, test.Err(s.Rollback(ctx, Ref{"vm1", "t"})))
+	test.Must(t, s.MakeRunDir())
 }
 
 // Only the owner can open a file of a store, and so hold its locks, whatever the umask. Others can
@@ -67,19 +69,19 @@ func TestModesOfAnEarlierVersion(t *testing.T) {
 		if st, err := os.Stat(path); err == nil && st.IsDir() {
 			mode = 0o755
 		}
-		must(t, os.Chmod(path, mode))
+		test.Must(t, os.Chmod(path, mode))
 	}
 	// A symbolic link in place of a directory, to a foreign directory.
 	outside := t.TempDir()
-	must(t, os.Chmod(outside, 0o755))
-	must(t, os.Rename(s.path(imagesDir), filepath.Join(outside, imagesDir)))
-	must(t, os.Chmod(filepath.Join(outside, imagesDir), 0o755))
-	must(t, os.Symlink(filepath.Join(outside, imagesDir), s.path(imagesDir)))
-	must(t, os.RemoveAll(s.path(reserveDir)))
+	test.Must(t, os.Chmod(outside, 0o755))
+	test.Must(t, os.Rename(s.path(imagesDir), filepath.Join(outside, imagesDir)))
+	test.Must(t, os.Chmod(filepath.Join(outside, imagesDir), 0o755))
+	test.Must(t, os.Symlink(filepath.Join(outside, imagesDir), s.path(imagesDir)))
+	test.Must(t, os.RemoveAll(s.path(reserveDir)))
 	s = openStore(t, s.Dir())
 	o := openDisk(t, s, "vm1") // this is a change already
-	must(t, o.Close())
-	must(t, s.MakeRunDir())
+	test.Must(t, o.Close())
+	test.Must(t, s.MakeRunDir())
 	if n, err := os.ReadDir(s.path(reserveDir)); err != nil || len(n) != reserveFiles {
 		t.Errorf("the store's reserve has %d files, expected %d: %v", len(n), reserveFiles, err)
 	}
@@ -108,11 +110,11 @@ func TestModesOfASharedStore(t *testing.T) {
 	s := newStore(t)
 	fillStore(t, s)
 	for path, mode := range map[string]fs.FileMode{".": 0o775, disksDir: 0o775, layersDir: 0o500, lockFile: 0o664} {
-		must(t, os.Chmod(s.path(path), mode))
+		test.Must(t, os.Chmod(s.path(path), mode))
 	}
 	defer os.Chmod(s.path(layersDir), 0o700)
 	s = openStore(t, s.Dir())
-	must(t, s.locked(ctx, func() error { return nil }))
+	test.Must(t, s.locked(ctx, func() error { return nil }))
 	now := modes(t, s.Dir())
 	for path, want := range map[string]fs.FileMode{".": 0o771, disksDir: 0o770, layersDir: 0o500, lockFile: 0o660} {
 		if now[path] != want {
@@ -130,7 +132,7 @@ func TestLockIsALink(t *testing.T) {
 		if err := os.Remove(s.path(lock)); err != nil && !os.IsNotExist(err) {
 			t.Fatal(err)
 		}
-		must(t, os.Symlink(target, s.path(lock)))
+		test.Must(t, os.Symlink(target, s.path(lock)))
 		if _, err := s.Promote(ctx, []string{"vm1"}, "t"); err == nil {
 			t.Errorf("%s: a link was taken for a lock", lock)
 		}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cowblk/internal/test"
 )
 
 // childEnv makes the test binary act on a store as another process: "ACTION DIR ARGS".
@@ -96,10 +98,10 @@ func start(t *testing.T, args ...string) *process {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join(args, " "))
 	in, err := cmd.StdinPipe()
-	must(t, err)
+	test.Must(t, err)
 	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	test.Must(t, err)
+	test.Must(t, cmd.Start())
 	return &process{cmd, in, bufio.NewReader(out)}
 }
 

@@ -17,6 +17,7 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 const (
@@ -310,10 +311,10 @@ func TestPromotionKeepsASharedMap(t *testing.T) {
 		return faultfs.Fault{}
 	})
 	s, err := Open("/store", Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: func(string) string { return faultfs.MemoryDir }})
-	must(t, err)
-	must(t, errOf(s.Create(ctx, "vm", CreateOptions{Size: 65536})))
+	test.Must(t, err)
+	test.Must(t, test.Err(s.Create(ctx, "vm", CreateOptions{Size: 65536})))
 	o, err := s.OpenDisk(ctx, "vm", OpenOptions{Serve: true})
-	must(t, err)
+	test.Must(t, err)
 	defer o.Close()
 	if h := o.Disk.Layers()[0]; h.Generation == 0 {
 		t.Fatal("the disk has no shared map")
@@ -330,7 +331,7 @@ func TestPromotionKeepsASharedMap(t *testing.T) {
 	}
 	failing.Store(nil)
 	pend, err := s.PreparePromotion(ctx, []*Manifest{o.Manifest}, "t")
-	must(t, err)
+	test.Must(t, err)
 	if !pend.Heads()[0].Bitmap().Shared() {
 		t.Error("the new head has no shared map")
 	}

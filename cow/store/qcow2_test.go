@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func needQEMUTools(t *testing.T) {
@@ -125,10 +127,10 @@ func TestQcow2AgainstQEMU(t *testing.T) {
 			s := newStore(t)
 			for _, name := range []string{"top", "mid", "mid2"} {
 				tool("qemu-img", "convert", "-O", "raw", name, name+".raw")
-				must(t, errOf(s.Import(ctx, filepath.Join(dir, name), name, ImportOptions{Backing: true})))
+				test.Must(t, test.Err(s.Import(ctx, filepath.Join(dir, name), name, ImportOptions{Backing: true})))
 				want := readFile(t, filepath.Join(dir, name+".raw"))
 				got, err := os.ReadFile(s.ImageData(name))
-				must(t, err)
+				test.Must(t, err)
 				if !bytes.Equal(got, want) {
 					at := 0
 					for at < min(len(got), len(want)) && got[at] == want[at] {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cowblk/cow/finding"
+	"cowblk/internal/test"
 )
 
 const someUUID = "0b6e0b0e-1111-4111-8111-0123456789ab"
@@ -21,7 +22,7 @@ const someUUID = "0b6e0b0e-1111-4111-8111-0123456789ab"
 // state returns the names, modes and contents of a tree.
 func state(t *testing.T, dir string) (all []string) {
 	t.Helper()
-	must(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	test.Must(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -53,12 +54,12 @@ func plant(t *testing.T, dir string, names ...string) {
 			text = "precious"
 		}
 		path := filepath.Join(dir, name)
-		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		test.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		if strings.HasSuffix(name, "/") {
-			must(t, os.MkdirAll(path, 0o755))
+			test.Must(t, os.MkdirAll(path, 0o755))
 			continue
 		}
-		must(t, os.WriteFile(path, []byte(text), 0o644))
+		test.Must(t, os.WriteFile(path, []byte(text), 0o644))
 	}
 }
 
@@ -109,7 +110,7 @@ func TestNothingChangesInForeignDirectories(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			plant(t, dir, files...)
-			must(t, os.Chmod(dir, 0o755))
+			test.Must(t, os.Chmod(dir, 0o755))
 			before := state(t, dir)
 			image := write(t, filepath.Join(t.TempDir(), "image"), make([]byte, 512))
 			for what, f := range map[string]func(s *Store) error{
@@ -128,7 +129,7 @@ func TestNothingChangesInForeignDirectories(t *testing.T) {
 				},
 			} {
 				s, err := Open(dir, Options{LockTimeout: time.Second})
-				must(t, err)
+				test.Must(t, err)
 				err = f(s)
 				if what == "create" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "empty directory")) {
 					t.Errorf("%s: %v", what, err)
@@ -157,7 +158,7 @@ func TestForeignFilesInAStore(t *testing.T) {
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			plant(t, s.Dir(), files...)
 			again, err := Open(s.Dir(), Options{})
-			must(t, err)
+			test.Must(t, err)
 			create(t, again, "vm2", CreateOptions{Size: 1 << 20})
 			if _, err := again.Promote(ctx, []string{"vm2"}, "t"); err != nil {
 				t.Error(err)
@@ -166,7 +167,7 @@ func TestForeignFilesInAStore(t *testing.T) {
 				t.Error(err)
 			}
 			r, err := again.Check(ctx, CheckOptions{Repair: true, Prune: true})
-			must(t, err)
+			test.Must(t, err)
 			told := false
 			for _, k := range r.Reports {
 				for _, p := range k.Problems {
@@ -208,14 +209,14 @@ func TestForeignFilesWithKnownNames(t *testing.T) {
 		disk + "0.after", disk + "disk.json.damaged/notes", disk + "layer/data", image + "map", image + "disk.json", "tmp/" + someUUID + "/data",
 	}
 	plant(t, s.Dir(), files...)
-	must(t, os.WriteFile(s.path("tmp", someUUID, lockFile), nil, 0o600))
+	test.Must(t, os.WriteFile(s.path("tmp", someUUID, lockFile), nil, 0o600))
 	plant(t, s.Dir(), disk+someUUID+"/data", image+someUUID+"/data")
 	for _, name := range []string{"vm1", "img"} {
 		if _, err := s.Remove(ctx, name); !errors.Is(err, ErrRefused) {
 			t.Errorf("%s: with a directory that may be a layer: %v", name, err)
 		}
 	}
-	must(t, errors.Join(os.RemoveAll(s.path(disk, someUUID)), os.RemoveAll(s.path(image, someUUID))))
+	test.Must(t, errors.Join(os.RemoveAll(s.path(disk, someUUID)), os.RemoveAll(s.path(image, someUUID))))
 	if _, err := s.Remove(ctx, "vm1"); err != nil {
 		t.Error(err)
 	}
@@ -228,7 +229,7 @@ func TestForeignFilesWithKnownNames(t *testing.T) {
 	}
 	found := 0
 	var all []string
-	must(t, filepath.WalkDir(s.Dir(), func(path string, e fs.DirEntry, err error) error {
+	test.Must(t, filepath.WalkDir(s.Dir(), func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() {
 			if data, _ := os.ReadFile(path); string(data) == "precious" {
 				found++
@@ -262,7 +263,7 @@ func TestKeptFilesStay(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(to, name)); err == nil {
 				continue // it has one of its own
 			}
-			must(t, os.WriteFile(filepath.Join(to, name), first(os.ReadFile(from)), 0o600))
+			test.Must(t, os.WriteFile(filepath.Join(to, name), first(os.ReadFile(from)), 0o600))
 			copied[name] = true
 		}
 		if _, err := s.Remove(ctx, c.remove); err != nil {
@@ -281,7 +282,7 @@ func TestKeptFilesStay(t *testing.T) {
 	} {
 		s := newStore(t)
 		importRaw(t, s, "img", noise(1, 1<<16))
-		must(t, spoil(s.path(imagesDir, "img", imageFile)))
+		test.Must(t, spoil(s.path(imagesDir, "img", imageFile)))
 		if _, err := s.Remove(ctx, "img"); err != nil {
 			t.Fatal(err)
 		}
@@ -297,55 +298,55 @@ func TestStoresInAllStates(t *testing.T) {
 	for name, change := range map[string]func(t *testing.T, s *Store){
 		"whole": func(*testing.T, *Store) {},
 		"emptied": func(t *testing.T, s *Store) {
-			must(t, errOf(s.Remove(ctx, "vm1")))
+			test.Must(t, test.Err(s.Remove(ctx, "vm1")))
 		},
 		"emptied, with a note": func(t *testing.T, s *Store) {
-			must(t, errOf(s.Remove(ctx, "vm1")))
+			test.Must(t, test.Err(s.Remove(ctx, "vm1")))
 			plant(t, s.Dir(), "README.txt")
 		},
-		"empty lock file of an earlier version": func(t *testing.T, s *Store) { must(t, os.Truncate(s.path(lockFile), 0)) },
+		"empty lock file of an earlier version": func(t *testing.T, s *Store) { test.Must(t, os.Truncate(s.path(lockFile), 0)) },
 		"empty lock file, and a note": func(t *testing.T, s *Store) {
-			must(t, os.Truncate(s.path(lockFile), 0))
+			test.Must(t, os.Truncate(s.path(lockFile), 0))
 			plant(t, s.Dir(), "README.txt")
 		},
 		"a lock of zeros after a power cut": func(t *testing.T, s *Store) {
-			must(t, os.WriteFile(s.path(lockFile), make([]byte, len(lockMagic)), 0o600))
+			test.Must(t, os.WriteFile(s.path(lockFile), make([]byte, len(lockMagic)), 0o600))
 		},
 		"emptied, torn lock, reserve, index and run": func(t *testing.T, s *Store) {
-			must(t, errOf(s.Remove(ctx, "vm1")))
-			must(t, os.Truncate(s.path(lockFile), 5))
+			test.Must(t, test.Err(s.Remove(ctx, "vm1")))
+			test.Must(t, os.Truncate(s.path(lockFile), 5))
 			plant(t, s.Dir(), "run/vm1.pid")
 		},
 		"foreign content in the lock of a store": func(t *testing.T, s *Store) { plant(t, s.Dir(), "lock=1234") },
-		"no lock":                                func(t *testing.T, s *Store) { must(t, os.Remove(s.path(lockFile))) },
+		"no lock":                                func(t *testing.T, s *Store) { test.Must(t, os.Remove(s.path(lockFile))) },
 		"begun": func(t *testing.T, s *Store) {
-			must(t, os.Truncate(s.path(lockFile), 0))
+			test.Must(t, os.Truncate(s.path(lockFile), 0))
 			for _, dir := range []string{disksDir, layersDir, indexDir, reserveDir} {
-				must(t, os.RemoveAll(s.path(dir)))
+				test.Must(t, os.RemoveAll(s.path(dir)))
 			}
 			plant(t, s.Dir(), "tmp/"+someUUID+"/lock", "tmp/"+someUUID+"/image/data", "tmp/"+someUUID+"/image/image.json.new")
 		},
 		"begun, killed before the lock file": func(t *testing.T, s *Store) {
-			must(t, os.Truncate(s.path(lockFile), 0))
+			test.Must(t, os.Truncate(s.path(lockFile), 0))
 			for _, dir := range []string{disksDir, layersDir, indexDir, reserveDir} {
-				must(t, os.RemoveAll(s.path(dir)))
+				test.Must(t, os.RemoveAll(s.path(dir)))
 			}
 			plant(t, s.Dir(), "tmp/"+someUUID+"/")
 		},
 		"a damaged manifest": func(t *testing.T, s *Store) {
-			must(t, os.Truncate(s.path(lockFile), 0))
-			must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), []byte("{"), 0o600))
+			test.Must(t, os.Truncate(s.path(lockFile), 0))
+			test.Must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), []byte("{"), 0o600))
 		},
 		"damaged layers": func(t *testing.T, s *Store) {
-			must(t, os.Truncate(s.path(lockFile), 0))
+			test.Must(t, os.Truncate(s.path(lockFile), 0))
 			for _, id := range entries(t, s.path(layersDir)) {
-				must(t, os.Truncate(s.path(layersDir, id, mapFile), 0))
+				test.Must(t, os.Truncate(s.path(layersDir, id, mapFile), 0))
 			}
 		},
 		"links and lost+found": func(t *testing.T, s *Store) {
 			elsewhere := filepath.Join(t.TempDir(), "layers")
-			must(t, os.Rename(s.path(layersDir), elsewhere))
-			must(t, os.Symlink(elsewhere, s.path(layersDir)))
+			test.Must(t, os.Rename(s.path(layersDir), elsewhere))
+			test.Must(t, os.Symlink(elsewhere, s.path(layersDir)))
 			plant(t, s.Dir(), "lost+found/", "index/x")
 		},
 	} {
@@ -354,7 +355,7 @@ func TestStoresInAllStates(t *testing.T) {
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			change(t, s)
 			again, err := Open(s.Dir(), Options{})
-			must(t, err)
+			test.Must(t, err)
 			create(t, again, "vm2", CreateOptions{Size: 1 << 20})
 			if left := entries(t, s.path(tmpDir)); len(left) != 0 {
 				t.Errorf("left in tmp: %v", left)
@@ -375,7 +376,7 @@ func TestForeignIndexAndReserve(t *testing.T) {
 				s := newStore(t)
 				create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 				path := s.path(name)
-				must(t, os.RemoveAll(path))
+				test.Must(t, os.RemoveAll(path))
 				text, target := "precious", path
 				switch kind {
 				case "link to an empty file":
@@ -383,25 +384,25 @@ func TestForeignIndexAndReserve(t *testing.T) {
 					fallthrough
 				case "link":
 					target = filepath.Join(t.TempDir(), "f")
-					must(t, os.Symlink(target, path))
+					test.Must(t, os.Symlink(target, path))
 				case "FIFO":
-					must(t, syscall.Mkfifo(path, 0o600))
+					test.Must(t, syscall.Mkfifo(path, 0o600))
 				}
 				if kind != "FIFO" {
-					must(t, os.WriteFile(target, []byte(text), 0o600))
+					test.Must(t, os.WriteFile(target, []byte(text), 0o600))
 				}
 				before, err := os.Lstat(path)
-				must(t, err)
+				test.Must(t, err)
 				again, err := Open(s.Dir(), Options{})
-				must(t, err)
+				test.Must(t, err)
 				create(t, again, "vm2", CreateOptions{Size: 1 << 20})
-				must(t, errOf(again.Promote(ctx, []string{"vm2"}, "t")))
+				test.Must(t, test.Err(again.Promote(ctx, []string{"vm2"}, "t")))
 				_, err = again.Remove(ctx, "vm1")
-				must(t, err)
+				test.Must(t, err)
 				for again.releaseReserve(syscall.ENOSPC, 0) {
 				}
 				after, err := os.Lstat(path)
-				must(t, err)
+				test.Must(t, err)
 				if !os.SameFile(before, after) {
 					t.Error("it was replaced")
 				}

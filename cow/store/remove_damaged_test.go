@@ -13,37 +13,38 @@ import (
 	"testing"
 
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // rm --damaged removes a disk whose manifest is missing or damaged and frees its name. No layer is
 // removed, also if the manifest is a copy of another disk's.
 func TestRemoveDamaged(t *testing.T) {
 	for what, hurt := range map[string]func(t *testing.T, s *Store, path string){
-		"missing": func(t *testing.T, _ *Store, path string) { must(t, os.Remove(path)) },
-		"cut off": func(t *testing.T, _ *Store, path string) { must(t, os.Truncate(path, 100)) },
-		"empty":   func(t *testing.T, _ *Store, path string) { must(t, os.Truncate(path, 0)) },
+		"missing": func(t *testing.T, _ *Store, path string) { test.Must(t, os.Remove(path)) },
+		"cut off": func(t *testing.T, _ *Store, path string) { test.Must(t, os.Truncate(path, 100)) },
+		"empty":   func(t *testing.T, _ *Store, path string) { test.Must(t, os.Truncate(path, 0)) },
 		"directory": func(t *testing.T, _ *Store, path string) {
-			must(t, os.Remove(path))
-			must(t, os.Mkdir(path, 0o700))
+			test.Must(t, os.Remove(path))
+			test.Must(t, os.Mkdir(path, 0o700))
 		},
 		"of another disk": func(t *testing.T, s *Store, path string) {
 			data := readFile(t, s.path(disksDir, "other", diskFile))
-			must(t, os.WriteFile(path, data, 0o600))
+			test.Must(t, os.WriteFile(path, data, 0o600))
 		},
 		"everything missing": func(t *testing.T, s *Store, _ string) {
-			must(t, os.RemoveAll(s.path(disksDir, "vm1")))
-			must(t, os.Mkdir(s.path(disksDir, "vm1"), 0o700))
+			test.Must(t, os.RemoveAll(s.path(disksDir, "vm1")))
+			test.Must(t, os.Mkdir(s.path(disksDir, "vm1"), 0o700))
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			create(t, s, "other", CreateOptions{Size: 1 << 20})
-			must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+			test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "t")))
 			create(t, s, "clone", CreateOptions{From: "vm1@t"})
 			layers := entries(t, s.path(layersDir))
 			path := s.path(disksDir, "vm1", diskFile)
-			wantErr(t, errOf(s.RemoveDamaged(ctx, "vm1")), ErrInvalid, "of a disk that is whole")
+			test.ErrorIs(t, test.Err(s.RemoveDamaged(ctx, "vm1")), ErrInvalid, "of a disk that is whole")
 			hurt(t, s, path)
 			if all, err := s.Disks(); err == nil || len(all) != 2 || !strings.Contains(err.Error(), "vm1") {
 				t.Errorf("disks: %d, %v", len(all), err)
@@ -52,9 +53,9 @@ func TestRemoveDamaged(t *testing.T) {
 				t.Fatal("removed without the word")
 			}
 			lock, err := s.LockDisk("vm1")
-			must(t, err)
-			wantErr(t, errOf(s.RemoveDamaged(ctx, "vm1")), ErrInUse, "of a disk in use")
-			must(t, lock.Unlock())
+			test.Must(t, err)
+			test.ErrorIs(t, test.Err(s.RemoveDamaged(ctx, "vm1")), ErrInUse, "of a disk in use")
+			test.Must(t, lock.Unlock())
 			r, err := s.RemoveDamaged(ctx, "vm1")
 			if err != nil || !r.Damaged || len(r.Layers) != 0 {
 				t.Fatalf("%+v, %v", r, err)
@@ -87,10 +88,10 @@ func TestRemoveDamagedInterrupted(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	create(t, s, "other", CreateOptions{Size: 1 << 20})
 	data := readFile(t, s.path(disksDir, "other", diskFile))
-	must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), data, 0o600))
+	test.Must(t, os.WriteFile(s.path(disksDir, "vm1", diskFile), data, 0o600))
 	fsys := &keepLeft{FS: s.fs}
 	s.fs = fsys
-	must(t, errOf(s.RemoveDamaged(ctx, "vm1")))
+	test.Must(t, test.Err(s.RemoveDamaged(ctx, "vm1")))
 	s.fs = fsys.FS
 	if left := entries(t, s.path(tmpDir)); len(left) != 1 {
 		t.Fatalf("left in tmp: %v", left)
@@ -108,18 +109,18 @@ func TestDirectoryInPlaceOfAManifest(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 	temp := s.path(disksDir, "vm2", diskFile) + vfs.TempSuffix
-	must(t, os.Mkdir(temp, 0o700))
-	must(t, os.WriteFile(filepath.Join(temp, "notes"), nil, 0o600))
+	test.Must(t, os.Mkdir(temp, 0o700))
+	test.Must(t, os.WriteFile(filepath.Join(temp, "notes"), nil, 0o600))
 	manifest := s.path(disksDir, "vm1", diskFile)
-	must(t, os.Remove(manifest))
-	must(t, os.Mkdir(manifest, 0o700))
-	must(t, os.WriteFile(filepath.Join(manifest, "notes"), nil, 0o600))
+	test.Must(t, os.Remove(manifest))
+	test.Must(t, os.Mkdir(manifest, 0o700))
+	test.Must(t, os.WriteFile(filepath.Join(manifest, "notes"), nil, 0o600))
 	_, err := s.RemoveDamaged(ctx, "vm1")
-	must(t, err)
+	test.Must(t, err)
 	_, err = s.Check(ctx, CheckOptions{Repair: true})
-	must(t, err)
+	test.Must(t, err)
 	left := 0
-	must(t, filepath.WalkDir(s.dir, func(path string, e fs.DirEntry, err error) error {
+	test.Must(t, filepath.WalkDir(s.dir, func(path string, e fs.DirEntry, err error) error {
 		if e != nil && e.Name() == "notes" {
 			left++
 		}
@@ -140,8 +141,8 @@ func TestRemoveImageWithoutADescription(t *testing.T) {
 		s := newStore(t)
 		importRaw(t, s, "img", noise(1, 1<<16))
 		path := s.path(imagesDir, "img", imageFile)
-		must(t, os.Remove(path))
-		must(t, put(path))
+		test.Must(t, os.Remove(path))
+		test.Must(t, put(path))
 		if _, err := s.Remove(t.Context(), "img"); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -157,7 +158,7 @@ func TestRemoveDamagedNewer(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	path := s.path(disksDir, "vm1", diskFile)
 	data := readFile(t, path)
-	must(t, os.WriteFile(path, []byte(strings.Replace(string(data), `"version": 1`, `"version": 2`, 1)), 0o600))
+	test.Must(t, os.WriteFile(path, []byte(strings.Replace(string(data), `"version": 1`, `"version": 2`, 1)), 0o600))
 	if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("%v", err)
 	}
@@ -173,7 +174,7 @@ func (keepLeft) Remove(string) error    { return nil }
 func entries(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	all, err := os.ReadDir(dir)
-	must(t, err)
+	test.Must(t, err)
 	for _, e := range all {
 		names = append(names, e.Name())
 	}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // rm of an image whose directory is a symbolic link removes the link only.
@@ -17,7 +19,7 @@ func TestRemoveImageBehindALink(t *testing.T) {
 	}{
 		{"a directory outside", func(t *testing.T, s *Store) (string, string) {
 			away := filepath.Join(t.TempDir(), "g")
-			must(t, os.Rename(s.path(imagesDir, "g"), away))
+			test.Must(t, os.Rename(s.path(imagesDir, "g"), away))
 			return "g", away
 		}},
 		{"an image of another store", func(t *testing.T, s *Store) (string, string) {
@@ -36,13 +38,13 @@ func TestRemoveImageBehindALink(t *testing.T) {
 			importRaw(t, s, "g", noise(1, 1<<16))
 			link, target := c.to(t, s)
 			write(t, filepath.Join(target, "notes.txt"), []byte("mine"))
-			must(t, os.Symlink(target, s.path(imagesDir, link)))
+			test.Must(t, os.Symlink(target, s.path(imagesDir, link)))
 			before := snapshot(t, target)
-			must(t, errOf(s.Remove(ctx, link)))
+			test.Must(t, test.Err(s.Remove(ctx, link)))
 			check(t, s, CheckOptions{Repair: true})
 			create(t, s, "next", CreateOptions{Size: 4096})
 			sameFiles(t, before, snapshot(t, target))
-			wantErr(t, errOf(os.Lstat(s.path(imagesDir, link))), os.ErrNotExist, "the link")
+			test.ErrorIs(t, test.Err(os.Lstat(s.path(imagesDir, link))), os.ErrNotExist, "the link")
 			if left := entries(t, s.path(tmpDir)); len(left) > 0 {
 				t.Errorf("in tmp: %v", left)
 			}
@@ -55,14 +57,14 @@ func TestRemoveDamagedDiskBehindALink(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "v", CreateOptions{Size: 4096})
 	away := filepath.Join(t.TempDir(), "v")
-	must(t, os.Rename(s.path(disksDir, "v"), away))
-	must(t, os.Symlink(away, s.path(disksDir, "v")))
-	must(t, os.Truncate(filepath.Join(away, diskFile), 20))
+	test.Must(t, os.Rename(s.path(disksDir, "v"), away))
+	test.Must(t, os.Symlink(away, s.path(disksDir, "v")))
+	test.Must(t, os.Truncate(filepath.Join(away, diskFile), 20))
 	before := snapshot(t, away)
-	must(t, errOf(s.RemoveDamaged(ctx, "v")))
+	test.Must(t, test.Err(s.RemoveDamaged(ctx, "v")))
 	create(t, s, "next", CreateOptions{Size: 4096})
 	sameFiles(t, before, snapshot(t, away))
-	wantErr(t, errOf(os.Lstat(s.path(disksDir, "v"))), os.ErrNotExist, "the link")
+	test.ErrorIs(t, test.Err(os.Lstat(s.path(disksDir, "v"))), os.ErrNotExist, "the link")
 }
 
 // An image directory renamed by hand is the image that disks name, and stays.
@@ -76,10 +78,10 @@ func TestRemoveRenamedImage(t *testing.T) {
 		importRaw(t, s, "g", noise(1, 1<<16))
 		create(t, s, "v", CreateOptions{From: "g"})
 		saw := content(t, s, "v")
-		must(t, os.Rename(s.path(imagesDir, "g"), s.path(imagesDir, "g2")))
+		test.Must(t, os.Rename(s.path(imagesDir, "g"), s.path(imagesDir, "g2")))
 		path := s.path(imagesDir, "g2", imageFile)
 		saved := first(os.ReadFile(path))
-		must(t, damage(path))
+		test.Must(t, damage(path))
 		before := snapshot(t, s.path(imagesDir))
 		_, perr := s.PlanRemove("g2")
 		_, err := s.Remove(ctx, "g2")
@@ -88,8 +90,8 @@ func TestRemoveRenamedImage(t *testing.T) {
 			continue
 		}
 		sameFiles(t, before, snapshot(t, s.path(imagesDir)))
-		must(t, os.WriteFile(path, saved, 0o600))
-		must(t, os.Rename(s.path(imagesDir, "g2"), s.path(imagesDir, "g")))
+		test.Must(t, os.WriteFile(path, saved, 0o600))
+		test.Must(t, os.Rename(s.path(imagesDir, "g2"), s.path(imagesDir, "g")))
 		if !bytes.Equal(content(t, s, "v"), saw) {
 			t.Errorf("%s: the disk shows something else", what)
 		}

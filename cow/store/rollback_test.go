@@ -3,9 +3,12 @@ package store
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 func TestRollback(t *testing.T) {
@@ -16,14 +19,14 @@ func TestRollback(t *testing.T) {
 	for i, tag := range []string{"t1", "t2", "t3"} {
 		put(t, s, "vm1", noise(uint64(10+i), 4096), int64(i)*6144)
 		at[tag] = content(t, s, "vm1")
-		must(t, errOf(s.Promote(ctx, []string{"vm1"}, tag)))
+		test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, tag)))
 	}
 	put(t, s, "vm1", noise(20, 4096), 0)
 	create(t, s, "vm2", CreateOptions{From: "vm1@t2"})
 
 	before := snapshot(t, s.Dir())
 	plan, err := s.PlanRollback(Ref{"vm1", "t1"})
-	must(t, err)
+	test.Must(t, err)
 	if !slices.Equal(plan.Lost, []string{"t2", "t3"}) || len(plan.Layers) != 2 || len(plan.Kept) != 1 ||
 		!slices.Equal(plan.KeptBy, []string{"vm2"}) || plan.Freed < 2*4096 || plan.Depth != 2 {
 		t.Errorf("plan %+v", plan)
@@ -31,8 +34,8 @@ func TestRollback(t *testing.T) {
 	sameFiles(t, before, snapshot(t, s.Dir()))
 
 	o := openDisk(t, s, "vm1")
-	wantErr(t, errOf(s.Rollback(ctx, Ref{"vm1", "t1"})), ErrInUse, "rollback of an open disk")
-	must(t, o.Close())
+	test.ErrorIs(t, test.Err(s.Rollback(ctx, Ref{"vm1", "t1"})), ErrInUse, "rollback of an open disk")
+	test.Must(t, o.Close())
 	for _, ref := range []Ref{{"vm1", ""}, {"vm1", "no"}, {"vm9", "t1"}} {
 		if _, err := s.Rollback(ctx, ref); !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalid) {
 			t.Errorf("rollback to %v: %v", ref, err)
@@ -40,7 +43,7 @@ func TestRollback(t *testing.T) {
 	}
 
 	r, err := s.Rollback(ctx, Ref{"vm1", "t1"})
-	must(t, err)
+	test.Must(t, err)
 	m, err := s.Disk("vm1")
 	if err != nil || m.Head().UUID != r.Head || len(m.Layers) != r.Depth || m.Head().Tag != "" {
 		t.Errorf("%+v, %v, after %+v", m, err, r)
@@ -49,10 +52,10 @@ func TestRollback(t *testing.T) {
 		t.Error("vm1 is not what t1 was, or vm2 not what t2 was")
 	}
 	for _, id := range r.Layers {
-		wantErr(t, errOf(os.Stat(s.path(layersDir, id.String()))), os.ErrNotExist, "layer %s", id)
+		test.ErrorIs(t, test.Err(os.Stat(s.path(layersDir, id.String()))), os.ErrNotExist, fmt.Sprintf("layer %s", id))
 	}
 	put(t, s, "vm1", noise(30, 4096), 4096)
-	must(t, errOf(s.Remove(ctx, "vm2")))
+	test.Must(t, test.Err(s.Remove(ctx, "vm2")))
 	consistent(t, s, content(t, s, "vm1"))
 }
 
@@ -61,13 +64,13 @@ func TestRollbackRefused(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	put(t, s, "vm1", noise(1, 8192), 0)
-	must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "t")))
 	m := manifestOf(t, s, "vm1")
 	path := s.paths(&m.Layers[0]).Map
 	data := readFile(t, path)
 	data[4096] ^= 4
 	write(t, path, data)
 	before := snapshot(t, s.Dir())
-	wantErr(t, errOf(s.Rollback(ctx, Ref{"vm1", "t"})), ErrRefused, "rollback to a damaged layer")
+	test.ErrorIs(t, test.Err(s.Rollback(ctx, Ref{"vm1", "t"})), ErrRefused, "rollback to a damaged layer")
 	sameFiles(t, before, snapshot(t, s.Dir()))
 }

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"cowblk/internal/test"
 )
 
 // The error for a run directory that cannot be made names the variable that it comes from.
@@ -14,7 +16,7 @@ func TestBadRuntimeDirIsNamed(t *testing.T) {
 		// Root's run directory does not come from the environment. The text is the same.
 		s := &Store{runDir: "", fs: mustStore(t).fs}
 		file := filepath.Join(t.TempDir(), "a file")
-		must(t, os.WriteFile(file, nil, 0o600))
+		test.Must(t, os.WriteFile(file, nil, 0o600))
 		s.getenv, s.runDir = func(string) string { return file }, filepath.Join(file, programDir)
 		checkRuntimeError(t, s.MakeRunDir(), "'"+file+"'")
 		return
@@ -23,9 +25,9 @@ func TestBadRuntimeDirIsNamed(t *testing.T) {
 		home := t.TempDir()
 		env := func(k string) string { return map[string]string{"HOME": home, "XDG_RUNTIME_DIR": dir}[k] }
 		def, err := DefaultDir(env)
-		must(t, err)
+		test.Must(t, err)
 		s, err := Open(def, Options{Getenv: env})
-		must(t, err)
+		test.Must(t, err)
 		checkRuntimeError(t, s.MakeRunDir(), dir)
 	}
 }
@@ -41,8 +43,8 @@ func checkRuntimeError(t *testing.T, err error, dir string) {
 func TestRuntimeDirIsNotBlamed(t *testing.T) {
 	s := mustStore(t)
 	s.getenv = func(string) string { return "/nonexistent/run" }
-	must(t, os.MkdirAll(s.dir, 0o755))
-	must(t, os.WriteFile(s.runDir, nil, 0o600))
+	test.Must(t, os.MkdirAll(s.dir, 0o755))
+	test.Must(t, os.WriteFile(s.runDir, nil, 0o600))
 	if err := s.MakeRunDir(); err == nil || strings.Contains(err.Error(), "XDG_RUNTIME_DIR") {
 		t.Errorf("%v", err)
 	}
@@ -51,7 +53,7 @@ func TestRuntimeDirIsNotBlamed(t *testing.T) {
 func mustStore(t *testing.T) *Store {
 	t.Helper()
 	s, err := Open(filepath.Join(t.TempDir(), "store"), Options{})
-	must(t, err)
+	test.Must(t, err)
 	return s
 }
 
@@ -75,15 +77,15 @@ func TestMemoryDirWhoseNameIsTaken(t *testing.T) {
 				t.Errorf("nobody has taken it: %s", got)
 			}
 			for _, path := range []string{plain, plain + "-", plain + "-0000"} {
-				must(t, take(path))
-				must(t, os.Lchown(path, attacker, attacker))
+				test.Must(t, take(path))
+				test.Must(t, os.Lchown(path, attacker, attacker))
 			}
 			mine := memoryDirIn(shm, uid)
 			if !strings.HasPrefix(mine, plain+"-") || len(mine) < len(plain)+16 || mine == memoryDirIn(shm, uid) {
 				t.Errorf("it can be guessed: %s", mine)
 			}
-			must(t, os.Mkdir(mine, 0o700))
-			must(t, os.Chown(mine, uid, uid))
+			test.Must(t, os.Mkdir(mine, 0o700))
+			test.Must(t, os.Chown(mine, uid, uid))
 			if again := memoryDirIn(shm, uid); again != mine {
 				t.Errorf("first %s, then %s", mine, again)
 			}

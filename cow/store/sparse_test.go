@@ -9,6 +9,7 @@ import (
 
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // countReads counts the bytes that a store reads from files, and its calls that look for data.
@@ -30,13 +31,13 @@ const terabyte = 1 << 40
 func sparseFile(t *testing.T, path string) string {
 	t.Helper()
 	f, err := os.Create(path)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 	if err := f.Truncate(terabyte); err != nil {
 		t.Skipf("the file system of %s takes no file of 1 TiB: %v", path, err)
 	}
 	for i, off := range []int64{0, terabyte/2 + 12345, terabyte - 65536} {
-		must(t, errOf(f.WriteAt(noise(uint64(i+1), 65536), off)))
+		test.Must(t, test.Err(f.WriteAt(noise(uint64(i+1), 65536), off)))
 	}
 	return path
 }
@@ -102,7 +103,7 @@ func TestImportFollowsData(t *testing.T) {
 				}
 			}
 			img, err := s.Import(ctx, tt.path, "img", ImportOptions{Backing: true})
-			must(t, err)
+			test.Must(t, err)
 			within("import", 2)
 			if a := s.allocated(s.ImageData("img")); a > 1<<20 {
 				t.Errorf("%d bytes allocated", a)
@@ -116,7 +117,7 @@ func TestImportFollowsData(t *testing.T) {
 			within("check --full", 1)
 			create(t, s, "vm1", CreateOptions{From: "img"})
 			within("create", 0)
-			must(t, openDisk(t, s, "vm1").Close())
+			test.Must(t, openDisk(t, s, "vm1").Close())
 			within("open", 0)
 		})
 	}
@@ -130,13 +131,13 @@ func TestChunkDigestIgnoresHoles(t *testing.T) {
 	full := importRaw(t, s, "full", data)
 	hole := tempFile(t, "hole", data)
 	f, err := vfs.OS{}.OpenFile(hole, os.O_RDWR, 0)
-	must(t, err)
+	test.Must(t, err)
 	defer f.Close()
 	for _, at := range [][2]int64{{0, 65536}, {1 << 20, 1 << 20}, {4 << 20, 1<<20 + 512}} {
-		must(t, f.PunchHole(at[0], at[1]))
+		test.Must(t, f.PunchHole(at[0], at[1]))
 	}
 	sparse, err := s.Import(ctx, hole, "hole", ImportOptions{})
-	must(t, err)
+	test.Must(t, err)
 	if full.ChunkSHA256 != sparse.ChunkSHA256 || full.ChunkSHA256 != chunkSum(data) {
 		t.Errorf("with holes %s, without %s, want %s", sparse.ChunkSHA256, full.ChunkSHA256, chunkSum(data))
 	}

@@ -23,7 +23,7 @@ const lockPatience = 30 * time.Second
 func waiting(t *testing.T, path string) (n int) {
 	t.Helper()
 	var st unix.Stat_t
-	must(t, unix.Stat(path, &st))
+	test.Must(t, unix.Stat(path, &st))
 	locks := readFile(t, "/proc/locks")
 	for line := range bytes.Lines(locks) {
 		if bytes.Contains(line, []byte("->")) && bytes.Contains(line, fmt.Appendf(nil, ":%d ", st.Ino)) {
@@ -37,8 +37,8 @@ func waiting(t *testing.T, path string) (n int) {
 func foreignLock(t *testing.T, path string) (unlock func()) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	must(t, err)
-	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
+	test.Must(t, err)
+	test.Must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
 	t.Cleanup(func() { f.Close() })
 	return func() { f.Close() }
 }
@@ -60,7 +60,7 @@ func TestStoreLockInOrder(t *testing.T) {
 	}
 	unlock()
 	for range n {
-		must(t, <-errs)
+		test.Must(t, <-errs)
 	}
 	for i := range n {
 		if got := <-order; got != i {
@@ -85,7 +85,7 @@ func TestStoreLockWaitEnds(t *testing.T) {
 		}()
 		test.Eventually(t, "it waits", func() bool { return waiting(t, s.path(lockFile)) > 0 })
 		cancel()
-		wantErr(t, <-done, context.Canceled, "error")
+		test.ErrorIs(t, <-done, context.Canceled, "error")
 	}
 	if n := runtime.NumGoroutine(); n > goroutines+2 {
 		t.Errorf("%d goroutines after 20 waits, %d before", n, goroutines)
@@ -116,17 +116,17 @@ func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 	cmd := exec.Command("flock", path, "cat")
 	t.Run("shared", func(t *testing.T) {
 		f, err := os.Open(path)
-		must(t, err)
+		test.Must(t, err)
 		defer f.Close()
-		must(t, unix.Flock(int(f.Fd()), unix.LOCK_SH))
+		test.Must(t, unix.Flock(int(f.Fd()), unix.LOCK_SH))
 		_, err = s.LockDisk("vm1")
 		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) || strings.Contains(err.Error(), fmt.Sprint(dead)) {
 			t.Errorf("%v, expected this process", err)
 		}
 	})
 	stdin, err := cmd.StdinPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	test.Must(t, err)
+	test.Must(t, cmd.Start())
 	defer func() { stdin.Close(); cmd.Wait() }()
 	test.Eventually(t, "another process has the lock", func() bool { _, serving := s.Serving("vm1"); return serving })
 	v, _ := s.Serving("vm1")
@@ -148,15 +148,15 @@ func TestLockContent(t *testing.T) {
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			write(t, s.path(disksDir, "vm1", lockFile), []byte(before))
 			l, err := s.LockDisk("vm1")
-			must(t, err)
+			test.Must(t, err)
 			want := Serving{PID: os.Getpid(), Control: "/run/" + strings.Repeat("c", 90), Socket: "/run/s"}
 			for _, v := range []Serving{want, {PID: os.Getpid()}, want} {
-				must(t, l.SetServing(v))
+				test.Must(t, l.SetServing(v))
 				if got, ok := s.Serving("vm1"); !ok || *got != v {
 					t.Errorf("%v, expected %v", got, v)
 				}
 			}
-			must(t, l.Unlock())
+			test.Must(t, l.Unlock())
 			if v, ok := s.Serving("vm1"); ok {
 				t.Errorf("%v, expected nobody", v)
 			}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cowblk/cow/layer"
+	"cowblk/internal/test"
 )
 
 // rotatedTable is a disk of two layers outside the store, both sealed and with data checksums, and
@@ -18,13 +19,13 @@ func rotatedTable(t *testing.T) (*Store, *tableFiles, *Manifest) {
 	s, f := newStore(t), newTableFiles(t)
 	create(t, s, "old", CreateOptions{Table: f.one()})
 	put(t, s, "old", noise(2, 5120), 512)
-	must(t, errOf(s.Remove(ctx, "old")))
+	test.Must(t, test.Err(s.Remove(ctx, "old")))
 	create(t, s, "vm", CreateOptions{Table: f.two()})
 	put(t, s, "vm", noise(3, 5120), 65536)
-	must(t, errOf(s.Promote(ctx, []string{"vm"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"vm"}, "t")))
 	before := snapshot(t, f.dir)
 	o := openDisk(t, s, "vm")
-	must(t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
+	test.Must(t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
 	sameFiles(t, before, snapshot(t, f.dir))
 	m := manifestOf(t, s, "vm")
 	return s, f, m
@@ -52,7 +53,7 @@ func TestSumsOfTable(t *testing.T) {
 	if _, err := o.Disk.ReadAt(make([]byte, 512), 4096+512); !errors.Is(err, layer.ErrDamaged) || !strings.Contains(err.Error(), data) {
 		t.Errorf("damaged data: %v", err)
 	}
-	must(t, o.Close())
+	test.Must(t, o.Close())
 	r := check(t, s, full)
 	if r.Found != 1 || r.Reports[0].Problems[0].File != data {
 		t.Errorf("damaged data: %+v", r.Reports[0].Problems)
@@ -74,9 +75,9 @@ func TestSumsOfTable(t *testing.T) {
 		t.Errorf("a damaged header of the sums: %v", err)
 	}
 	// Follow the error's advice.
-	must(t, os.Remove(sums))
+	test.Must(t, os.Remove(sums))
 	o = openDisk(t, s, "vm")
-	must(t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
+	test.Must(t, errors.Join(o.Disk.AddChecksums(ctx, nil), o.Close()))
 	if got, err := os.ReadFile(sums); err != nil || !bytes.Equal(got, whole) {
 		t.Errorf("made anew: not what it was, %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/finding"
+	"cowblk/internal/test"
 )
 
 // A user who can put other files in the place of a layer's or an image's leads no process to them,
@@ -20,40 +21,40 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 	// away moves a file or directory of the store to a directory of another user, and leaves a link.
 	away := func(t *testing.T, path, victim string) {
 		to := filepath.Join(victim, filepath.Base(path))
-		must(t, os.Rename(path, to))
-		must(t, os.Symlink(to, path))
+		test.Must(t, os.Rename(path, to))
+		test.Must(t, os.Symlink(to, path))
 	}
 	for name, change := range map[string]func(t *testing.T, s *Store, layer, victim string){
 		"the layer behind a link":        func(t *testing.T, _ *Store, layer, victim string) { away(t, layer, victim) },
 		"data behind a link":             func(t *testing.T, _ *Store, layer, victim string) { away(t, filepath.Join(layer, dataFile), victim) },
 		"the map behind a link":          func(t *testing.T, _ *Store, layer, victim string) { away(t, filepath.Join(layer, mapFile), victim) },
-		"the layer is another's":         func(t *testing.T, _ *Store, layer, _ string) { must(t, os.Chown(layer, nobody, nobody)) },
-		"others may write to the layer":  func(t *testing.T, _ *Store, layer, _ string) { must(t, os.Chmod(layer, 0o777)) },
-		"a group may write to the layer": func(t *testing.T, _ *Store, layer, _ string) { must(t, os.Chmod(layer, 0o770)) },
+		"the layer is another's":         func(t *testing.T, _ *Store, layer, _ string) { test.Must(t, os.Chown(layer, nobody, nobody)) },
+		"others may write to the layer":  func(t *testing.T, _ *Store, layer, _ string) { test.Must(t, os.Chmod(layer, 0o777)) },
+		"a group may write to the layer": func(t *testing.T, _ *Store, layer, _ string) { test.Must(t, os.Chmod(layer, 0o770)) },
 		"two links": func(t *testing.T, _ *Store, layer, victim string) {
 			away(t, layer, t.TempDir())
 			away(t, filepath.Join(layer, dataFile), victim)
 		},
 		"a link in another's directory leads back": func(t *testing.T, _ *Store, layer, victim string) {
-			must(t, os.Rename(layer, layer+"2"))
-			must(t, os.Symlink(layer+"2", filepath.Join(victim, "link")))
-			must(t, os.Symlink(filepath.Join(victim, "link"), layer))
+			test.Must(t, os.Rename(layer, layer+"2"))
+			test.Must(t, os.Symlink(layer+"2", filepath.Join(victim, "link")))
+			test.Must(t, os.Symlink(filepath.Join(victim, "link"), layer))
 		},
 		"another's file in a sticky directory": func(t *testing.T, _ *Store, layer, _ string) {
 			sticky := t.TempDir()
-			must(t, os.Chmod(sticky, 0o777|os.ModeSticky))
+			test.Must(t, os.Chmod(sticky, 0o777|os.ModeSticky))
 			away(t, filepath.Join(layer, dataFile), sticky)
-			must(t, os.Chown(filepath.Join(sticky, dataFile), nobody, nobody))
+			test.Must(t, os.Chown(filepath.Join(sticky, dataFile), nobody, nobody))
 		},
 		"checksums behind a link": func(t *testing.T, _ *Store, layer, victim string) {
-			must(t, os.Symlink(filepath.Join(victim, "sums"), filepath.Join(layer, checksumsFile)))
+			test.Must(t, os.Symlink(filepath.Join(victim, "sums"), filepath.Join(layer, checksumsFile)))
 		},
 		"the image behind a link": func(t *testing.T, s *Store, _, victim string) { away(t, s.path(imagesDir, "gold"), victim) },
 		"its data behind a link":  func(t *testing.T, s *Store, _, victim string) { away(t, s.ImageData("gold"), victim) },
 		"the image is another's": func(t *testing.T, s *Store, _, _ string) {
-			must(t, os.Chown(s.path(imagesDir, "gold"), nobody, nobody))
+			test.Must(t, os.Chown(s.path(imagesDir, "gold"), nobody, nobody))
 		},
-		"all may write to the image": func(t *testing.T, s *Store, _, _ string) { must(t, os.Chmod(s.path(imagesDir, "gold"), 0o777)) },
+		"all may write to the image": func(t *testing.T, s *Store, _, _ string) { test.Must(t, os.Chmod(s.path(imagesDir, "gold"), 0o777)) },
 	} {
 		for _, sealed := range []bool{false, true} {
 			title := name + ", the head"
@@ -64,20 +65,20 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 				s := newStore(t)
 				image := write(t, filepath.Join(t.TempDir(), "image"), make([]byte, 1<<20))
 				_, err := s.Import(ctx, image, "gold", ImportOptions{})
-				must(t, err)
+				test.Must(t, err)
 				create(t, s, "vm1", CreateOptions{From: "gold"})
-				must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+				test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "t")))
 				m := manifestOf(t, s, "vm1")
 				l := m.Head()
 				if sealed {
 					l = &m.Layers[0]
 				}
 				victim := t.TempDir()
-				must(t, os.Chown(victim, nobody, nobody))
+				test.Must(t, os.Chown(victim, nobody, nobody))
 				change(t, s, s.path(layersDir, l.UUID.String()), victim)
 				layers := len(entries(t, s.path(layersDir)))
 				again, err := Open(s.Dir(), Options{})
-				must(t, err)
+				test.Must(t, err)
 				_, opened := again.OpenDisk(ctx, "vm1", OpenOptions{})
 				_, readOnly := again.OpenDisk(ctx, "vm1", OpenOptions{ReadOnly: true})
 				_, promoted := again.Promote(ctx, []string{"vm1"}, "u")
@@ -99,7 +100,7 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 					t.Errorf("%d layers, before %d", n, layers)
 				}
 				r, err := again.Check(ctx, CheckOptions{Repair: true})
-				must(t, err)
+				test.Must(t, err)
 				told := false
 				for _, k := range r.Reports {
 					for _, p := range k.Problems {
@@ -122,11 +123,11 @@ func TestManifestThroughDirectoryOfAnother(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	_, err := s.Promote(ctx, []string{"vm1"}, "t")
-	must(t, err)
+	test.Must(t, err)
 	victim := t.TempDir()
-	must(t, os.Rename(s.path(disksDir, "vm1", diskFile), filepath.Join(victim, diskFile)))
-	must(t, os.Symlink(filepath.Join(victim, diskFile), s.path(disksDir, "vm1", diskFile)))
-	must(t, os.Chown(victim, nobody, nobody))
+	test.Must(t, os.Rename(s.path(disksDir, "vm1", diskFile), filepath.Join(victim, diskFile)))
+	test.Must(t, os.Symlink(filepath.Join(victim, diskFile), s.path(disksDir, "vm1", diskFile)))
+	test.Must(t, os.Chown(victim, nobody, nobody))
 	_, opened := s.OpenDisk(ctx, "vm1", OpenOptions{})
 	_, read := s.OpenTag(ctx, Ref{Name: "vm1", Tag: "t"}, cow.Options{})
 	_, cloned := s.Create(ctx, "vm2", CreateOptions{From: "vm1@t"})
@@ -145,15 +146,15 @@ func TestFilesThroughDirectoriesOfTheirOwner(t *testing.T) {
 	m := manifestOf(t, s, "vm1")
 	layer := s.path(layersDir, m.Head().UUID.String())
 	elsewhere := t.TempDir()
-	must(t, os.Rename(layer, filepath.Join(elsewhere, "l")))
-	must(t, os.Symlink(filepath.Join(elsewhere, "l"), layer))
-	must(t, os.Rename(filepath.Join(layer, dataFile), filepath.Join(elsewhere, "d")))
-	must(t, os.Symlink("../d", filepath.Join(layer, dataFile)))
+	test.Must(t, os.Rename(layer, filepath.Join(elsewhere, "l")))
+	test.Must(t, os.Symlink(filepath.Join(elsewhere, "l"), layer))
+	test.Must(t, os.Rename(filepath.Join(layer, dataFile), filepath.Join(elsewhere, "d")))
+	test.Must(t, os.Symlink("../d", filepath.Join(layer, dataFile)))
 	o, err := s.OpenDisk(ctx, "vm1", OpenOptions{})
-	must(t, err)
-	must(t, o.Close())
+	test.Must(t, err)
+	test.Must(t, o.Close())
 	r, err := s.Check(ctx, CheckOptions{})
-	must(t, err)
+	test.Must(t, err)
 	for _, k := range r.Reports {
 		if len(k.Problems) > 0 || k.Error != "" {
 			t.Errorf("%+v", k)
@@ -170,16 +171,16 @@ func TestTableInDirectoriesOfOthers(t *testing.T) {
 	for _, foreign := range []string{"map", "data", "base"} {
 		s := newStore(t)
 		dir := map[string]string{"map": t.TempDir(), "data": t.TempDir(), "base": t.TempDir()}
-		must(t, os.Chown(dir[foreign], nobody, nobody))
+		test.Must(t, os.Chown(dir[foreign], nobody, nobody))
 		base := write(t, filepath.Join(dir["base"], "b"), make([]byte, 64<<10))
 		mapFile := write(t, filepath.Join(dir["map"], "m"), make([]byte, 8<<10))
 		data := write(t, filepath.Join(dir["data"], "d"), make([]byte, 64<<10))
 		table := "0 128 cow " + base + " 0 " + mapFile + " " + data + " 0"
 		_, err := s.Create(ctx, "vm1", CreateOptions{Table: table})
 		if foreign == "base" {
-			must(t, err)
+			test.Must(t, err)
 			// The directory is given away later.
-			must(t, os.Chown(dir["data"], nobody, nobody))
+			test.Must(t, os.Chown(dir["data"], nobody, nobody))
 			_, err = s.OpenDisk(ctx, "vm1", OpenOptions{})
 		} else if text, rerr := os.ReadFile(mapFile); rerr != nil || strings.Trim(string(text), "\x00") != "" {
 			t.Errorf("%s: the map was written to: %v", foreign, rerr)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"cowblk/cow"
+	"cowblk/internal/test"
 )
 
 // Root makes, serves and removes nothing in a store through which another user could lead it
@@ -22,63 +23,65 @@ func TestStoresOfOthers(t *testing.T) {
 		name, found string
 		plant       func(t *testing.T, dir, victim string)
 	}{
-		{"owned by another", "found one of user nobody", func(t *testing.T, dir, _ string) { must(t, os.Chown(dir, nobody, nobody)) }},
-		{"others may write", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777)) }},
-		{"others may write, sticky", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }},
-		{"its group may write", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(dir, 0o770)) }},
-		{"the group of its layers may write", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(filepath.Join(dir, layersDir), 0o770)) }},
-		{"all may write to its disks", "use a directory of its own", func(t *testing.T, dir, _ string) { must(t, os.Chmod(filepath.Join(dir, disksDir), 0o703)) }},
+		{"owned by another", "found one of user nobody", func(t *testing.T, dir, _ string) { test.Must(t, os.Chown(dir, nobody, nobody)) }},
+		{"others may write", "use a directory of its own", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(dir, 0o777)) }},
+		{"others may write, sticky", "use a directory of its own", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }},
+		{"its group may write", "use a directory of its own", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(dir, 0o770)) }},
+		{"the group of its layers may write", "use a directory of its own", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(filepath.Join(dir, layersDir), 0o770)) }},
+		{"all may write to its disks", "use a directory of its own", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(filepath.Join(dir, disksDir), 0o703)) }},
 		{"layers lead through another's", "user nobody can lead", func(t *testing.T, dir, victim string) {
-			must(t, os.Rename(filepath.Join(dir, layersDir), filepath.Join(victim, layersDir)))
-			must(t, os.Symlink(filepath.Join(victim, layersDir), filepath.Join(dir, layersDir)))
-			must(t, os.Chown(victim, nobody, nobody))
+			test.Must(t, os.Rename(filepath.Join(dir, layersDir), filepath.Join(victim, layersDir)))
+			test.Must(t, os.Symlink(filepath.Join(victim, layersDir), filepath.Join(dir, layersDir)))
+			test.Must(t, os.Chown(victim, nobody, nobody))
 		}},
 		{"above is another's", "user nobody can put another store in its place\nput the store elsewhere", func(t *testing.T, dir, _ string) {
-			must(t, os.Chown(filepath.Dir(dir), nobody, nobody))
+			test.Must(t, os.Chown(filepath.Dir(dir), nobody, nobody))
 		}},
 		{"further above is another's", "sudo -u nobody cowblk", func(t *testing.T, dir, _ string) {
-			must(t, os.Chown(filepath.Dir(filepath.Dir(dir)), nobody, nobody))
+			test.Must(t, os.Chown(filepath.Dir(filepath.Dir(dir)), nobody, nobody))
 		}},
 		{"above is a nameless user's", "sudo -u '#65533' cowblk", func(t *testing.T, dir, _ string) {
-			must(t, os.Chown(filepath.Dir(dir), nobody-1, nobody-1))
+			test.Must(t, os.Chown(filepath.Dir(dir), nobody-1, nobody-1))
 		}},
 		{"it and above are another's", "in its place\nit is a store of user nobody; run cowblk as that user: sudo -u nobody cowblk ...\nor put", func(t *testing.T, dir, _ string) {
-			must(t, os.Chown(dir, nobody, nobody))
-			must(t, os.Chown(filepath.Dir(dir), nobody, nobody))
+			test.Must(t, os.Chown(dir, nobody, nobody))
+			test.Must(t, os.Chown(filepath.Dir(dir), nobody, nobody))
 		}},
-		{"all may write above", "all users can put", func(t *testing.T, dir, _ string) { must(t, os.Chmod(filepath.Dir(dir), 0o777)) }},
+		{"all may write above", "all users can put", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(filepath.Dir(dir), 0o777)) }},
 		{"a group may write above", "the members of group nogroup can put", func(t *testing.T, dir, _ string) {
-			must(t, os.Chown(filepath.Dir(dir), 0, nobody))
-			must(t, os.Chmod(filepath.Dir(dir), 0o775|os.ModeSetgid))
+			test.Must(t, os.Chown(filepath.Dir(dir), 0, nobody))
+			test.Must(t, os.Chmod(filepath.Dir(dir), 0o775|os.ModeSetgid))
 		}},
 		{"a link of another's is at its place", "user nobody can put", func(t *testing.T, dir, _ string) {
-			must(t, os.Rename(dir, dir+"2"))
-			must(t, os.Symlink(dir+"2", dir))
-			must(t, os.Lchown(dir, nobody, nobody))
-			must(t, os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky))
+			test.Must(t, os.Rename(dir, dir+"2"))
+			test.Must(t, os.Symlink(dir+"2", dir))
+			test.Must(t, os.Lchown(dir, nobody, nobody))
+			test.Must(t, os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky))
 		}},
 		{"a link in another's directory is at its place", "user nobody can put", func(t *testing.T, dir, victim string) {
-			must(t, os.Rename(dir, dir+"2"))
-			must(t, os.Symlink(dir+"2", filepath.Join(victim, "link")))
-			must(t, os.Chown(victim, nobody, nobody))
-			must(t, os.Symlink(filepath.Join(victim, "link"), dir))
+			test.Must(t, os.Rename(dir, dir+"2"))
+			test.Must(t, os.Symlink(dir+"2", filepath.Join(victim, "link")))
+			test.Must(t, os.Chown(victim, nobody, nobody))
+			test.Must(t, os.Symlink(filepath.Join(victim, "link"), dir))
 		}},
 		{"tmp is a link", "of user nobody", func(t *testing.T, dir, victim string) {
-			must(t, os.RemoveAll(filepath.Join(dir, tmpDir)))
-			must(t, os.Symlink(victim, filepath.Join(dir, tmpDir)))
-			must(t, os.Lchown(filepath.Join(dir, tmpDir), nobody, nobody))
+			test.Must(t, os.RemoveAll(filepath.Join(dir, tmpDir)))
+			test.Must(t, os.Symlink(victim, filepath.Join(dir, tmpDir)))
+			test.Must(t, os.Lchown(filepath.Join(dir, tmpDir), nobody, nobody))
 		}},
-		{"layers of another", "of user nobody", func(t *testing.T, dir, _ string) { must(t, os.Chown(filepath.Join(dir, layersDir), nobody, nobody)) }},
+		{"layers of another", "of user nobody", func(t *testing.T, dir, _ string) {
+			test.Must(t, os.Chown(filepath.Join(dir, layersDir), nobody, nobody))
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
-			must(t, errOf(s.Promote(ctx, []string{"vm1"}, "t")))
+			test.Must(t, test.Err(s.Promote(ctx, []string{"vm1"}, "t")))
 			victim := t.TempDir()
-			must(t, os.MkdirAll(filepath.Join(victim, "db"), 0o700))
+			test.Must(t, os.MkdirAll(filepath.Join(victim, "db"), 0o700))
 			c.plant(t, s.Dir(), victim)
 			again, err := Open(s.Dir(), Options{})
-			must(t, err)
+			test.Must(t, err)
 			_, created := again.Create(ctx, "vm2", CreateOptions{Size: 1 << 20})
 			_, opened := again.OpenDisk(ctx, "vm1", OpenOptions{})
 			_, read := again.OpenTag(ctx, Ref{Name: "vm1", Tag: "t"}, cow.Options{})
@@ -103,11 +106,11 @@ func TestDirectoryThatIsNoStore(t *testing.T) {
 	for _, name := range []string{"tmp/thesis/ch1", "images/photo", "etc/passwd", "layers/x"} {
 		dir := t.TempDir()
 		file := filepath.Join(dir, name)
-		must(t, os.MkdirAll(filepath.Dir(file), 0o755))
-		must(t, os.WriteFile(file, []byte("precious"), 0o644))
-		must(t, os.Chmod(dir, 0o750))
+		test.Must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		test.Must(t, os.WriteFile(file, []byte("precious"), 0o644))
+		test.Must(t, os.Chmod(dir, 0o750))
 		s, err := Open(dir, Options{})
-		must(t, err)
+		test.Must(t, err)
 		if _, err := s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "empty directory") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -121,13 +124,13 @@ func TestDirectoryThatIsNoStore(t *testing.T) {
 	// A mount point that was made beforehand.
 	for _, name := range []string{"lost+found", "run"} {
 		dir := t.TempDir()
-		must(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
+		test.Must(t, os.MkdirAll(filepath.Join(dir, name), 0o755))
 		s, err := Open(dir, Options{})
-		must(t, err)
+		test.Must(t, err)
 		create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 		// A foreign directory in tmp/ is no work in progress.
-		must(t, os.MkdirAll(s.path(tmpDir, "thesis", "ch1"), 0o755))
-		must(t, os.WriteFile(s.path(tmpDir, "notes"), nil, 0o644))
+		test.Must(t, os.MkdirAll(s.path(tmpDir, "thesis", "ch1"), 0o755))
+		test.Must(t, os.WriteFile(s.path(tmpDir, "notes"), nil, 0o644))
 		create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 		if _, err := s.Remove(ctx, "vm1"); err != nil {
 			t.Error(err)
@@ -147,11 +150,11 @@ func TestDirectoryThatIsNoStore(t *testing.T) {
 func TestStoreWithoutUTF8(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "st\xff")
 	s, err := Open(dir, Options{})
-	must(t, err)
+	test.Must(t, err)
 	if _, err := s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "UTF-8") {
 		t.Errorf("create: %v", err)
 	}
-	wantErr(t, errOf(os.Stat(dir)), os.ErrNotExist, "the directory")
+	test.ErrorIs(t, test.Err(os.Stat(dir)), os.ErrNotExist, "the directory")
 }
 
 // nobody is a user who is neither root nor this one.
@@ -165,12 +168,12 @@ func asNobody(t *testing.T) bool {
 		return false
 	}
 	dir, err := os.MkdirTemp("", "cowblk") // only the owner can enter t.TempDir
-	must(t, err)
+	test.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	binary := readFile(t, os.Args[0])
 	self := filepath.Join(dir, "test")
-	must(t, os.WriteFile(self, binary, 0o755))
-	must(t, os.Chown(dir, nobody, nobody))
+	test.Must(t, os.WriteFile(self, binary, 0o755))
+	test.Must(t, os.Chown(dir, nobody, nobody))
 	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "HOME="+dir)
@@ -205,15 +208,15 @@ func TestStoresOfOrdinaryUsers(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			top, err := os.MkdirTemp("", "cowblk")
-			must(t, err)
+			test.Must(t, err)
 			t.Cleanup(func() { os.RemoveAll(top) })
-			must(t, os.Chmod(top, 0o755))
+			test.Must(t, os.Chmod(top, 0o755))
 			above := filepath.Join(top, "above")
 			dir := filepath.Join(above, "store")
-			must(t, os.MkdirAll(dir, 0o711))
-			must(t, os.Chown(dir, nobody, nobody))
-			must(t, os.Chown(above, c.owner, nobody))
-			must(t, os.Chmod(above, c.mode))
+			test.Must(t, os.MkdirAll(dir, 0o711))
+			test.Must(t, os.Chown(dir, nobody, nobody))
+			test.Must(t, os.Chown(above, c.owner, nobody))
+			test.Must(t, os.Chmod(above, c.mode))
 			out := asChild(t, "create", dir, "vm1")
 			if c.want == "" && out != "done" || c.want != "" && !strings.Contains(out, c.want) {
 				t.Errorf("%s", out)
@@ -229,12 +232,12 @@ func TestStoresOfOrdinaryUsers(t *testing.T) {
 func asChild(t *testing.T, args ...string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cowblk")
-	must(t, err)
+	test.Must(t, err)
 	defer os.RemoveAll(dir)
-	must(t, os.Chmod(dir, 0o755))
+	test.Must(t, os.Chmod(dir, 0o755))
 	binary := readFile(t, os.Args[0])
 	self := filepath.Join(dir, "test")
-	must(t, os.WriteFile(self, binary, 0o755))
+	test.Must(t, os.WriteFile(self, binary, 0o755))
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join(args, " "))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
@@ -252,11 +255,11 @@ func TestStoreMadeByAnotherMeanwhile(t *testing.T) {
 		t.Skip("needs root: it changes the owners of files")
 	}
 	above := t.TempDir()
-	must(t, os.Chmod(above, 0o777|os.ModeSticky))
+	test.Must(t, os.Chmod(above, 0o777|os.ModeSticky))
 	s := openStore(t, filepath.Join(above, "store"))
-	must(t, s.Trusted())
-	must(t, os.Mkdir(s.dir, 0o755))
-	must(t, os.Chown(s.dir, nobody, nobody))
+	test.Must(t, s.Trusted())
+	test.Must(t, os.Mkdir(s.dir, 0o755))
+	test.Must(t, os.Chown(s.dir, nobody, nobody))
 	if _, err := s.openStoreLock(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "user nobody") {
 		t.Errorf("%v", err)
 	}
@@ -278,14 +281,14 @@ func TestStoreBehindDanglingLink(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			top := t.TempDir()
-			must(t, os.MkdirAll(filepath.Join(top, "a", "b"), 0o755))
+			test.Must(t, os.MkdirAll(filepath.Join(top, "a", "b"), 0o755))
 			links := strings.Fields(c.links)
 			if name == "with a blank" {
 				links = []string{c.links}
 			}
 			for _, link := range links {
 				from, to, _ := strings.Cut(link, "=")
-				must(t, os.Symlink(strings.Replace(to, "$", top, 1), filepath.Join(top, from)))
+				test.Must(t, os.Symlink(strings.Replace(to, "$", top, 1), filepath.Join(top, from)))
 			}
 			missing := filepath.Join(top, c.missing)
 			quoted := missing
@@ -296,7 +299,7 @@ func TestStoreBehindDanglingLink(t *testing.T) {
 			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "leads nowhere") || !strings.HasSuffix(err.Error(), "mkdir -p "+quoted) {
 				t.Fatalf("%v", err)
 			}
-			must(t, os.MkdirAll(missing, 0o755))
+			test.Must(t, os.MkdirAll(missing, 0o755))
 			create(t, openStore(t, filepath.Join(top, c.store)), "vm1", CreateOptions{Size: 1 << 20})
 		})
 	}

@@ -2,12 +2,15 @@ package store
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cowblk/internal/test"
 )
 
 // No sockets are made in a run directory that another user has made or can replace: that user could
@@ -19,9 +22,9 @@ func TestRunDirsOfOthers(t *testing.T) {
 	const attacker = nobody - 1
 	made := func(t *testing.T, dir string, mode os.FileMode, uid int) {
 		t.Helper()
-		must(t, os.MkdirAll(dir, 0o755))
-		must(t, os.Chown(dir, uid, uid))
-		must(t, os.Chmod(dir, mode))
+		test.Must(t, os.MkdirAll(dir, 0o755))
+		test.Must(t, os.Chown(dir, uid, uid))
+		test.Must(t, os.Chmod(dir, mode))
 	}
 	public := os.ModeSticky | 0o777
 	for _, c := range []struct {
@@ -58,15 +61,15 @@ func TestRunDirsOfOthers(t *testing.T) {
 		{"another's link to the user's own", func(t *testing.T, run string) {
 			made(t, run, public, 0)
 			made(t, run+"2", 0o711, nobody)
-			must(t, os.Symlink(run+"2", run+"/cowblk"))
-			must(t, os.Lchown(run+"/cowblk", attacker, attacker))
+			test.Must(t, os.Symlink(run+"2", run+"/cowblk"))
+			test.Must(t, os.Lchown(run+"/cowblk", attacker, attacker))
 		}, "XDG_RUNTIME_DIR is "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			top, err := os.MkdirTemp("", "cowblk")
-			must(t, err)
+			test.Must(t, err)
 			t.Cleanup(func() { os.RemoveAll(top) })
-			must(t, os.Chmod(top, 0o755))
+			test.Must(t, os.Chmod(top, 0o755))
 			run := filepath.Join(top, "run")
 			c.make(t, run)
 			out := asChild(t, "rundir", filepath.Join(top, "data"), run)
@@ -92,11 +95,11 @@ func TestRunDirInStore(t *testing.T) {
 	} {
 		s := newStore(t)
 		create(t, s, "vm1", CreateOptions{Size: 1 << 20})
-		must(t, take(s.runDir))
+		test.Must(t, take(s.runDir))
 		if err := s.MakeRunDir(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "run directory "+s.runDir) {
 			t.Errorf("%s: %v", name, err)
 		}
-		wantErr(t, s.makeOwnDir(s.runDir), ErrInvalid, "%s, for a control socket", name)
+		test.ErrorIs(t, s.makeOwnDir(s.runDir), ErrInvalid, fmt.Sprintf("%s, for a control socket", name))
 		var st unix.Stat_t
 		if err := unix.Lstat(s.runDir, &st); err != nil || name == "another's" && st.Mode&0o777 != 0o755 {
 			t.Errorf("%s: mode %o, %v", name, st.Mode, err)

@@ -10,6 +10,7 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // noRoom is a file system without space for a new document.
@@ -42,16 +43,16 @@ func interrupted(t *testing.T) *Store {
 		disks = append(disks, m)
 	}
 	p, err := s.preparePromotion(ctx, &Pending{s: s, tag: "both", before: disks})
-	must(t, err)
+	test.Must(t, err)
 	for _, h := range p.heads {
-		must(t, h.Close())
+		test.Must(t, h.Close())
 	}
 	for from, to := range map[string]string{
 		commitFile + stagedAfter: p.txn.path(commitFile), "0" + stagedAfter: s.path(disksDir, "vm1", diskFile),
 	} {
-		must(t, os.Rename(p.txn.path(from), to))
+		test.Must(t, os.Rename(p.txn.path(from), to))
 	}
-	must(t, errors.Join(p.fds.free(len(p.fds)), p.txn.lock.Close()))
+	test.Must(t, errors.Join(p.fds.free(len(p.fds)), p.txn.lock.Close()))
 	return s
 }
 
@@ -76,7 +77,7 @@ func TestInterruptedChangeOfAReadOnlyStore(t *testing.T) {
 	s := interrupted(t)
 	before := snapshot(t, s.Dir())
 	s.fs = readOnly{}
-	wantErr(t, errOf(s.OpenDisk(ctx, "vm2", OpenOptions{ReadOnly: true})), ErrRefused, "error")
+	test.ErrorIs(t, test.Err(s.OpenDisk(ctx, "vm2", OpenOptions{ReadOnly: true})), ErrRefused, "error")
 	if _, err := s.OpenTag(ctx, Ref{"vm1", "both"}, cow.Options{}); !errors.Is(err, ErrRefused) {
 		t.Errorf("%v, expected %v", err, ErrRefused)
 	}
@@ -90,7 +91,7 @@ func TestInterruptedChangeOfAReadOnlyStore(t *testing.T) {
 	openDisk(t, s, "vm2").Close()
 	s.fs = readOnly{}
 	o, err := s.OpenDisk(ctx, "vm2", OpenOptions{ReadOnly: true})
-	must(t, err)
+	test.Must(t, err)
 	if err := o.Close(); err != nil {
 		t.Error(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // The next command removes the work directory of a dead process, even if it cannot know which
@@ -50,16 +51,16 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 			create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 			manifest := s.path(disksDir, "vm2", diskFile)
 			saved := first(os.ReadFile(manifest))
-			must(t, os.Truncate(manifest, 50))
+			test.Must(t, os.Truncate(manifest, 50))
 			orphan := uuid.New()
 			dir := s.path(layersDir, orphan.String())
-			must(t, os.Mkdir(dir, 0o755))
+			test.Must(t, os.Mkdir(dir, 0o755))
 			l, err := layer.CreateHead(s.fs, layer.Paths{Map: filepath.Join(dir, mapFile), Data: filepath.Join(dir, dataFile)},
 				layer.CreateParams{UUID: orphan, Size: 1 << 20, BlockSize: 4096, Created: s.now(), Perm: 0o600})
-			must(t, err)
-			must(t, l.Close())
+			test.Must(t, err)
+			test.Must(t, l.Close())
 			work := s.path(tmpDir, uuid.NewString())
-			must(t, os.MkdirAll(work, 0o755))
+			test.Must(t, os.MkdirAll(work, 0o755))
 			write(t, filepath.Join(work, lockFile), nil)
 			write(t, filepath.Join(work, journalFile), []byte(c.journal(orphan)))
 			s.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
@@ -99,7 +100,7 @@ func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 	s := newStore(t)
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
-	must(t, err)
+	test.Must(t, err)
 	failed := false
 	s.fs = faultfs.Over(vfs.OS{}, func(c faultfs.Call) (f faultfs.Fault) {
 		if c.Op == "open" && c.Name == s.path(disksDir, "vm1", diskFile) && !failed {
@@ -119,7 +120,7 @@ func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 func TestManyCreatesAtOnce(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "golden", CreateOptions{Size: 1 << 20})
-	must(t, errOf(s.Promote(ctx, []string{"golden"}, "t")))
+	test.Must(t, test.Err(s.Promote(ctx, []string{"golden"}, "t")))
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {
@@ -150,15 +151,15 @@ func TestJournalStaysWhileTheStoreIsLocked(t *testing.T) {
 	s := newStore(t)
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	hurried, err := Open(s.Dir(), Options{LockTimeout: time.Millisecond})
-	must(t, err)
+	test.Must(t, err)
 	p, err := hurried.PreparePromotion(ctx, []*Manifest{m}, "t")
-	must(t, err)
-	must(t, s.locked(ctx, func() error {
+	test.Must(t, err)
+	test.Must(t, s.locked(ctx, func() error {
 		if err := p.Commit(); err != nil {
 			return err
 		}
 		for _, h := range p.Heads() {
-			must(t, h.Close())
+			test.Must(t, h.Close())
 		}
 		p.Close(true)
 		works, err := os.ReadDir(s.path(tmpDir))

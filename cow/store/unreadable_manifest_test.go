@@ -10,6 +10,7 @@ import (
 
 	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
+	"cowblk/internal/test"
 )
 
 // brokenFile returns the file system on which one file cannot be opened.
@@ -36,21 +37,21 @@ func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
 		},
 		"missing": func(t *testing.T, s *Store) func() {
 			path := s.path(disksDir, "b", diskFile)
-			must(t, os.Rename(path, path+".bak"))
-			return func() { must(t, os.Rename(path+".bak", path)) }
+			test.Must(t, os.Rename(path, path+".bak"))
+			return func() { test.Must(t, os.Rename(path+".bak", path)) }
 		},
 		"cut off": func(t *testing.T, s *Store) func() {
 			path := s.path(disksDir, "b", diskFile)
 			saved := first(os.ReadFile(path))
-			must(t, os.Truncate(path, 0))
-			return func() { must(t, os.WriteFile(path, saved, 0o600)) }
+			test.Must(t, os.Truncate(path, 0))
+			return func() { test.Must(t, os.WriteFile(path, saved, 0o600)) }
 		},
 		"link to a file system that is not mounted": func(t *testing.T, s *Store) func() {
 			away := filepath.Join(t.TempDir(), "b")
-			must(t, os.Rename(s.path(disksDir, "b"), away))
-			must(t, os.Symlink(away, s.path(disksDir, "b")))
-			must(t, os.Rename(away, away+".x"))
-			return func() { must(t, os.Rename(away+".x", away)) }
+			test.Must(t, os.Rename(s.path(disksDir, "b"), away))
+			test.Must(t, os.Symlink(away, s.path(disksDir, "b")))
+			test.Must(t, os.Rename(away, away+".x"))
+			return func() { test.Must(t, os.Rename(away+".x", away)) }
 		},
 	}
 	commands := map[string]func(s *Store) error{
@@ -82,19 +83,19 @@ func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
 				create(t, s, "a", CreateOptions{Size: 1 << 20})
 				for i, tag := range []string{"t1", "t2"} {
 					put(t, s, "a", noise(uint64(i), 4096), int64(i)*8192)
-					must(t, errOf(s.Promote(ctx, []string{"a"}, tag)))
+					test.Must(t, test.Err(s.Promote(ctx, []string{"a"}, tag)))
 				}
 				create(t, s, "b", CreateOptions{Size: 1 << 20})
 				create(t, s, "z", CreateOptions{Size: 4096})
-				must(t, errOf(s.Remove(ctx, "z")))
+				test.Must(t, test.Err(s.Remove(ctx, "z")))
 				saw := content(t, s, "a")
 				text := first(os.ReadFile(s.path(disksDir, "a", diskFile)))
-				must(t, os.WriteFile(s.path(disksDir, "b", diskFile), bytes.Replace(text, []byte(`"name": "a"`), []byte(`"name": "b"`), 1), 0o600))
+				test.Must(t, os.WriteFile(s.path(disksDir, "b", diskFile), bytes.Replace(text, []byte(`"name": "a"`), []byte(`"name": "b"`), 1), 0o600))
 				restore := spoil(t, s)
-				must(t, do(s))
+				test.Must(t, do(s))
 				restore()
 				if command == "rollback" || command == "check --repair" {
-					must(t, errOf(s.Remove(ctx, "a")))
+					test.Must(t, test.Err(s.Remove(ctx, "a")))
 				}
 				if !bytes.Equal(content(t, s, "b"), saw) {
 					t.Error("the disk shows something else")

@@ -20,9 +20,8 @@ func (OS) Versions(names []string) []*Version {
 		return VersionsByStat(OS{}, names)
 	}
 	versions := make([]*Version, len(names))
-	const all = unix.STATX_INO | unix.STATX_SIZE | unix.STATX_MTIME | unix.STATX_CTIME
 	for i := range results {
-		if r := &results[i]; errs[i] == 0 && r.Mask&all == all {
+		if r := &results[i]; errs[i] == 0 && r.Mask&aio.StatMask == aio.StatMask {
 			versions[i] = &Version{
 				Dev: unix.Mkdev(r.Dev_major, r.Dev_minor), Inode: r.Ino, Size: int64(r.Size),
 				MTime: nanoseconds(r.Mtime), CTime: nanoseconds(r.Ctime),

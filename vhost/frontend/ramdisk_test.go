@@ -1,8 +1,6 @@
 package frontend
 
 import (
-	"net"
-	"os"
 	"sync"
 	"testing"
 
@@ -262,19 +260,10 @@ func (w *ramWorker) serve() {
 // waits for the end of the session.
 func connectEnd(t testing.TB, d *ramDisk, o Options) (f *Frontend, wait func() error) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	test.Must(t, err)
-	var conns [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "socket pair")
-		c, err := net.FileConn(f)
-		f.Close()
-		test.Must(t, err)
-		conns[i] = c.(*net.UnixConn)
-	}
+	ours, theirs := test.SocketPair(t)
 	end := make(chan error, 1)
-	go func() { end <- vhost.Serve(conns[1], d, vhost.Options{}) }()
-	f, err = New(conns[0], o)
+	go func() { end <- vhost.Serve(theirs, d, vhost.Options{}) }()
+	f, err := New(ours, o)
 	if err != nil {
 		t.Logf("connecting: %v", err)
 	}
