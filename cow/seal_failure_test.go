@@ -59,3 +59,34 @@ func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 		want(t, rig.Disk, 'a', 0, 4096)
 	}
 }
+
+// No sync that fails for want of space while a disk is closed is repeated as if nothing were lost,
+// and the error keeps the cause.
+func TestCloseNamesTheFailedSync(t *testing.T) {
+	for n := int32(1); ; n++ {
+		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+		test.Must(t, rig.Close())
+		d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true,
+			OnNoSpace: func(error, bool) bool { return true }})
+		test.Must(t, err)
+		write(t, d, 'a', 0, 4096)
+		var syncs atomic.Int32
+		x.OnCall(func(c faultfs.Call) error {
+			if c.Op == "sync" && syncs.Add(1) == n {
+				return syscall.ENOSPC
+			}
+			return nil
+		})
+		err = d.Close()
+		if syncs.Load() < n { // all have succeeded
+			if test.Must(t, err); n < 4 {
+				t.Errorf("closing makes %d syncs", n-1)
+			}
+			return
+		}
+		test.ErrorIs(t, err, syscall.ENOSPC, n)
+		if cow.NoSpace(err) {
+			t.Errorf("sync %d: %v: reported as if nothing were lost", n, err)
+		}
+	}
+}

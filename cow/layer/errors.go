@@ -20,7 +20,7 @@ var (
 	ErrNotZero      = errors.New("the map is not empty")                // formatting would destroy content
 	ErrNoTableSpace = errors.New("no space for a table behind the map") // for checksums of the data
 	ErrInvalid      = errors.New("invalid layer parameters")
-	ErrSyncFailed   = errors.New("an earlier sync of the layer failed")
+	ErrSyncFailed   = errors.New("a sync of the layer failed")
 	ErrNoShared     = errors.New("no shared map can be made")
 	// ErrUnflushed: a process has died in this run of the kernel, and the shared map with its
 	// unflushed bits cannot be read or validated.

@@ -29,7 +29,7 @@ type Layer struct {
 	mapf     vfs.File
 	write    bool             // opened for writing, and not sealed since
 	sector   [SectorSize]byte // the header as it is in the file
-	broken   atomic.Bool      // a sync failed: the files' state is unknown
+	broken   atomic.Value     // error of a sync that failed: the files' state is unknown
 	syncLock chan struct{}    // capacity 1; full while a sync runs
 
 	unclean   bool       // it was not closed in order before this open
@@ -98,14 +98,12 @@ func (l *Layer) WasHead() bool {
 	return l.formerData != nil
 }
 
-// Err returns ErrSyncFailed once a sync has failed. From then on nothing of this layer is reported
-// durable: the kernel may have dropped what it could not write, so the success of a later sync
-// would prove nothing.
+// Err returns ErrSyncFailed with the cause once a sync has failed. From then on nothing of this
+// layer is reported durable: the kernel may have dropped what it could not write, so the success of
+// a later sync would prove nothing.
 func (l *Layer) Err() error {
-	if l.broken.Load() {
-		return fmt.Errorf("%s: %w", l.paths.Map, ErrSyncFailed)
-	}
-	return nil
+	err, _ := l.broken.Load().(error)
+	return err
 }
 
 // writable is Err for operations that need a writable layer.
@@ -142,7 +140,9 @@ func (l *Layer) sync(f vfs.File) error {
 		return err
 	}
 	if err := f.Datasync(); err != nil {
-		l.broken.Store(true)
+		// One concrete type: atomic.Value takes no other later.
+		err = fmt.Errorf("%s: %w: %w", l.paths.Map, ErrSyncFailed, err)
+		l.broken.CompareAndSwap(nil, err)
 		if l.shared != nil {
 			// Data that the kernel has dropped must not count as written.
 			l.shared.invalidate()
