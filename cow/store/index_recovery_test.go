@@ -102,3 +102,37 @@ func TestIndexBeforeARollback(t *testing.T) {
 		t.Errorf("layers: %v", left)
 	}
 }
+
+// An index that a power cut has taken back to before a promotion keeps the layers of a disk that
+// was moved away, and none of a disk that an older version has removed.
+func TestIndexBeforeAPromotion(t *testing.T) {
+	for _, moved := range []bool{false, true} {
+		s := newStore(t)
+		create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+		index := first(os.ReadFile(s.path(indexDir, indexFile)))
+		for _, tag := range []string{"t", "u"} {
+			_, err := s.Promote(t.Context(), []string{"vm1"}, tag)
+			test.Must(t, err)
+		}
+		create(t, s, "clone", CreateOptions{From: "vm1@t"})
+		layers := entries(t, s.path(layersDir))
+		if moved {
+			test.Must(t, os.Rename(s.path(disksDir, "vm1"), filepath.Join(t.TempDir(), "vm1")))
+		} else {
+			older := openStore(t, s.Dir())
+			older.fs = withoutIndex{vfs.OS{}}
+			_, err := older.Remove(t.Context(), "vm1")
+			test.Must(t, err)
+		}
+		test.Must(t, os.WriteFile(s.path(indexDir, indexFile), index, 0o600))
+		_, err := s.Remove(t.Context(), "clone")
+		test.Must(t, err)
+		left, want := len(entries(t, s.path(layersDir))), 0
+		if moved {
+			want = len(layers) - 1 // without the clone's head
+		}
+		if left != want {
+			t.Errorf("moved away %t: %d layers are left, expected %d", moved, left, want)
+		}
+	}
+}

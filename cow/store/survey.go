@@ -232,25 +232,49 @@ func (v *survey) findAway() error {
 	return nil
 }
 
-// mayComeBack reports whether a disk that was moved away still has its head. That is e.Head, or an
-// announced layer; e.Head is sealed then if the promotion was completed.
+// mayComeBack reports whether a disk that was moved away still has its head: that is e.Head or an
+// announced layer, or, if these are sealed, a head that no disk names: a power cut may have taken
+// the index back to before the disk's last promotions.
 func (v *survey) mayComeBack(e *indexEntry) (bool, error) {
 	if e.Elsewhere {
 		return true, nil
 	}
-	announced := e.announced()
-	for _, id := range append([]uuid.UUID{e.Head}, announced...) {
+	sealed := false
+	for _, id := range append([]uuid.UUID{e.Head}, e.announced()...) {
 		exists, err := v.s.exists(v.s.path(layersDir, id.String()))
 		if err != nil {
 			return false, err
 		}
-		h, herr := layer.ReadHeader(v.s.fs, v.s.path(layersDir, id.String(), mapFile))
-		if exists && (herr != nil || h.State == layer.Head || len(announced) == 0) {
+		if exists && !v.s.isSealed(id) {
 			return true, nil
 		}
+		sealed = sealed || exists
+	}
+	if sealed {
+		return v.unnamedHead()
 	}
 	all, err := v.s.exists(v.s.path(layersDir))
 	return !all, err // layers/ itself was moved away
+}
+
+// unnamedHead reports whether there is a head, or a layer with an unreadable header, that no
+// readable disk names.
+func (v *survey) unnamedHead() (bool, error) {
+	list, err := v.s.readDir(v.s.path(layersDir))
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(list, func(e fs.DirEntry) bool {
+		id, err := uuid.Parse(e.Name())
+		return err == nil && len(v.users(id, "")) == 0 && !v.s.isSealed(id)
+	}), nil
+}
+
+// isSealed reports whether the header of a layer in layers/ can be read and says that the layer is
+// sealed.
+func (s *Store) isSealed(id uuid.UUID) bool {
+	h, err := layer.ReadHeader(s.fs, s.path(layersDir, id.String(), mapFile))
+	return err == nil && h.State == layer.Sealed
 }
 
 // renamed reports whether an existing disk is the disk of e under another name.
