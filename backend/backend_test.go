@@ -128,7 +128,8 @@ func TestDiscardWriteZeroesAndID(t *testing.T) {
 	test.Must(t, err)
 	test.Equal(t, id, "serial-1", "GET_ID")
 	want := bytes.Clone(s.base)
-	test.Must(t, d.WriteZeroes(frontend.Range{Off: 512, Len: 9000 - 9000%512}, frontend.Range{Off: 1 << 20, Len: 2 << 20}))
+	test.Must(t, d.WriteZeroes(frontend.Range{Off: 512, Len: 9000 - 9000%512},
+		frontend.Range{Off: 1 << 20, Len: 2 << 20}))
 	clear(want[512 : 512+9000-9000%512])
 	clear(want[1<<20 : 3<<20])
 	test.Must(t, d.Discard(frontend.Range{Off: 8 << 20, Len: 1 << 20}))
@@ -185,7 +186,8 @@ func TestReadOnlyDevice(t *testing.T) {
 	s := serve(t, DeviceOptions{ReadOnly: true})
 	f := s.dial(frontend.Options{})
 	defer f.Close()
-	if f.Offered()&frontend.FeatureRO == 0 || f.Offered()&(frontend.FeatureDiscard|frontend.FeatureWriteZeroes) != 0 {
+	if f.Offered()&frontend.FeatureRO == 0 ||
+		f.Offered()&(frontend.FeatureDiscard|frontend.FeatureWriteZeroes) != 0 {
 		t.Errorf("features %#x", f.Offered())
 	}
 	var status *frontend.StatusError
@@ -256,7 +258,8 @@ func TestStopUnderLoadCompletesWhatItTook(t *testing.T) {
 		default:
 		}
 		for i := range inFlight {
-			if !inFlight[i] && running && d.Submit(i, frontend.OpWrite, int64(i)*4096, 4096) == nil {
+			if !inFlight[i] && running && d.Submit(i, frontend.OpWrite, int64(i)*4096,
+				4096) == nil {
 				inFlight[i] = true
 			}
 		}
@@ -289,14 +292,16 @@ func TestNoAllocationPerRequest(t *testing.T) {
 		}
 	}
 	round(frontend.OpWrite, 0)
-	for name, op := range map[string]frontend.Op{"read": frontend.OpRead, "write": frontend.OpWrite, "flush": frontend.OpFlush} {
+	for name, op := range map[string]frontend.Op{"read": frontend.OpRead, "write": frontend.OpWrite,
+		"flush": frontend.OpFlush} {
 		// AllocsPerRun counts every goroutine's, hence the worker's too.
 		if n := testing.AllocsPerRun(1000, func() { round(op, 0) }); n != 0 {
 			t.Errorf("%s: %v allocations per request", name, n)
 		}
 	}
 	off := int64(1 << 20)
-	if n := testing.AllocsPerRun(1000, func() { round(frontend.OpWrite, off); off += 4096 }); n != 0 {
+	if n := testing.AllocsPerRun(1000,
+		func() { round(frontend.OpWrite, off); off += 4096 }); n != 0 {
 		t.Errorf("first write: %v allocations per request", n)
 	}
 }

@@ -59,7 +59,8 @@ func ExampleDevice_Serve() {
 		panic(err)
 	}
 	driver := frontEnd.Driver(0)
-	if _, err := driver.WriteAt([]byte("hello, block device"+string(make([]byte, 493))), 0); err != nil {
+	if _, err := driver.WriteAt([]byte("hello, block device"+string(make([]byte, 493))),
+		0); err != nil {
 		panic(err)
 	}
 	if err := driver.Flush(); err != nil {

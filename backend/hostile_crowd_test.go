@@ -33,7 +33,8 @@ func newCrowd(t testing.TB, pause time.Duration) *crowd {
 	served := make(chan error, 1)
 	go func() { served <- serveSession(b, to) }()
 	var err error
-	c.front, err = frontend.New(a, frontend.Options{Memory: 4 << 20, QueueSize: 16, MaxTransfer: 64 << 10})
+	c.front, err = frontend.New(a, frontend.Options{Memory: 4 << 20, QueueSize: 16,
+		MaxTransfer: 64 << 10})
 	test.Must(t, err)
 	buf := make([]byte, targetDisk)
 	_, err = c.front.Driver(0).ReadAt(buf, 0) // all of it is in memory from here on
@@ -73,7 +74,8 @@ func (c *crowd) read(want []byte) {
 			}
 			copy(want[off:], buf[:n])
 			_, err = d.WriteAt(buf[:n], int64(off))
-		} else if _, err = d.ReadAt(buf[:n], int64(off)); err == nil && !bytes.Equal(buf[:n], want[off:off+n]) {
+		} else if _, err = d.ReadAt(buf[:n], int64(off)); err == nil &&
+			!bytes.Equal(buf[:n], want[off:off+n]) {
 			err = fmt.Errorf("%d bytes at %d are not what was written", n, off)
 		}
 		if err != nil {

@@ -40,10 +40,12 @@ func TestForeignEventFDs(t *testing.T) {
 	a := newAttacker(t, to)
 	a.run()
 	for name, fd := range map[string]int{
-		"read end of a pipe": pipe[0], "write end of a pipe": pipe[1], "socket": pair[0], "memfd": memfd,
+		"read end of a pipe": pipe[0], "write end of a pipe": pipe[1], "socket": pair[0],
+		"memfd":     memfd,
 		"/dev/null": int(null.Fd()), "directory": int(dir.Fd()), "timerfd": timer, "epoll": epoll,
 	} {
-		for _, r := range []vhost.Request{vhost.SetVringKick, vhost.SetVringCall, vhost.SetVringErr} {
+		for _, r := range []vhost.Request{vhost.SetVringKick, vhost.SetVringCall,
+			vhost.SetVringErr} {
 			if a.ask(r, u64(0), fd) == 0 {
 				t.Errorf("%v: %s was accepted", r, name)
 			}
@@ -71,7 +73,8 @@ func TestEventFDsThatBlock(t *testing.T) {
 				blockFor(t, fd, name != "kick")
 				switch name {
 				case "call":
-					a.link(0, a.request(0, blk.TypeIn, 0, virtq.Desc{Addr: atkData, Len: 512, Flags: virtq.DescWrite}))
+					a.link(0, a.request(0, blk.TypeIn, 0, virtq.Desc{Addr: atkData, Len: 512,
+						Flags: virtq.DescWrite}))
 					a.offer(0)
 				case "err":
 					a.offer(atkNum) // no such head

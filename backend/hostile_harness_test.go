@@ -58,8 +58,10 @@ func (in *input) one(of int) bool { return in.n(of) == of-1 }
 
 // odd is a number that likes to be at an edge; zero bytes give the first.
 func (in *input) odd() uint64 {
-	edges := [...]uint64{0, 1, 2, 3, 15, 16, 17, 127, 128, 255, 256, 511, 512, 513, 1024, 4095, 4096, 4097, 1 << 15, 1<<16 - 1, 1 << 16,
-		atkBase, atkBorder - 1, atkBorder, atkEnd - 1, atkEnd, 1 << 20, 1<<31 - 1, 1 << 31, 1<<32 - 16, 1<<32 - 1, 1 << 32, 1<<63 - 1, 1 << 63, 1<<64 - 4096, 1<<64 - 1}
+	edges := [...]uint64{0, 1, 2, 3, 15, 16, 17, 127, 128, 255, 256, 511, 512, 513, 1024, 4095,
+		4096, 4097, 1 << 15, 1<<16 - 1, 1 << 16,
+		atkBase, atkBorder - 1, atkBorder, atkEnd - 1, atkEnd, 1 << 20, 1<<31 - 1, 1 << 31,
+		1<<32 - 16, 1<<32 - 1, 1 << 32, 1<<63 - 1, 1 << 63, 1<<64 - 4096, 1<<64 - 1}
 	switch k := in.byte(); {
 	case int(k) < len(edges):
 		return edges[k]
@@ -84,7 +86,8 @@ func openFiles(t testing.TB) []string {
 	test.Must(t, err)
 	var out []string
 	for _, n := range names {
-		if to, err := os.Readlink("/proc/self/fd/" + n); err == nil && !strings.HasSuffix(to, "/fd") {
+		if to, err := os.Readlink("/proc/self/fd/" + n); err == nil && !strings.HasSuffix(to,
+			"/fd") {
 			// A queue makes its I/O engine when it first needs one.
 			if to != "anon_inode:[io_uring]" {
 				out = append(out, n+" "+to)
@@ -98,7 +101,8 @@ func openFiles(t testing.TB) []string {
 func sameFiles(t testing.TB, before []string) {
 	t.Helper()
 	if now := openFiles(t); len(now) != len(before) {
-		t.Errorf("%d descriptors are open, expected %d:\n%s\nbefore:\n%s", len(now), len(before), strings.Join(now, "\n"), strings.Join(before, "\n"))
+		t.Errorf("%d descriptors are open, expected %d:\n%s\nbefore:\n%s", len(now), len(before),
+			strings.Join(now, "\n"), strings.Join(before, "\n"))
 	}
 }
 
@@ -119,7 +123,8 @@ type underWay struct {
 // In TMPDIR, cowblk-TEST-PROCESS-LANE.input: four bytes of length, then the input.
 func newUnderWay(t *testing.T, lane int) *underWay {
 	t.Helper()
-	u := &underWay{path: filepath.Join(os.TempDir(), fmt.Sprintf("cowblk-%s-%d-%d.input", strings.ReplaceAll(t.Name(), "/", "-"), os.Getpid(), lane))}
+	u := &underWay{path: filepath.Join(os.TempDir(), fmt.Sprintf("cowblk-%s-%d-%d.input",
+		strings.ReplaceAll(t.Name(), "/", "-"), os.Getpid(), lane))}
 	f, err := os.Create(u.path)
 	test.Must(t, err)
 	defer f.Close()
@@ -186,7 +191,8 @@ func generate(t *testing.T, fuzz string, seeds [][]byte, bodies []func(in []byte
 		}
 	}
 	took := time.Since(start)
-	fmt.Printf("%s: %d executions in %v, %.0f a second\n", t.Name(), done, took.Round(time.Second), float64(done)/took.Seconds())
+	fmt.Printf("%s: %d executions in %v, %.0f a second\n", t.Name(), done, took.Round(time.Second),
+		float64(done)/took.Seconds())
 }
 
 // corpus adds the inputs that are kept for a fuzz test to its seeds.
@@ -247,7 +253,8 @@ func save(t *testing.T, fuzz string, in []byte) string {
 	dir := filepath.Join("testdata", "fuzz", fuzz)
 	test.Must(t, os.MkdirAll(dir, 0o755))
 	name := filepath.Join(dir, fmt.Sprintf("%x", sha256.Sum256(in))[:16])
-	test.Must(t, os.WriteFile(filepath.Join(dir, filepath.Base(name)), fmt.Appendf(nil, "go test fuzz v1\n[]byte(%q)\n", in), 0o644))
+	test.Must(t, os.WriteFile(filepath.Join(dir, filepath.Base(name)),
+		fmt.Appendf(nil, "go test fuzz v1\n[]byte(%q)\n", in), 0o644))
 	return name
 }
 

@@ -52,12 +52,14 @@ func TestLongChainsInFlightAreBounded(t *testing.T) {
 	}
 	a.ring.WriteTable(table, ds)
 	for i := range uint16(num) {
-		a.ring.SetDesc(i, virtq.Desc{Addr: table, Len: uint32(len(ds) * virtq.DescSize), Flags: virtq.DescIndirect})
+		a.ring.SetDesc(i, virtq.Desc{Addr: table, Len: uint32(len(ds) * virtq.DescSize),
+			Flags: virtq.DescIndirect})
 		a.ring.SetAvail(i, i)
 	}
 	// Write-through: each waits for a flush round, many at a time.
 	a.negotiate()
-	a.tell(vhost.SetConfig, vhost.ConfigSpace{Offset: blk.WritebackOffset, Size: 1, Data: []byte{0}}.Append(nil))
+	a.tell(vhost.SetConfig, vhost.ConfigSpace{Offset: blk.WritebackOffset, Size: 1,
+		Data: []byte{0}}.Append(nil))
 	a.setRing()
 	a.tell(vhost.SetVringKick, u64(0), a.kick)
 	before := heap()
@@ -71,12 +73,14 @@ func TestLongChainsInFlightAreBounded(t *testing.T) {
 	after := heap()
 	const one = 1024 * 24 // bytes of slices
 	if limit := before + num*one/2; most > limit {
-		t.Errorf("heap: %d KiB at most, expected up to %d with %d chains in flight", most>>10, limit>>10, num)
+		t.Errorf("heap: %d KiB at most, expected up to %d with %d chains in flight", most>>10,
+			limit>>10, num)
 	}
 	if after > before+one*8 {
 		t.Errorf("heap: %d KiB afterwards, %d before", after>>10, before>>10)
 	}
-	t.Logf("heap: %d KiB before, %d at most, %d afterwards; unbounded it would be %d", before>>10, most>>10, after>>10, (before+num*one)>>10)
+	t.Logf("heap: %d KiB before, %d at most, %d afterwards; unbounded it would be %d", before>>10,
+		most>>10, after>>10, (before+num*one)>>10)
 }
 
 // heap returns the bytes of live objects.
@@ -137,7 +141,8 @@ func (g *growth) check(n int, what string, texts int64) {
 	}
 	sameFiles(g.t, g.files)
 	g.t.Logf("%d %s in %v: %d lines of log (%d bytes), heap %+d KiB, resident %+d KiB, descriptors %+d",
-		n, what, took.Round(time.Millisecond), lines, text, grown>>10, rss>>10, len(openFiles(g.t))-len(g.files))
+		n, what, took.Round(time.Millisecond), lines, text, grown>>10, rss>>10,
+		len(openFiles(g.t))-len(g.files))
 }
 
 // A front-end that connects, breaks the protocol with descriptors in its hands, and comes back.
@@ -157,7 +162,8 @@ func TestReconnectingInALoop(t *testing.T) {
 		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 		test.Must(t, err)
 		test.Must(t, c.SetDeadline(time.Now().Add(patience)))
-		head := vhost.Header{Request: vhost.Request(i % 60), Flags: vhost.FlagVersion, Size: uint32(i)}.Append(nil)
+		head := vhost.Header{Request: vhost.Request(i % 60), Flags: vhost.FlagVersion,
+			Size: uint32(i)}.Append(nil)
 		_, _, err = c.WriteMsgUnix(head, unix.UnixRights(memfd, memfd, memfd), nil)
 		test.Must(t, err)
 		test.Must(t, c.CloseWrite())
@@ -203,13 +209,15 @@ func TestMillionBadRequests(t *testing.T) {
 		if i%2 == 0 {
 			typ = 1000 + uint32(i)
 		}
-		ds := a.request(uint64(i), typ, sector, virtq.Desc{Addr: atkData, Len: 512, Flags: virtq.DescWrite})
+		ds := a.request(uint64(i), typ, sector, virtq.Desc{Addr: atkData, Len: 512,
+			Flags: virtq.DescWrite})
 		for k := range ds[:len(ds)-1] {
 			ds[k].Flags |= virtq.DescNext
 			ds[k].Next = uint16(k + 1)
 		}
 		a.ring.WriteTable(atkTable+0x100*uint64(i), ds)
-		a.ring.SetDesc(i, virtq.Desc{Addr: atkTable + 0x100*uint64(i), Len: 48, Flags: virtq.DescIndirect})
+		a.ring.SetDesc(i, virtq.Desc{Addr: atkTable + 0x100*uint64(i), Len: 48,
+			Flags: virtq.DescIndirect})
 		a.ring.SetAvail(i, i)
 	}
 	g := startGrowth(t, to)
@@ -232,10 +240,12 @@ func TestBadMessagesInALoop(t *testing.T) {
 	a.run()
 	g := startGrowth(t, to)
 	for i := range uint32(rounds) {
-		if a.ask(vhost.SetVringNum, vringState(1, i<<1|1<<20)) == 0 || a.ask(vhost.SetVringCall, u64(0), a.mem.FDs()[0]) == 0 {
+		if a.ask(vhost.SetVringNum, vringState(1, i<<1|1<<20)) == 0 || a.ask(vhost.SetVringCall,
+			u64(0), a.mem.FDs()[0]) == 0 {
 			t.Fatal("a bad message was obeyed")
 		}
-		a.tell(vhost.SetConfig, vhost.ConfigSpace{Offset: blk.WritebackOffset, Size: 1, Data: []byte{byte(i & 1)}}.Append(nil))
+		a.tell(vhost.SetConfig, vhost.ConfigSpace{Offset: blk.WritebackOffset, Size: 1,
+			Data: []byte{byte(i & 1)}}.Append(nil))
 	}
 	g.check(3*rounds, "messages", 2)
 }
@@ -249,10 +259,15 @@ func TestHealthyDiskBesideAttackers(t *testing.T) {
 	quiet := crowd.reads.Load()
 	time.Sleep(long / 4)
 	quiet = (crowd.reads.Load() - quiet) * 4
-	t.Logf("alone: %d requests in %v, slowest %v", quiet, long, time.Duration(crowd.slowest.Swap(0)))
+	t.Logf("alone: %d requests in %v, slowest %v", quiet, long,
+		time.Duration(crowd.slowest.Swap(0)))
 	for name, attack := range map[string]func(a *attacker, i int){
-		"kicks without end":       func(a *attacker, _ int) { _ = eventfd.Signal(a.kick) },
-		"breaking and restarting": func(a *attacker, _ int) { a.offer(atkNum); a.broke(); a.restart() },
+		"kicks without end": func(a *attacker, _ int) { _ = eventfd.Signal(a.kick) },
+		"breaking and restarting": func(a *attacker, _ int) {
+			a.offer(atkNum)
+			a.broke()
+			a.restart()
+		},
 		"reconnecting": func(a *attacker, _ int) {
 			a.raw(binary.LittleEndian.AppendUint64(nil, 1<<63), a.mem.FDs()...)
 			a.leave()
@@ -262,7 +277,8 @@ func TestHealthyDiskBesideAttackers(t *testing.T) {
 			used := a.ring.UsedIdx()
 			var parts []virtq.Desc
 			for range 12 {
-				parts = append(parts, virtq.Desc{Addr: atkData, Len: 0x20000, Flags: virtq.DescWrite})
+				parts = append(parts, virtq.Desc{Addr: atkData, Len: 0x20000,
+					Flags: virtq.DescWrite})
 			}
 			a.link(0, a.request(0, blk.TypeIn, 0, parts...))
 			a.offer(0)
@@ -286,7 +302,8 @@ func TestHealthyDiskBesideAttackers(t *testing.T) {
 			}
 			crowd.check(t)
 			reads := crowd.reads.Load() - before
-			t.Logf("%d acts; %d healthy requests, slowest %v", acts, reads, time.Duration(crowd.slowest.Swap(0)))
+			t.Logf("%d acts; %d healthy requests, slowest %v", acts, reads,
+				time.Duration(crowd.slowest.Swap(0)))
 			if reads == 0 {
 				t.Error("the healthy disk stood still")
 			}

@@ -36,14 +36,17 @@ func fdPath(fd int) string { return filepath.Join("/proc/self/fd", strconv.Itoa(
 // request's or the queue's, the queue can be stopped, and the session goes on.
 func TestMemoryCutUnderARequest(t *testing.T) {
 	const lost = atkBorder + 0x8000 // in the second region, which is cut to nothing
-	in, out := virtq.Desc{Addr: lost, Len: 4096, Flags: virtq.DescWrite}, virtq.Desc{Addr: lost, Len: 4096}
+	in, out := virtq.Desc{Addr: lost, Len: 4096, Flags: virtq.DescWrite}, virtq.Desc{Addr: lost,
+		Len: 4096}
 	for _, tc := range []struct {
 		name   string
 		chain  func(a *attacker) []virtq.Desc
 		status byte // if the queue does not break
 		broken bool
 	}{
-		{"data of a read", func(a *attacker) []virtq.Desc { return a.request(0, blk.TypeIn, 8, in) }, 1, false},
+		{"data of a read", func(a *attacker) []virtq.Desc {
+			return a.request(0, blk.TypeIn, 8, in)
+		}, 1, false},
 		{"data of a read that was read before", func(a *attacker) []virtq.Desc {
 			a.warm(8)
 			return a.request(0, blk.TypeIn, 8, in)
@@ -53,7 +56,9 @@ func TestMemoryCutUnderARequest(t *testing.T) {
 			in.Len = 0x10000
 			return a.request(0, blk.TypeIn, 8, in)
 		}, 1, false},
-		{"data of a first write", func(a *attacker) []virtq.Desc { return a.request(0, blk.TypeOut, 8, out) }, 1, false},
+		{"data of a first write", func(a *attacker) []virtq.Desc {
+			return a.request(0, blk.TypeOut, 8, out)
+		}, 1, false},
 		{"data of a partial first write", func(a *attacker) []virtq.Desc {
 			out := out
 			out.Len = 512
@@ -77,7 +82,8 @@ func TestMemoryCutUnderARequest(t *testing.T) {
 			return a.request(0, blk.TypeDiscard, 0, out)
 		}, 0, true},
 		{"header", func(a *attacker) []virtq.Desc {
-			ds := a.request(0, blk.TypeIn, 0, virtq.Desc{Addr: atkData, Len: 512, Flags: virtq.DescWrite})
+			ds := a.request(0, blk.TypeIn, 0, virtq.Desc{Addr: atkData, Len: 512,
+				Flags: virtq.DescWrite})
 			ds[0].Addr = lost
 			return ds
 		}, 0, true},
@@ -87,7 +93,8 @@ func TestMemoryCutUnderARequest(t *testing.T) {
 			return append([]virtq.Desc{ds[0], {Addr: lost, Len: 8}}, ds[1:]...)
 		}, 0, true},
 		{"status of a read", func(a *attacker) []virtq.Desc {
-			ds := a.request(0, blk.TypeIn, 0, virtq.Desc{Addr: atkData, Len: 512, Flags: virtq.DescWrite})
+			ds := a.request(0, blk.TypeIn, 0, virtq.Desc{Addr: atkData, Len: 512,
+				Flags: virtq.DescWrite})
 			ds[2].Addr = lost
 			return ds
 		}, 0, true},
@@ -131,7 +138,8 @@ func TestMemoryCutUnderARequest(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) { cut(t, newTarget(t, targetDisk, DeviceOptions{})) })
 		// The kernel's asynchronous I/O meets the hole instead of our own calls.
 		t.Run(tc.name+", direct I/O", func(t *testing.T) {
-			cut(t, openTarget(t, targetDisk, DeviceOptions{}, cow.Options{Direct: true, LoseUnflushed: true}))
+			cut(t, openTarget(t, targetDisk, DeviceOptions{}, cow.Options{Direct: true,
+				LoseUnflushed: true}))
 		})
 	}
 }
@@ -244,7 +252,9 @@ func (a *attacker) taken() {
 	a.t.Helper()
 	w := a.to.dev.worker(0)
 	a.until(func() (all bool) {
-		w.runScheduledAndWait(func() { all = w.broken != nil || w.ring.Base() == a.ring.AvailIdx() })
+		w.runScheduledAndWait(func() {
+			all = w.broken != nil || w.ring.Base() == a.ring.AvailIdx()
+		})
 		return all
 	})
 }
@@ -256,7 +266,8 @@ func TestMemoryRemovedUnderARequest(t *testing.T) {
 	a := newAttacker(t, to)
 	a.run()
 	region, fd := a.mem.Regions()[1], a.mem.FDs()[1]
-	binary.LittleEndian.PutUint32(a.mem.Bytes(atkData+8, 4), targetDisk/512) // one segment: the whole disk
+	// one segment: the whole disk
+	binary.LittleEndian.PutUint32(a.mem.Bytes(atkData+8, 4), targetDisk/512)
 	late := 0
 	for range 300 {
 		// Discards are carried out elsewhere, so that the removal has a chance.

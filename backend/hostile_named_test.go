@@ -24,7 +24,8 @@ func TestHostileRequests(t *testing.T) {
 	const hole = atkEnd // nothing is there
 	data := virtq.Desc{Addr: atkData, Len: 512}
 	room := virtq.Desc{Addr: atkData, Len: 512, Flags: virtq.DescWrite}
-	next, write, indirect := uint16(virtq.DescNext), uint16(virtq.DescWrite), uint16(virtq.DescIndirect)
+	next, write, indirect := uint16(virtq.DescNext), uint16(virtq.DescWrite),
+		uint16(virtq.DescIndirect)
 	// raw descriptors from 0 on, of which the head is 0.
 	raw := func(ds ...virtq.Desc) func(*attacker) {
 		return func(a *attacker) {
@@ -35,7 +36,8 @@ func TestHostileRequests(t *testing.T) {
 		}
 	}
 	// chain is a linked request, of which edit may change the descriptors.
-	chain := func(typ uint32, sector uint64, edit func(ds []virtq.Desc) []virtq.Desc, parts ...virtq.Desc) func(*attacker) {
+	chain := func(typ uint32, sector uint64, edit func(ds []virtq.Desc) []virtq.Desc,
+		parts ...virtq.Desc) func(*attacker) {
 		return func(a *attacker) {
 			ds := a.request(0, typ, sector, parts...)
 			if edit != nil {
@@ -81,43 +83,75 @@ func TestHostileRequests(t *testing.T) {
 		{"a sound request", chain(blk.TypeIn, 0, nil, room), 0},
 
 		{"loop of one", raw(virtq.Desc{Addr: atkMeta, Len: 16, Flags: next}), breaks},
-		{"loop of two", raw(virtq.Desc{Addr: atkMeta, Len: 16, Flags: next, Next: 1}, virtq.Desc{Addr: atkData, Len: 1, Flags: next}), breaks},
-		{"loop of empty ones", raw(virtq.Desc{Flags: next, Next: 1}, virtq.Desc{Flags: next}), breaks},
+		{"loop of two", raw(virtq.Desc{Addr: atkMeta, Len: 16, Flags: next, Next: 1},
+			virtq.Desc{Addr: atkData, Len: 1, Flags: next}), breaks},
+		{"loop of empty ones", raw(virtq.Desc{Flags: next, Next: 1}, virtq.Desc{Flags: next}),
+			breaks},
 		{"longer than the ring", func(a *attacker) {
 			for i := range uint16(atkNum) {
-				a.ring.SetDesc(i, virtq.Desc{Addr: atkData, Len: 1, Flags: next, Next: (i + 1) % atkNum})
+				a.ring.SetDesc(i, virtq.Desc{Addr: atkData, Len: 1, Flags: next,
+					Next: (i + 1) % atkNum})
 			}
 			a.ring.Offer(3)
 		}, breaks},
-		{"next beyond the ring", raw(virtq.Desc{Addr: atkMeta, Len: 16, Flags: next, Next: atkNum}), breaks},
-		{"next far beyond", raw(virtq.Desc{Addr: atkMeta, Len: 16, Flags: next, Next: 0xffff}), breaks},
-		{"avail index jumps by the ring and one", func(a *attacker) { a.ring.SetAvailIdx(a.ring.AvailIdx() + atkNum + 1) }, breaks},
-		{"avail index goes back", func(a *attacker) { a.ring.SetAvailIdx(a.ring.AvailIdx() - 1) }, breaks},
-		{"avail index jumps half around", func(a *attacker) { a.ring.SetAvailIdx(a.ring.AvailIdx() + 0x8000) }, breaks},
+		{"next beyond the ring", raw(virtq.Desc{Addr: atkMeta, Len: 16, Flags: next, Next: atkNum}),
+			breaks},
+		{"next far beyond", raw(virtq.Desc{Addr: atkMeta, Len: 16, Flags: next, Next: 0xffff}),
+			breaks},
+		{"avail index jumps by the ring and one",
+			func(a *attacker) { a.ring.SetAvailIdx(a.ring.AvailIdx() + atkNum + 1) }, breaks},
+		{"avail index goes back", func(a *attacker) { a.ring.SetAvailIdx(a.ring.AvailIdx() - 1) },
+			breaks},
+		{"avail index jumps half around",
+			func(a *attacker) { a.ring.SetAvailIdx(a.ring.AvailIdx() + 0x8000) }, breaks},
 		{"head beyond the ring", func(a *attacker) { a.ring.Offer(atkNum) }, breaks},
 		{"head 65535", func(a *attacker) { a.ring.Offer(0xffff) }, breaks},
 
-		{"data the device is to read after what it is to write", chain(blk.TypeOut, 0, func(ds []virtq.Desc) []virtq.Desc {
-			return []virtq.Desc{ds[0], ds[2], ds[1]}
+		{"data the device is to read after what it is to write",
+			chain(blk.TypeOut, 0, func(ds []virtq.Desc) []virtq.Desc {
+				return []virtq.Desc{ds[0], ds[2], ds[1]}
+			}, data), breaks},
+		{"header for the device to write", chain(blk.TypeIn, 0, func(ds []virtq.Desc) []virtq.Desc {
+			ds[0].Flags |= write
+			return ds
+		}, room), breaks},
+		{"status for the device to read", chain(blk.TypeOut, 0, func(ds []virtq.Desc) []virtq.Desc {
+			ds[2].Flags = 0
+			return ds
 		}, data), breaks},
-		{"header for the device to write", chain(blk.TypeIn, 0, func(ds []virtq.Desc) []virtq.Desc { ds[0].Flags |= write; return ds }, room), breaks},
-		{"status for the device to read", chain(blk.TypeOut, 0, func(ds []virtq.Desc) []virtq.Desc { ds[2].Flags = 0; return ds }, data), breaks},
-		{"no status", chain(blk.TypeOut, 0, func(ds []virtq.Desc) []virtq.Desc { return ds[:2] }, data), breaks},
-		{"no header", chain(blk.TypeIn, 0, func(ds []virtq.Desc) []virtq.Desc { return ds[1:] }, room), breaks},
-		{"short header", chain(blk.TypeIn, 0, func(ds []virtq.Desc) []virtq.Desc { ds[0].Len = 15; return ds }, room), breaks},
+		{"no status", chain(blk.TypeOut, 0, func(ds []virtq.Desc) []virtq.Desc { return ds[:2] },
+			data), breaks},
+		{"no header", chain(blk.TypeIn, 0, func(ds []virtq.Desc) []virtq.Desc { return ds[1:] },
+			room), breaks},
+		{"short header", chain(blk.TypeIn, 0, func(ds []virtq.Desc) []virtq.Desc {
+			ds[0].Len = 15
+			return ds
+		}, room), breaks},
 		{"empty chain", raw(virtq.Desc{}), breaks},
 		{"read with nothing to write to but the status", chain(blk.TypeIn, 0, nil, data), 0},
 		{"write with the data on the wrong side", chain(blk.TypeOut, 0, nil, room), 0},
 
-		{"data outside memory", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: hole, Len: 512, Flags: write}), breaks},
-		{"data at address 0", chain(blk.TypeIn, 0, nil, virtq.Desc{Len: 512, Flags: write}), breaks},
-		{"data that runs out of memory", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: hole - 256, Len: 512, Flags: write}), breaks},
-		{"data that crosses regions", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: atkBorder - 256, Len: 512, Flags: write}), 0},
-		{"address wraps", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: math.MaxUint64 - 511, Len: 1024, Flags: write}), breaks},
-		{"length 2^32-1", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: atkData, Len: math.MaxUint32, Flags: write}), breaks},
-		{"lengths add up to more than 4 GiB", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: atkBase, Len: 1 << 31, Flags: write}, virtq.Desc{Addr: atkBase, Len: 1 << 31, Flags: write}), breaks},
-		{"status outside memory", chain(blk.TypeFlush, 0, func(ds []virtq.Desc) []virtq.Desc { ds[1].Addr = hole; return ds }), breaks},
-		{"empty descriptors nowhere", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: hole, Flags: write}, room), 0},
+		{"data outside memory", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: hole, Len: 512,
+			Flags: write}), breaks},
+		{"data at address 0", chain(blk.TypeIn, 0, nil, virtq.Desc{Len: 512, Flags: write}),
+			breaks},
+		{"data that runs out of memory", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: hole - 256,
+			Len: 512, Flags: write}), breaks},
+		{"data that crosses regions", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: atkBorder - 256,
+			Len: 512, Flags: write}), 0},
+		{"address wraps", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: math.MaxUint64 - 511,
+			Len: 1024, Flags: write}), breaks},
+		{"length 2^32-1", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: atkData, Len: math.MaxUint32,
+			Flags: write}), breaks},
+		{"lengths add up to more than 4 GiB", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: atkBase,
+			Len: 1 << 31, Flags: write}, virtq.Desc{Addr: atkBase, Len: 1 << 31, Flags: write}),
+			breaks},
+		{"status outside memory", chain(blk.TypeFlush, 0, func(ds []virtq.Desc) []virtq.Desc {
+			ds[1].Addr = hole
+			return ds
+		}), breaks},
+		{"empty descriptors nowhere", chain(blk.TypeIn, 0, nil, virtq.Desc{Addr: hole,
+			Flags: write}, room), 0},
 
 		{"indirect", table(48, nil), 0},
 		{"indirect, empty", table(0, nil), breaks},
@@ -128,9 +162,12 @@ func TestHostileRequests(t *testing.T) {
 		{"indirect, nested", table(48, func(ds []virtq.Desc) { ds[1].Flags |= indirect }), breaks},
 		{"indirect, loop", table(48, func(ds []virtq.Desc) { ds[1].Next = 0 }), breaks},
 		{"indirect, data outside", table(48, func(ds []virtq.Desc) { ds[1].Addr = hole }), breaks},
-		{"indirect table outside memory", raw(virtq.Desc{Addr: hole, Len: 48, Flags: indirect}), breaks},
-		{"indirect table across regions", raw(virtq.Desc{Addr: atkBorder - 16, Len: 48, Flags: indirect}), breaks},
-		{"indirect with next", raw(virtq.Desc{Addr: atkTable, Len: 48, Flags: indirect | next, Next: 1}), breaks},
+		{"indirect table outside memory", raw(virtq.Desc{Addr: hole, Len: 48, Flags: indirect}),
+			breaks},
+		{"indirect table across regions", raw(virtq.Desc{Addr: atkBorder - 16, Len: 48,
+			Flags: indirect}), breaks},
+		{"indirect with next", raw(virtq.Desc{Addr: atkTable, Len: 48, Flags: indirect | next,
+			Next: 1}), breaks},
 
 		{"read of the last sector", chain(blk.TypeIn, sectors-1, nil, room), 0},
 		{"read beyond the end", chain(blk.TypeIn, sectors, nil, room), 1},
@@ -141,7 +178,8 @@ func TestHostileRequests(t *testing.T) {
 		{"sector as signed bytes wraps", chain(blk.TypeOut, 1<<54, nil, data), 1},
 		{"part of a sector", chain(blk.TypeOut, 0, nil, virtq.Desc{Addr: atkData, Len: 511}), 1},
 
-		{"identifier, no room", chain(blk.TypeGetID, 0, nil, virtq.Desc{Addr: atkData, Len: 19, Flags: write}), 1},
+		{"identifier, no room", chain(blk.TypeGetID, 0, nil, virtq.Desc{Addr: atkData, Len: 19,
+			Flags: write}), 1},
 		{"unknown type", chain(77, 0, nil, room), 2},
 		{"SCSI", chain(2, 0, nil, room), 2},
 		{"barrier bit", chain(blk.TypeOut|1<<31, 0, nil, data), 2},
@@ -156,10 +194,12 @@ func TestHostileRequests(t *testing.T) {
 		{"discard, too long", segments(blk.TypeDiscard, [3]uint64{0, maxWipeSectors + 1, 0}), 1},
 		{"discard, too many segments", segments(blk.TypeDiscard, many...), 1},
 		{"discard, no segment", chain(blk.TypeDiscard, 0, nil), 1},
-		{"discard, half a segment", chain(blk.TypeDiscard, 0, nil, virtq.Desc{Addr: atkData, Len: 8}), 1},
+		{"discard, half a segment", chain(blk.TypeDiscard, 0, nil, virtq.Desc{Addr: atkData,
+			Len: 8}), 1},
 		{"zeroes, unknown flag", segments(blk.TypeWriteZeroes, [3]uint64{0, 8, 4}), 2},
 		{"zeroes beyond the end", segments(blk.TypeWriteZeroes, [3]uint64{sectors, 1, 1}), 1},
-		{"one good segment and one bad", segments(blk.TypeWriteZeroes, [3]uint64{8, 8, 0}, [3]uint64{sectors, 1, 0}), 1},
+		{"one good segment and one bad", segments(blk.TypeWriteZeroes, [3]uint64{8, 8, 0},
+			[3]uint64{sectors, 1, 0}), 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			a := newAttacker(t, newTarget(t, targetDisk, DeviceOptions{}))
@@ -175,7 +215,8 @@ func TestHostileRequests(t *testing.T) {
 			stats := a.to.dev.Stats()
 			if broken {
 				if stats.Broken != 1 || a.to.log.lines.Load() != 1 {
-					t.Errorf("%d broken queues counted and %d lines logged, expected 1 and 1", stats.Broken, a.to.log.lines.Load())
+					t.Errorf("%d broken queues counted and %d lines logged, expected 1 and 1",
+						stats.Broken, a.to.log.lines.Load())
 				}
 				if v := a.ask(vhost.GetStatus, nil); v&0x40 == 0 {
 					t.Errorf("device status %#x, expected DEVICE_NEEDS_RESET", v)
@@ -211,7 +252,8 @@ func TestHostileRings(t *testing.T) {
 		{"all at one place", 16, atkBase, atkBase, atkBase, 0, runs},
 		{"at the end of a region", 16, atkBorder - 256, atkBase, atkBase + 0x1000, 0, runs},
 		{"over the end of a region", 16, atkBorder - 128, atkBase, atkBase + 0x1000, 0, refused},
-		{"used ring over the end by two bytes", 16, atkBase, atkBase + 0x1000, atkBorder - 132, 0, refused},
+		{"used ring over the end by two bytes", 16, atkBase, atkBase + 0x1000, atkBorder - 132, 0,
+			refused},
 		{"descriptors outside memory", 16, atkEnd + 1<<32, atkBase, atkBase, 0, refused},
 		{"available ring outside memory", 16, atkBase, 1 << 46, atkBase, 0, refused},
 		{"used ring outside memory", 16, atkBase, atkBase, 1 << 46, 0, refused},
@@ -225,16 +267,19 @@ func TestHostileRings(t *testing.T) {
 		{"1024 descriptors", 1024, atkBase, atkBase + 0x4000, atkBase + 0x6000, 0, runs},
 		{"2048 descriptors", 2048, atkBase, atkBase, atkBase, 0, refused},
 		{"65552 descriptors", 65552, atkBase, atkBase, atkBase, 0, refused},
-		{"base behind the ring's index", 16, atkBase, atkBase + 0x1000, atkBase + 0x2000, 1, broken},
+		{"base behind the ring's index", 16, atkBase, atkBase + 0x1000, atkBase + 0x2000, 1,
+			broken},
 		{"base anywhere", 16, atkBase, atkBase + 0x1000, atkBase + 0x2000, 0x7ead, broken},
-		{"base before", 16, atkBase, atkBase + 0x1000, atkBase + 0x2000, 65535, broken}, // the entry is no request
+		// the entry is no request
+		{"base before", 16, atkBase, atkBase + 0x1000, atkBase + 0x2000, 65535, broken},
 		{"base 65536", 16, atkBase, atkBase + 0x1000, atkBase + 0x2000, 65536, refused},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			to := newTarget(t, targetDisk, DeviceOptions{})
 			a := newAttacker(t, to)
 			a.negotiate()
-			addr := vhost.VringAddr{Desc: user + tc.desc, Avail: user + tc.avail, Used: user + tc.used}
+			addr := vhost.VringAddr{Desc: user + tc.desc, Avail: user + tc.avail,
+				Used: user + tc.used}
 			got := runs
 			for _, m := range []message{
 				{vhost.SetVringErr, u64(0), []byte{1}},
@@ -254,7 +299,8 @@ func TestHostileRings(t *testing.T) {
 			}
 			if got == runs {
 				_ = eventfd.Signal(a.kick)
-				a.tell(vhost.SetVringCall, u64(0), a.call) // the queue has looked at least once when this is answered
+				// the queue has looked at least once when this is answered
+				a.tell(vhost.SetVringCall, u64(0), a.call)
 				a.tell(vhost.SetVringCall, u64(0), a.call)
 				if to.dev.Stats().Broken > 0 {
 					got = broken

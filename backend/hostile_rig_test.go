@@ -257,7 +257,8 @@ func (a *attacker) negotiate() {
 }
 
 func (a *attacker) address(i uint32, r *virtqtest.Ring) []byte {
-	return vhost.VringAddr{Index: i, Desc: a.mem.User(r.Desc), Avail: a.mem.User(r.Avail), Used: a.mem.User(r.Used)}.Append(nil)
+	return vhost.VringAddr{Index: i, Desc: a.mem.User(r.Desc), Avail: a.mem.User(r.Avail),
+		Used: a.mem.User(r.Used)}.Append(nil)
 }
 
 // setRing announces ring 0 and leaves only its kick to be sent.

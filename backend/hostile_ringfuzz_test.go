@@ -112,7 +112,8 @@ func (r *ringRig) settled() (broken bool) {
 
 // chain lays request i out, from descriptor *next on, and returns its head.
 func (r *ringRig) chain(in *input, i uint64, next *uint16) (head uint16, ok bool) {
-	types := [...]uint32{blk.TypeIn, blk.TypeOut, blk.TypeFlush, blk.TypeGetID, blk.TypeDiscard, blk.TypeWriteZeroes, 2, 1 << 31}
+	types := [...]uint32{blk.TypeIn, blk.TypeOut, blk.TypeFlush, blk.TypeGetID, blk.TypeDiscard,
+		blk.TypeWriteZeroes, 2, 1 << 31}
 	typ := types[in.n(len(types))]
 	shape := in.byte()
 	sector := uint64(in.n(256)) * 8
@@ -126,7 +127,8 @@ func (r *ringRig) chain(in *input, i uint64, next *uint16) (head uint16, ok bool
 	var data []virtq.Desc
 	for range in.n(4) {
 		// Mostly whole sectors near the border of the regions.
-		d := virtq.Desc{Addr: atkData + 512*uint64(in.byte()), Len: 512 * uint32(1+in.n(16)), Flags: write}
+		d := virtq.Desc{Addr: atkData + 512*uint64(in.byte()), Len: 512 * uint32(1+in.n(16)),
+			Flags: write}
 		if typ == blk.TypeDiscard || typ == blk.TypeWriteZeroes {
 			b := r.mem.Bytes(atkBase+0xe000, 64)
 			binary.LittleEndian.PutUint64(b, sector)
@@ -138,7 +140,8 @@ func (r *ringRig) chain(in *input, i uint64, next *uint16) (head uint16, ok bool
 	}
 	ds := r.request(i, typ, sector, data...)
 	if shape&1 != 0 { // the header in two pieces
-		ds = append([]virtq.Desc{{Addr: ds[0].Addr, Len: 7}, {Addr: ds[0].Addr + 7, Len: 9}}, ds[1:]...)
+		ds = append([]virtq.Desc{{Addr: ds[0].Addr, Len: 7}, {Addr: ds[0].Addr + 7, Len: 9}},
+			ds[1:]...)
 	}
 	if shape&6 != 0 { // all or some of it in an indirect table
 		table := atkTable + 0x200*i
@@ -151,7 +154,8 @@ func (r *ringRig) chain(in *input, i uint64, next *uint16) (head uint16, ok bool
 			ds[k].Next = uint16(k + 1 - direct)
 		}
 		r.ring.WriteTable(table, ds[direct:])
-		ds = append(ds[:direct], virtq.Desc{Addr: table, Len: uint32(virtq.DescSize * (len(ds) - direct)), Flags: virtq.DescIndirect})
+		ds = append(ds[:direct], virtq.Desc{Addr: table,
+			Len: uint32(virtq.DescSize * (len(ds) - direct)), Flags: virtq.DescIndirect})
 	}
 	if int(*next)+len(ds) > atkNum {
 		return 0, false
@@ -227,7 +231,8 @@ func ringSeeds() [][]byte {
 		for _, shape := range []byte{0, 1, 2, 4, 6, 7, 0x80, 0x82} {
 			seeds = append(seeds,
 				[]byte{0, 0, typ, shape, 8, 1, 4, 3, 0, 0},
-				[]byte{1, 3, typ, shape, 8, 2, 4, 3, 5, 3, typ, shape, 9, 1, 7, 1, 0, 0, 0, 9, 63, 25, 2, 3, 1},
+				[]byte{1, 3, typ, shape, 8, 2, 4, 3, 5, 3, typ, shape, 9, 1, 7, 1, 0, 0, 0, 9, 63,
+					25, 2, 3, 1},
 				[]byte{0x70, 1, typ, shape, 8, 3, 60, 3, 61, 3, 62, 3, 0, 0, 1, 4},
 				[]byte{0xe, 0, typ, shape, 8, 1, 60, 3, 0, 0, 1})
 		}

@@ -199,7 +199,8 @@ func TestDisconnectAtEveryByteOfALiveSession(t *testing.T) {
 			before = openFiles(t)
 		}
 		r.ring.Clear()
-		r.link(0, r.request(0, blk.TypeIn, 0, virtq.Desc{Addr: atkData, Len: 512, Flags: virtq.DescWrite}))
+		r.link(0, r.request(0, blk.TypeIn, 0, virtq.Desc{Addr: atkData, Len: 512,
+			Flags: virtq.DescWrite}))
 		r.ring.Offer(0)
 		r.connect()
 		left := end
@@ -221,7 +222,8 @@ func streamSeeds() [][]byte {
 	for k := range byte(40) {
 		for _, how := range []byte{0, 1, 2, 0x30, 0x42} {
 			for _, ahead := range []byte{5, 12} {
-				seeds = append(seeds, []byte{ahead, k, how, 20, 1, 2, 3, 4, k + 1, 0, 36, 1, 1, 1, k})
+				seeds = append(seeds, []byte{ahead, k, how, 20, 1, 2, 3, 4, k + 1, 0, 36, 1, 1, 1,
+					k})
 			}
 		}
 	}

@@ -58,14 +58,18 @@ func newStreamRig(t testing.TB) *streamRig {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	test.Must(t, err)
 	r.fds = [kinds]int{
-		kindMemory: r.mem.FDs()[0], kindMemory2: r.mem.FDs()[1], kindEvent: r.kick, kindEvent2: r.call,
-		kindSmall: memory(4096), kindInflight: memory(inflightSize), kindPipeIn: pipe[0], kindPipeOut: pipe[1],
-		kindNull: open("/dev/null", unix.O_RDWR), kindFile: open(r.to.data+".other", unix.O_RDWR|unix.O_CREAT),
+		kindMemory: r.mem.FDs()[0], kindMemory2: r.mem.FDs()[1], kindEvent: r.kick,
+		kindEvent2: r.call,
+		kindSmall:  memory(4096), kindInflight: memory(inflightSize), kindPipeIn: pipe[0],
+		kindPipeOut: pipe[1],
+		kindNull:    open("/dev/null", unix.O_RDWR), kindFile: open(r.to.data+".other",
+			unix.O_RDWR|unix.O_CREAT),
 		kindDirectory: open(t.TempDir(), unix.O_RDONLY), kindSocket: pair[0], kindEpoll: epoll,
 		kindReadOnly: open(fdPath(r.mem.FDs()[0]), unix.O_RDONLY),
 	}
 	test.Must(t, unix.Ftruncate(r.fds[kindFile], atkRegion))
-	r.inflight, err = unix.Mmap(r.fds[kindInflight], 0, inflightSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	r.inflight, err = unix.Mmap(r.fds[kindInflight], 0, inflightSize,
+		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	test.Must(t, err)
 	t.Cleanup(func() {
 		test.Must(t, unix.Munmap(r.inflight))

@@ -54,7 +54,8 @@ func serveInMemory(t *testing.T, o DeviceOptions) *inMemory {
 	print, err := layer.ComputeFingerprint(b, 0, memoryDisk)
 	test.Must(t, errors.Join(err, b.Close()))
 	paths := layer.Paths{Map: "/map", Data: "/data"}
-	l, err := layer.CreateHead(files, paths, layer.CreateParams{Size: memoryDisk, BlockSize: memoryBlock, Base: print, BaseSize: memoryDisk})
+	l, err := layer.CreateHead(files, paths, layer.CreateParams{Size: memoryDisk,
+		BlockSize: memoryBlock, Base: print, BaseSize: memoryDisk})
 	test.Must(t, err)
 	test.Must(t, l.Close())
 	test.Must(t, files.SyncDir("/"))

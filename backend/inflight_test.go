@@ -21,7 +21,8 @@ func otherBuffer(t *testing.T, f *frontend.Frontend, queues int) (fd int) {
 	fd, err := unix.MemfdCreate("inflight", unix.MFD_CLOEXEC)
 	test.Must(t, err)
 	test.Must(t, unix.Ftruncate(fd, 1<<20))
-	test.Must(t, f.SetInflight(fd, vhost.Inflight{Size: 1 << 20, Queues: uint16(queues), QueueSize: 128}))
+	test.Must(t, f.SetInflight(fd, vhost.Inflight{Size: 1 << 20, Queues: uint16(queues),
+		QueueSize: 128}))
 	return fd
 }
 
@@ -42,7 +43,8 @@ func TestInflightBufferShrunk(t *testing.T) {
 	}
 	test.Must(t, unix.Ftruncate(fd, 0))
 	for q := range 2 {
-		test.ErrorIs(t, test.Err(f.Driver(q).WriteAt(make([]byte, 4096), 0)), frontend.ErrQueueBroken, q)
+		test.ErrorIs(t, test.Err(f.Driver(q).WriteAt(make([]byte, 4096), 0)),
+			frontend.ErrQueueBroken, q)
 	}
 	_, err := healthy.Driver(0).ReadAt(make([]byte, 4096), 0)
 	test.Must(t, err)
@@ -82,8 +84,10 @@ func TestRingBeyondItsInflightBuffer(t *testing.T) {
 				if _, err := f.Driver(q).WriteAt(want, int64(q)*4096); err != nil {
 					t.Fatalf("ring %d of %d descriptors, %s: %v", q, num, when, err)
 				}
-				if _, err := f.Driver(q).ReadAt(got, int64(q)*4096); err != nil || !bytes.Equal(got, want) {
-					t.Fatalf("ring %d of %d descriptors, %s: other data than written, %v", q, num, when, err)
+				if _, err := f.Driver(q).ReadAt(got, int64(q)*4096); err != nil ||
+					!bytes.Equal(got, want) {
+					t.Fatalf("ring %d of %d descriptors, %s: other data than written, %v", q, num,
+						when, err)
 				}
 			}
 		}
@@ -117,7 +121,9 @@ func TestResubmittedToTheCurrentHead(t *testing.T) {
 	test.Must(t, f.Stop()) // the requests are in the region only
 	former := s.disk.Layers()[0]
 	paths := layer.Paths{Map: filepath.Join(s.dir, "map2"), Data: filepath.Join(s.dir, "data2")}
-	next, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Parent: former.UUID, Size: former.Size, BlockSize: former.BlockSize, Base: former.Base, BaseSize: former.BaseSize})
+	next, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Parent: former.UUID,
+		Size: former.Size, BlockSize: former.BlockSize, Base: former.Base,
+		BaseSize: former.BaseSize})
 	test.Must(t, err)
 	p, err := s.disk.Promote(next)
 	test.Must(t, err)

@@ -30,7 +30,8 @@ func serveFull(t *testing.T) *full {
 	x := faultfs.Over(vfs.OS{}, nil)
 	s := &full{served: serveOn(t, DeviceOptions{}, x)}
 	x.OnCall(func(c faultfs.Call) error {
-		if err := s.err.Load(); err != nil && (c.Op == "write" || c.Op == "punch") && strings.Contains(filepath.Base(c.Name), "data") {
+		if err := s.err.Load(); err != nil && (c.Op == "write" || c.Op == "punch") &&
+			strings.Contains(filepath.Base(c.Name), "data") {
 			return *err
 		}
 		return nil
@@ -59,7 +60,8 @@ func (s *full) fillUp(d *frontend.Driver, n int) {
 // parks waits until n requests are parked.
 func (s *full) parks(n int) {
 	s.t.Helper()
-	test.Eventually(s.t, fmt.Sprint(n, " requests are parked"), func() bool { return s.dev.Parked() == n })
+	test.Eventually(s.t, fmt.Sprint(n, " requests are parked"),
+		func() bool { return s.dev.Parked() == n })
 }
 
 // collect waits for n completions of one status, each of another slot.
@@ -70,7 +72,8 @@ func collect(t *testing.T, d *frontend.Driver, n int, status byte) {
 		test.Must(t, d.Wait())
 		for _, c := range d.Poll(nil) {
 			if c.Status != status || seen[c.ID] {
-				t.Fatalf("slot %d: status %d, seen before: %v; expected status %d, once", c.ID, c.Status, seen[c.ID], status)
+				t.Fatalf("slot %d: status %d, seen before: %v; expected status %d, once", c.ID,
+					c.Status, seen[c.ID], status)
 			}
 			seen[c.ID] = true
 		}
@@ -199,7 +202,8 @@ func TestParkedOverStop(t *testing.T) {
 	t.Run("not tracked", func(t *testing.T) {
 		s := serveFull(t)
 		s.dev.SetParking(true)
-		f := s.dial(frontend.Options{Protocol: vhost.ProtocolFeatures &^ vhost.ProtocolInflightShmfd})
+		f := s.dial(frontend.Options{
+			Protocol: vhost.ProtocolFeatures &^ vhost.ProtocolInflightShmfd})
 		defer f.Close()
 		s.fill(unix.ENOSPC)
 		s.fillUp(f.Driver(0), n)

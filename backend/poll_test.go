@@ -50,7 +50,8 @@ func TestQueueLooksBeforeItSleeps(t *testing.T) {
 				_, err := d.ReadAt(p, 0)
 				test.Must(t, err)
 			}
-			if after := s.dev.Stats(); after.PollHits != before.PollHits || after.PollMisses != before.PollMisses {
+			if after := s.dev.Stats(); after.PollHits != before.PollHits ||
+				after.PollMisses != before.PollMisses {
 				t.Errorf("polling is off: %+v, then %+v", before, after)
 			}
 		})
@@ -63,7 +64,8 @@ func TestQueueSleepsDuringSync(t *testing.T) {
 	dev := &Device{}
 	dev.poll.Store(int64(MaxPoll))
 	before := pollWindow{length: MaxPoll, backoff: 4}
-	w := &worker{dev: dev, inflight: 2, syncing: 2, poll: busyPoll{window: before, start: time.Now()}}
+	w := &worker{dev: dev, inflight: 2, syncing: 2, poll: busyPoll{window: before,
+		start: time.Now()}}
 	if w.busyPoll() || !w.poll.slept {
 		t.Error("it looks for work")
 	}

@@ -25,28 +25,34 @@ func TestWriteIsStableWhenItCompletes(t *testing.T) {
 		option bool
 		want   map[string]string // by features
 	}{
-		{[]string{"writeback", "none"}, false, map[string]string{"": "SSS", "W": "SSv", "F": "vSv", "FW": "vSv"}},
-		{[]string{"writeback", "none"}, true, map[string]string{"": "vSv", "W": "vSv", "F": "vSv", "FW": "vSv"}},
-		{[]string{"writethrough", "directsync"}, false, map[string]string{"": "SSS", "W": "SSv", "F": "SSS", "FW": "SSv"}},
+		{[]string{"writeback", "none"}, false, map[string]string{"": "SSS", "W": "SSv", "F": "vSv",
+			"FW": "vSv"}},
+		{[]string{"writeback", "none"}, true, map[string]string{"": "vSv", "W": "vSv", "F": "vSv",
+			"FW": "vSv"}},
+		{[]string{"writethrough", "directsync"}, false, map[string]string{"": "SSS", "W": "SSv",
+			"F": "SSS", "FW": "SSv"}},
 	} {
 		for _, mode := range c.modes {
 			for features, want := range c.want {
 				for write, stable := range want {
 					for _, running := range []bool{false, true} {
-						name := fmt.Sprintf("%s option %v features %s written %d running %v", mode, c.option, features, write-1, running)
+						name := fmt.Sprintf("%s option %v features %s written %d running %v", mode,
+							c.option, features, write-1, running)
 						o := DeviceOptions{WritebackWithoutFlush: c.option}
 						test.Must(t, o.Cache.UnmarshalText([]byte(mode)))
 						t.Run(name, func(t *testing.T) {
 							s := serveInMemory(t, o)
 							f := dialWith(t, s.socket, features, !running)
 							if write > 0 {
-								test.Must(t, f.SetConfig(blk.WritebackOffset, []byte{byte(write - 1)}))
+								test.Must(t, f.SetConfig(blk.WritebackOffset,
+									[]byte{byte(write - 1)}))
 							}
 							if !running {
 								test.Must(t, f.Start())
 							}
 							if got := s.stable(f.Driver(0)); got != (stable == 'S') {
-								t.Errorf("writes are stable when they complete: %v, expected %v", got, !got)
+								t.Errorf("writes are stable when they complete: %v, expected %v",
+									got, !got)
 							}
 						})
 					}
@@ -114,7 +120,8 @@ func TestWriteCacheAfterAnotherProcess(t *testing.T) {
 		{"switched off by the driver", DeviceOptions{}, []byte{0}, true},
 		{"switched off and on", DeviceOptions{}, []byte{0, 1}, false},
 		{"started off", DeviceOptions{Cache: Cache{WriteThrough: true}}, nil, true},
-		{"started off, switched on", DeviceOptions{Cache: Cache{WriteThrough: true}}, []byte{1}, false},
+		{"started off, switched on", DeviceOptions{Cache: Cache{WriteThrough: true}}, []byte{1},
+			false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := serveInMemory(t, c.before)
@@ -153,7 +160,8 @@ func TestWriteCacheFollowsTheDrivers(t *testing.T) {
 		{"CONFIG_WCE alone", "R! s! W! r! q! 1. Q. W. s. R! W! r!"},
 		{"on, then another driver with CONFIG_WCE alone", "R! FW. q. 0! 1. Q. W!"},
 		{"written before the features are told", "R! s! 1! W. W. q."},
-		{"the operator's change is for the next driver", "R! FW. o. s. -! FW. R! FW! r! O! FW! R! FW! s. FW."},
+		{"the operator's change is for the next driver",
+			"R! FW. o. s. -! FW. R! FW! r! O! FW! R! FW! s. FW."},
 	} {
 		d := serveInMemory(t, DeviceOptions{}).dev
 		done := ""
@@ -233,7 +241,8 @@ func TestFailedFlushIsOneEvent(t *testing.T) {
 				t.Error("the flush did not fail")
 			}
 			test.Must(t, f.Close())
-		} else if err := s.disk.Flush(); !errors.Is(err, cow.ErrFailed) { // as a background round does
+			// as a background round does
+		} else if err := s.disk.Flush(); !errors.Is(err, cow.ErrFailed) {
 			t.Errorf("flush: %v", err)
 		}
 		if len(events) != 1 {

@@ -13,7 +13,8 @@ import (
 // No request allocates.
 func TestNoAllocations(t *testing.T) {
 	const runs = 200
-	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 64 << 20, BlockSize: 4096, BaseSize: 16 << 20})
+	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 64 << 20, BlockSize: 4096,
+		BaseSize: 16 << 20})
 	test.Must(t, err)
 	ch, err := rig.Disk.NewChannel()
 	test.Must(t, err)
@@ -37,15 +38,18 @@ func TestNoAllocations(t *testing.T) {
 		step func(*cow.Request)
 	}{
 		{"read of the base", cow.Request{Op: cow.OpRead, Length: 8192, Data: data}, nil},
-		{"read of zeros", cow.Request{Op: cow.OpRead, Offset: 32 << 20, Length: 8192, Data: data}, nil},
+		{"read of zeros", cow.Request{Op: cow.OpRead, Offset: 32 << 20, Length: 8192, Data: data},
+			nil},
 		{"first write", cow.Request{Op: cow.OpWrite, Length: 8192, Data: data}, advance},
-		{"first write with copy-up", cow.Request{Op: cow.OpWrite, Length: 7168, Data: data}, func(r *cow.Request) { advance(r); r.Offset += 512 }},
+		{"first write with copy-up", cow.Request{Op: cow.OpWrite, Length: 7168, Data: data},
+			func(r *cow.Request) { advance(r); r.Offset += 512 }},
 		{"overwrite", cow.Request{Op: cow.OpWrite, Length: 8192, Data: data}, nil},
 		{"read of the head", cow.Request{Op: cow.OpRead, Length: 8192, Data: data}, nil},
 		{"discard", cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{0, 8192}}}, nil},
 		{"write-zeroes", cow.Request{Op: cow.OpWriteZeroes, Ranges: []cow.Range{{512, 8192}}}, nil},
 		{"flush", cow.Request{Op: cow.OpFlush}, nil},
-		{"write-through overwrite", cow.Request{Op: cow.OpWrite, FUA: true, Length: 8192, Data: data}, nil},
+		{"write-through overwrite", cow.Request{Op: cow.OpWrite, FUA: true, Length: 8192,
+			Data: data}, nil},
 	}
 	for _, tt := range tests {
 		n := testing.AllocsPerRun(runs, func() {

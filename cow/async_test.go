@@ -54,9 +54,12 @@ func TestNothingWaitsBehindABlockedRequest(t *testing.T) {
 		file string
 		req  cow.Request
 	}{
-		{"cold read", "read", "base", cow.Request{Op: cow.OpRead, Offset: 8192, Length: 4096, Data: [][]byte{make([]byte, 4096)}}},
-		{"copy-up", "read", "base", cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 512, Data: [][]byte{make([]byte, 512)}}},
-		{"discard", "punch", "data", cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 8192, Length: 4096}}}},
+		{"cold read", "read", "base", cow.Request{Op: cow.OpRead, Offset: 8192, Length: 4096,
+			Data: [][]byte{make([]byte, 4096)}}},
+		{"copy-up", "read", "base", cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 512,
+			Data: [][]byte{make([]byte, 512)}}},
+		{"discard", "punch", "data", cow.Request{Op: cow.OpDiscard,
+			Ranges: []cow.Range{{Offset: 8192, Length: 4096}}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
@@ -69,7 +72,8 @@ func TestNothingWaitsBehindABlockedRequest(t *testing.T) {
 			ch.Submit(&hot)
 			out := ch.Completed(make([]*cow.Request, 0, 4))
 			if len(out) != 1 || out[0] != &hot || hot.Err != nil || hot.Data[0][0] != 7 {
-				t.Fatalf("expected the hot read alone, found %d requests, error %v", len(out), hot.Err)
+				t.Fatalf("expected the hot read alone, found %d requests, error %v", len(out),
+					hot.Err)
 			}
 			held.open()
 			if err := waitCompletions(ch, 1); err != nil || tt.req.Err != nil {
@@ -89,7 +93,8 @@ func TestContendedFirstWriteIsHandedOver(t *testing.T) {
 	ch := asyncChannel(t, rig.Disk)
 	second := cow.Request{Op: cow.OpWrite, Offset: 1024, Length: 512, Data: [][]byte{fill(2, 512)}}
 	ch.Submit(&second)
-	other := cow.Request{Op: cow.OpWrite, Offset: 65536, Length: 4096, Data: [][]byte{fill(3, 4096)}}
+	other := cow.Request{Op: cow.OpWrite, Offset: 65536, Length: 4096,
+		Data: [][]byte{fill(3, 4096)}}
 	ch.Submit(&other)
 	if out := ch.Completed(make([]*cow.Request, 0, 4)); len(out) != 1 || out[0] != &other {
 		t.Fatalf("expected the uncontended write alone, found %d requests", len(out))
@@ -117,14 +122,16 @@ func disableIOUring(d *cow.Disk) { d.DisableIOUring() }
 func TestColdReads(t *testing.T) {
 	bothWays(t, func(t *testing.T, ioUring bool) {
 		for _, direct := range []bool{false, true} {
-			t.Run(map[bool]string{false: "buffered", true: "direct"}[direct], func(t *testing.T) { coldReads(t, ioUring, direct) })
+			t.Run(map[bool]string{false: "buffered", true: "direct"}[direct],
+				func(t *testing.T) { coldReads(t, ioUring, direct) })
 		}
 	})
 }
 
 func coldReads(t *testing.T, ioUring, direct bool) {
 	const size = 8 << 20
-	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: size, BlockSize: 4096, BaseSize: size})
+	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: size, BlockSize: 4096,
+		BaseSize: size})
 	test.Must(t, err)
 	t.Cleanup(func() { rig.Close() })
 	content := make([]byte, size)
@@ -170,7 +177,8 @@ func coldReads(t *testing.T, ioUring, direct bool) {
 			r := &reqs[i]
 			got := append(append([]byte(nil), r.Data[0]...), r.Data[2]...)
 			if r.Err != nil || string(got) != string(content[r.Offset:r.Offset+r.Length]) {
-				t.Fatalf("read of %d bytes at %d: error %v, or wrong content", r.Length, r.Offset, r.Err)
+				t.Fatalf("read of %d bytes at %d: error %v, or wrong content", r.Length, r.Offset,
+					r.Err)
 			}
 		}
 		if p != nil {
@@ -212,11 +220,14 @@ func TestWithoutIOUring(t *testing.T) {
 	rig.Disk, err = cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, Log: log.Logger()})
 	test.Must(t, err)
 	attempts := rig.Disk.DisableIOUring()
-	x.SetHook(func(c faultfs.Call) faultfs.Fault { return faultfs.Fault{Cold: strings.HasSuffix(c.Name, "base")} })
+	x.SetHook(func(c faultfs.Call) faultfs.Fault {
+		return faultfs.Fault{Cold: strings.HasSuffix(c.Name, "base")}
+	})
 	for range 3 {
 		ch := asyncChannel(t, rig.Disk)
 		for off := int64(0); off < 16*4096; off += 4096 {
-			r := cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: [][]byte{make([]byte, 4096)}}
+			r := cow.Request{Op: cow.OpRead, Offset: off, Length: 4096,
+				Data: [][]byte{make([]byte, 4096)}}
 			ch.Submit(&r)
 			if err := waitCompletions(ch, 1); err != nil || r.Err != nil {
 				t.Fatal(err, r.Err)

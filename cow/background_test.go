@@ -33,7 +33,8 @@ func inBubble(t *testing.T, interval time.Duration, f func(*testing.T, *backgrou
 	synctest.Test(t, func(t *testing.T) {
 		b := &background{x: faultfs.Over(vfs.OS{}, nil)}
 		var err error
-		b.Rig, err = cowtest.NewRig(t.TempDir(), b.x, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+		b.Rig, err = cowtest.NewRig(t.TempDir(), b.x, cowtest.Shape{Size: 1 << 20, BlockSize: 4096,
+			BaseSize: 1 << 20})
 		if err == nil {
 			err = b.Close()
 		}
@@ -79,14 +80,18 @@ func TestBackgroundFlush(t *testing.T) {
 				ch, err := open()
 				test.Must(t, err)
 				for i := range int64(3) {
-					r := &cow.Request{Op: op, Offset: i * 4096, Length: 4096, Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: i * 4096, Length: 4096}}}
+					r := &cow.Request{Op: op, Offset: i * 4096, Length: 4096,
+						Data:   [][]byte{fill('w', 4096)},
+						Ranges: []cow.Range{{Offset: i * 4096, Length: 4096}}}
 					ch.Submit(r)
 					test.Must(t, errors.Join(waitCompletions(ch, 1), r.Err))
 				}
-				if n := b.rounds(cow.DefaultFlushInterval - time.Second); n != 0 || bit(t, b.Rig, 0, 0) {
+				if n := b.rounds(cow.DefaultFlushInterval - time.Second); n != 0 ||
+					bit(t, b.Rig, 0, 0) {
 					t.Errorf("%v: %d rounds before the interval is over", op, n)
 				}
-				if n := b.rounds(time.Second); n != 1 || !bit(t, b.Rig, 0, 0) || !bit(t, b.Rig, 0, 2) {
+				if n := b.rounds(time.Second); n != 1 || !bit(t, b.Rig, 0, 0) ||
+					!bit(t, b.Rig, 0, 2) {
 					t.Errorf("%v: expected one round and the bits set, found %d rounds", op, n)
 				}
 				if n := b.rounds(24 * time.Hour); n != 0 {
@@ -109,7 +114,8 @@ func TestBackgroundFlushOfACleanDisk(t *testing.T) {
 			write(t, b.Disk, 'a', 0, 4096)
 			test.Must(t, b.Disk.Flush())
 		}
-		test.Must(t, do(b.Disk, &cow.Request{Op: cow.OpWrite, FUA: true, Length: 4096, Data: [][]byte{fill('b', 4096)}}))
+		test.Must(t, do(b.Disk, &cow.Request{Op: cow.OpWrite, FUA: true, Length: 4096,
+			Data: [][]byte{fill('b', 4096)}}))
 		test.Equal(t, b.rounds(time.Hour), 0, "rounds after the guest's own flush")
 	})
 }
@@ -122,7 +128,8 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 		b.x.OnCall(func(c faultfs.Call) error {
 			if c.Op == "sync" && strings.HasSuffix(c.Name, "0000.data") {
 				during.Do(func() { // bits are copied already, data is not synced yet
-					err := do(b.Disk, &cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 4096, Data: [][]byte{fill('b', 4096)}})
+					err := do(b.Disk, &cow.Request{Op: cow.OpWrite, Offset: 8192, Length: 4096,
+						Data: [][]byte{fill('b', 4096)}})
 					test.Check(t, err)
 				})
 			}
@@ -133,7 +140,8 @@ func TestBackgroundFlushAfterARoundUnderWay(t *testing.T) {
 			t.Fatal("expected the first write's bit durable, and not the one's during the round")
 		}
 		if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, 2) {
-			t.Errorf("expected one round for the write during the last, found %d; its bit: %v", n, bit(t, b.Rig, 0, 2))
+			t.Errorf("expected one round for the write during the last, found %d; its bit: %v", n,
+				bit(t, b.Rig, 0, 2))
 		}
 	})
 }
@@ -155,7 +163,8 @@ func TestBackgroundFlushWithoutSpace(t *testing.T) {
 				t.Errorf("%d rounds in 10 minutes, disk: %v", n, b.Disk.Stats().Failed)
 			}
 			if n := b.log.Count(slog.LevelWarn); n != failure {
-				t.Errorf("expected %d lines about %d failures, found %d:\n%s", failure, failure, n, &b.log)
+				t.Errorf("expected %d lines about %d failures, found %d:\n%s", failure, failure, n,
+					&b.log)
 			}
 			b.x.OnCall(nil)
 			if n := b.rounds(time.Minute); n != 1 || !bit(t, b.Rig, 0, block) {
@@ -186,7 +195,8 @@ func TestBackgroundFlushFailure(t *testing.T) {
 			}
 			return nil
 		})
-		if n := b.rounds(time.Minute); n != 1 || b.events.Load() != 1 || !errors.Is(b.Disk.Stats().Failed, syscall.EIO) {
+		if n := b.rounds(time.Minute); n != 1 || b.events.Load() != 1 ||
+			!errors.Is(b.Disk.Stats().Failed, syscall.EIO) {
 			t.Errorf("%d rounds, %d events, disk: %v", n, b.events.Load(), b.Disk.Stats().Failed)
 		}
 		b.x.OnCall(nil)
@@ -261,7 +271,8 @@ func TestSealIsRetried(t *testing.T) {
 				t.Errorf("change %d of the map failed, the promotion ended with %v", n, p.Err())
 			}
 			test.Check(t, p.Sealed(t.Context()), "change", n, "of the map failed once")
-			l, err := layer.Open(vfs.OS{}, b.Spec.Layers[0], layer.OpenParams{Expect: layer.Expect{State: layer.Sealed}})
+			l, err := layer.Open(vfs.OS{}, b.Spec.Layers[0],
+				layer.OpenParams{Expect: layer.Expect{State: layer.Sealed}})
 			test.Must(t, err, "change", n, "of the map failed once")
 			test.Check(t, l.Close())
 			want(t, b.Disk, 'a', 0, 4096)

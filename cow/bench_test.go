@@ -22,7 +22,8 @@ const (
 // nothing.
 func benchStack(b *testing.B, depth int) *cowtest.Rig {
 	b.Helper()
-	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize, BlockSize: benchBlock})
+	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize,
+		BlockSize: benchBlock})
 	test.Must(b, err)
 	b.Cleanup(func() { rig.Close() })
 	chunk := fill('b', 1<<20)
@@ -60,7 +61,8 @@ func BenchmarkOverwrite(b *testing.B) {
 func BenchmarkFirstWrite(b *testing.B) {
 	benchDepths(b, func(b *testing.B, rig *cowtest.Rig) {
 		ch := asyncChannel(b, rig.Disk)
-		r := &cow.Request{Op: cow.OpWrite, Length: benchBlock, Data: [][]byte{make([]byte, benchBlock)}}
+		r := &cow.Request{Op: cow.OpWrite, Length: benchBlock,
+			Data: [][]byte{make([]byte, benchBlock)}}
 		out := make([]*cow.Request, 0, 1)
 		order := rand.New(rand.NewPCG(1, 2)).Perm(benchSize / benchBlock)
 		n := 0
@@ -168,7 +170,8 @@ func BenchmarkFile(b *testing.B) {
 // BenchmarkPromote measures the swap, without the creation of the new head's files and without the
 // seal.
 func BenchmarkPromote(b *testing.B) {
-	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize, BlockSize: benchBlock})
+	rig, err := cowtest.NewRig(b.TempDir(), vfs.OS{}, cowtest.Shape{Size: benchSize,
+		BlockSize: benchBlock})
 	test.Must(b, err)
 	defer rig.Close()
 	for b.Loop() {

@@ -43,7 +43,8 @@ func TestCompletionQueue(t *testing.T) {
 		c.completions.drainTo(&done)
 		for r := done.pop(); r != nil; r = done.pop() {
 			if r.Offset != next[r.Slot] {
-				t.Fatalf("completion %d of sender %d came when %d was to", r.Offset, r.Slot, next[r.Slot])
+				t.Fatalf("completion %d of sender %d came when %d was to", r.Offset, r.Slot,
+					next[r.Slot])
 			}
 			next[r.Slot]++
 			got++

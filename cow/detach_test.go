@@ -25,7 +25,8 @@ type machineDisk struct {
 
 func newMachineDisk(t *testing.T, size int64) *machineDisk {
 	t.Helper()
-	m := &machineDisk{Machine: faultfs.New(), spec: cow.Spec{Layers: []layer.Paths{{Map: "/d/map", Data: "/d/data"}}}}
+	m := &machineDisk{Machine: faultfs.New(),
+		spec: cow.Spec{Layers: []layer.Paths{{Map: "/d/map", Data: "/d/data"}}}}
 	p := m.Process(nil)
 	test.Must(t, errors.Join(p.MkdirAll("/d", 0o700), p.MakeSharedDir("/run/x")))
 	l, err := layer.CreateHead(p, m.spec.Layers[0], layer.CreateParams{Size: size, BlockSize: 4096})
@@ -98,7 +99,8 @@ func TestDetachAndReopen(t *testing.T) {
 	m.taken()
 	test.Must(t, d.Flush())
 	ops := m.taken()
-	if i, j := slices.Index(ops, "sync data"), slices.Index(ops, "write map"); i < 0 || j < i || !slices.Contains(ops[j:], "sync map") {
+	if i, j := slices.Index(ops, "sync data"), slices.Index(ops, "write map"); i < 0 || j < i ||
+		!slices.Contains(ops[j:], "sync map") {
 		t.Errorf("the first flush: %v, expected the data's sync, then the map's writes, then its sync", ops)
 	}
 	test.Must(t, d.Close())
@@ -118,7 +120,8 @@ func TestWritesWithoutASharedMap(t *testing.T) {
 		m.taken()
 		write(t, d, 'a', 4096, 8192)
 		ops := m.taken()
-		if durable := slices.Contains(ops, "sync data") && slices.Contains(ops, "sync map"); durable == lose {
+		if durable := slices.Contains(ops, "sync data") &&
+			slices.Contains(ops, "sync map"); durable == lose {
 			t.Errorf("lose %v: a write of new blocks: %v", lose, ops)
 		}
 		write(t, d, 'b', 4096, 4096)

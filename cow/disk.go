@@ -36,7 +36,8 @@ type Disk struct {
 	flusher       *flusher                   // nil when read-only
 	threadPool    *threadPool
 	newEngine     func(depth, eventFD int) (*aio.Engine, error) // aio.New; tests replace it
-	engineWarned  atomic.Bool                                   // it was logged that newEngine fails
+	// it was logged that newEngine fails
+	engineWarned  atomic.Bool
 	unshared      unsharedBits
 	synchronizing struct {
 		waiting atomic.Int32

@@ -55,8 +55,8 @@ var (
 )
 
 // NoSpace reports whether err says that the file system or a quota is full and nothing was lost:
-// the same request may succeed later. A sync that failed is excluded: the kernel may have dropped what
-// it could not write.
+// the same request may succeed later. A sync that failed is excluded: the kernel may have dropped
+// what it could not write.
 func NoSpace(err error) bool {
 	return (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) &&
 		!errors.Is(err, ErrFailed) && !errors.Is(err, layer.ErrSyncFailed)

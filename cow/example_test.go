@@ -20,7 +20,8 @@ func check(err error) {
 
 // newHead makes the files of an empty layer.
 func newHead(dir, name string, p layer.CreateParams) layer.Paths {
-	paths := layer.Paths{Map: filepath.Join(dir, name+".map"), Data: filepath.Join(dir, name+".data")}
+	paths := layer.Paths{Map: filepath.Join(dir, name+".map"), Data: filepath.Join(dir,
+		name+".data")}
 	head, err := layer.CreateHead(vfs.OS{}, paths, p)
 	check(err)
 	check(head.Close())
@@ -40,9 +41,11 @@ func ExampleOpen() {
 	fingerprint, err := layer.ComputeFingerprint(f, 0, 1<<20)
 	check(err)
 	check(f.Close())
-	head := newHead(dir, "head", layer.CreateParams{Size: 1 << 20, Base: fingerprint, BaseSize: 1 << 20})
+	head := newHead(dir, "head", layer.CreateParams{Size: 1 << 20, Base: fingerprint,
+		BaseSize: 1 << 20})
 
-	disk, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{head}}, cow.Options{})
+	disk, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{head}},
+		cow.Options{})
 	check(err)
 	defer disk.Close()
 	_, err = disk.WriteAt([]byte("from the head"), 64<<10)
@@ -70,12 +73,14 @@ func ExampleDisk_Promote() {
 	defer disk.Close()
 
 	top := disk.Layers()[0]
-	next := newHead(dir, "second", layer.CreateParams{Size: top.Size, BlockSize: top.BlockSize, Parent: top.UUID})
+	next := newHead(dir, "second", layer.CreateParams{Size: top.Size, BlockSize: top.BlockSize,
+		Parent: top.UUID})
 	l, err := layer.Open(vfs.OS{}, next, layer.OpenParams{Write: true})
 	check(err)
 	promotion, err := disk.Promote(l)
 	check(err)
-	check(promotion.Sealed(context.Background())) // waits until the former head is durable and sealed
+	// waits until the former head is durable and sealed
+	check(promotion.Sealed(context.Background()))
 	for _, h := range disk.Layers() {
 		fmt.Println(h.State)
 	}

@@ -118,7 +118,8 @@ func (f *flusher) run() {
 		f.notifier.wait()
 		for {
 			f.mu.Lock()
-			batch, sealJobs, roundWaiters, timerExpired := f.waiting.take(), f.sealJobs, f.roundWaiters, f.timerExpired
+			batch, sealJobs, roundWaiters, timerExpired := f.waiting.take(), f.sealJobs,
+				f.roundWaiters, f.timerExpired
 			f.sealJobs, f.roundWaiters, f.timerExpired = nil, nil, false
 			stopping := f.stopping
 			f.mu.Unlock()

@@ -78,10 +78,12 @@ func TestFUAIsDurableWhenComplete(t *testing.T) {
 			}
 			return nil
 		})
-		r := &cow.Request{Op: op, FUA: true, Offset: 4096, Length: 4096, Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: 4096, Length: 4096}}}
+		r := &cow.Request{Op: op, FUA: true, Offset: 4096, Length: 4096,
+			Data: [][]byte{fill('w', 4096)}, Ranges: []cow.Range{{Offset: 4096, Length: 4096}}}
 		test.Must(t, do(rig.Disk, r))
 		if n := syncs.Load(); n != 2 || !bit(t, rig, 0, 1) {
-			t.Errorf("%v: expected data and map synced and the bit set, found %d syncs, bit %v", op, n, bit(t, rig, 0, 1))
+			t.Errorf("%v: expected data and map synced and the bit set, found %d syncs, bit %v", op,
+				n, bit(t, rig, 0, 1))
 		}
 	}
 }
@@ -127,7 +129,8 @@ func TestFailedSyncIsSticky(t *testing.T) {
 			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 			test.Must(t, rig.Close())
 			var events atomic.Int32
-			d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, OnFailure: func(error) { events.Add(1) }})
+			d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true,
+				OnFailure: func(error) { events.Add(1) }})
 			test.Must(t, err)
 			rig.Disk = d
 			write(t, d, 'a', 0, 4096)
@@ -189,7 +192,8 @@ func TestFailedFirstWriteOwnsNothing(t *testing.T) {
 	if _, err := rig.Disk.WriteAt(fill('w', 8192), 512); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("write: expected ENOSPC, found %v", err)
 	}
-	if err := do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 8192}}}); !errors.Is(err, syscall.ENOSPC) {
+	if err := do(rig.Disk, &cow.Request{Op: cow.OpDiscard,
+		Ranges: []cow.Range{{Offset: 0, Length: 8192}}}); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("discard: expected ENOSPC, found %v", err)
 	}
 	x.OnCall(nil)

@@ -36,7 +36,8 @@ func TestModel(t *testing.T) {
 				}
 				ops += n
 			}
-			t.Logf("%d operations on %d disks in %.1f s (seed %d)", ops, lives, time.Since(start).Seconds(), seed)
+			t.Logf("%d operations on %d disks in %.1f s (seed %d)", ops, lives,
+				time.Since(start).Seconds(), seed)
 		})
 	}
 }
@@ -113,7 +114,8 @@ func (f *modelRun) run() (done int, err error) {
 	for phase := 0; phase < phases && done < most; phase++ {
 		n, err := f.phase(rig, m, min(most-done, 400+rng.IntN(6000)))
 		if err != nil {
-			return 0, fmt.Errorf("%+v, phase %d, depth %d: %w", rig.Shape, phase, rig.Disk.Depth(), err)
+			return 0, fmt.Errorf("%+v, phase %d, depth %d: %w", rig.Shape, phase, rig.Disk.Depth(),
+				err)
 		}
 		done += n
 		content, err := cowtest.ReadAll(rig.Disk)
@@ -169,7 +171,8 @@ func (f *modelRun) phase(rig *cowtest.Rig, m *cowtest.Model, n int) (int, error)
 	ended := make(chan error, 1)
 	go func() { ended <- r.Go() }()
 	for i := range promotions {
-		for at := int64(n/channels*channels) * int64(i+1) / int64(promotions+1); r.Progress.Load() < at; {
+		at := int64(n/channels*channels) * int64(i+1) / int64(promotions+1)
+		for r.Progress.Load() < at {
 			select {
 			case err := <-ended:
 				return 0, err
@@ -219,7 +222,8 @@ func (f *modelRun) dropCachesRepeatedly(s cow.Spec) (stop func()) {
 
 // checkTags opens every tag and compares it with the disk at the time of the tag, and the bytes of
 // all sealed files with those at that time.
-func checkTags(rig *cowtest.Rig, tags map[int][sha256.Size]byte, sums map[string][sha256.Size]byte) error {
+func checkTags(rig *cowtest.Rig, tags map[int][sha256.Size]byte,
+	sums map[string][sha256.Size]byte) error {
 	if err := rig.Close(); err != nil {
 		return err
 	}
@@ -245,7 +249,8 @@ func checkTags(rig *cowtest.Rig, tags map[int][sha256.Size]byte, sums map[string
 	}
 	for name, sum := range sums {
 		if now[name] != sum {
-			return fmt.Errorf("%s has changed since it was sealed (%d of %d compared)", name, len(now), len(sums))
+			return fmt.Errorf("%s has changed since it was sealed (%d of %d compared)", name,
+				len(now), len(sums))
 		}
 	}
 	return nil

@@ -195,7 +195,8 @@ func (k *stack) makeView(s Spec) error {
 	var base source              // empty without a base
 	if k.base != nil {
 		var err error
-		if base, err = k.sources.open(k.base, s.Base.Path, k.baseStart, k.baseSize, s.Raw); err != nil {
+		if base, err = k.sources.open(k.base, s.Base.Path, k.baseStart, k.baseSize,
+			s.Raw); err != nil {
 			return err
 		}
 	}

@@ -54,15 +54,17 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 			scribble(t, rig.Spec.Base.Path, 1000)
 			rig.Spec.Base.Identity = vfs.Identity{}
 		}, cow.ErrBaseChanged, "fingerprint"},
-		{"base of the layers changed, nothing recorded elsewhere", func(t *testing.T, rig *cowtest.Rig) {
-			scribble(t, rig.Spec.Base.Path, 1000)
-			rig.Spec.Base = &cow.BaseSpec{Path: rig.Spec.Base.Path, Size: rig.Spec.Base.Size}
-		}, cow.ErrMismatch, "fingerprint"},
+		{"base of the layers changed, nothing recorded elsewhere",
+			func(t *testing.T, rig *cowtest.Rig) {
+				scribble(t, rig.Spec.Base.Path, 1000)
+				rig.Spec.Base = &cow.BaseSpec{Path: rig.Spec.Base.Path, Size: rig.Spec.Base.Size}
+			}, cow.ErrMismatch, "fingerprint"},
 		{"base truncated", func(t *testing.T, rig *cowtest.Rig) {
 			test.Must(t, os.Truncate(rig.Spec.Base.Path, 4096))
 			rig.Spec.Base.Identity = vfs.Identity{}
 		}, cow.ErrBaseChanged, "length"},
-		{"no base given", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Base = nil }, cow.ErrMismatch, "0000.map"},
+		{"no base given", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Base = nil },
+			cow.ErrMismatch, "0000.map"},
 		{"a layer left out", func(t *testing.T, rig *cowtest.Rig) {
 			rig.Spec.Layers = []layer.Paths{rig.Spec.Layers[0], rig.Spec.Layers[2]}
 		}, cow.ErrMismatch, "parent"},
@@ -85,7 +87,8 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 		{"map missing", func(t *testing.T, rig *cowtest.Rig) {
 			test.Must(t, os.Remove(rig.Spec.Layers[0].Map))
 		}, os.ErrNotExist, "0000.map"},
-		{"no layers", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Layers = nil }, cow.ErrSpec, ""},
+		{"no layers", func(t *testing.T, rig *cowtest.Rig) { rig.Spec.Layers = nil }, cow.ErrSpec,
+			""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -106,7 +109,8 @@ func TestRefusedOpenModifiesNothing(t *testing.T) {
 				about = filepath.Base(failed.Path)
 			}
 			if !errors.Is(err, tt.sentinel) || !strings.Contains(about, tt.about) {
-				t.Errorf("expected %v about %q, found one about %q: %v", tt.sentinel, tt.about, about, err)
+				t.Errorf("expected %v about %q, found one about %q: %v", tt.sentinel, tt.about,
+					about, err)
 			}
 			if !maps.Equal(before, files(t, rig.Dir)) {
 				t.Error("a refused open changed a file")
@@ -186,7 +190,8 @@ func TestBaseAndSealedLayersNeverChange(t *testing.T) {
 	write(t, d, 'x', 0, 1<<19)
 	write(t, d, 'y', 1<<19+512, 512)
 	for _, op := range []cow.Op{cow.OpDiscard, cow.OpWriteZeroes} {
-		test.Must(t, do(d, &cow.Request{Op: op, Ranges: []cow.Range{{Offset: 512, Length: 1 << 19}}}))
+		test.Must(t, do(d, &cow.Request{Op: op,
+			Ranges: []cow.Range{{Offset: 512, Length: 1 << 19}}}))
 	}
 	sealed(t, promote(t, rig))
 	write(t, rig.Disk, 'z', 0, 1<<20)
@@ -225,7 +230,8 @@ func TestOpenAcceptsAndSealsInterruptedPromotion(t *testing.T) {
 func TestGrownDisk(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 64<<10 + 512, BlockSize: 4096})
 	write(t, rig.Disk, 'a', 64<<10, 512) // the partial last block
-	l, err := layer.CreateHead(vfs.OS{}, layer.Paths{Map: rig.Dir + "/big.map", Data: rig.Dir + "/big.data"},
+	l, err := layer.CreateHead(vfs.OS{}, layer.Paths{Map: rig.Dir + "/big.map",
+		Data: rig.Dir + "/big.data"},
 		layer.CreateParams{Parent: rig.Disk.Layers()[0].UUID, Size: 1 << 20, BlockSize: 4096})
 	test.Must(t, err)
 	rig.Spec.Layers = append(rig.Spec.Layers, l.Paths())

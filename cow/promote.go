@@ -273,7 +273,8 @@ func (p *Promotion) finish(v *view) {
 		log.Error("a former head could not be sealed", "err", p.err)
 	}
 	close(p.done)
-	for wait := sealRetryMin; p.sealErr != nil && p.disk.failure() == nil; wait = min(2*wait, sealRetryMax) {
+	for wait := sealRetryMin; p.sealErr != nil && p.disk.failure() == nil; wait = min(2*wait,
+		sealRetryMax) {
 		select {
 		case <-p.disk.lifetime.Done():
 			return
@@ -327,7 +328,8 @@ func (p *Promotion) seal(v *view) error {
 
 // replaceLayer swaps in a view that finds an owner's blocks in another layer object of the same
 // content. It returns the new view's seq, and the source that earlier views use.
-func (d *Disk) replaceLayer(owner index.Owner, l *layer.Layer) (seq uint64, former source, err error) {
+func (d *Disk) replaceLayer(owner index.Owner, l *layer.Layer) (seq uint64, former source,
+	err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s, err := d.sources.openLayer(l)

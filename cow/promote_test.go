@@ -15,7 +15,8 @@ import (
 // twoDisks are two rigs with a promotion prepared on each.
 func twoDisks(t *testing.T) (rigs [2]*cowtest.Rig) {
 	for i := range rigs {
-		rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+		rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20,
+			BlockSize: 4096})
 		test.Must(t, err)
 		t.Cleanup(func() { rig.Close() })
 		rigs[i] = rig

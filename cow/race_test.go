@@ -196,7 +196,8 @@ func TestCopyUpAgainstDiscard(t *testing.T) {
 	part := startWrite(rig.Disk, 'p', 1024, 512)
 	<-hold.caught
 	discard := test.Go(func() error {
-		return do(rig.Disk, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: 0, Length: 4096}}})
+		return do(rig.Disk, &cow.Request{Op: cow.OpDiscard,
+			Ranges: []cow.Range{{Offset: 0, Length: 4096}}})
 	})
 	if !discard.Waits() {
 		t.Error("the discard did not wait for the copy-up")
@@ -216,7 +217,8 @@ func TestFirstWriteIsInvisibleUntilItsDataIsThere(t *testing.T) {
 	<-hold.caught
 	p := make([]byte, 4096)
 	test.Must(t, test.Err(rig.Disk.ReadAt(p, 8192)))
-	if c, err := cowtest.Identify(p, 16, nil); err != nil || len(c) != 1 || c[0] != cowtest.BaseContent {
+	if c, err := cowtest.Identify(p, 16, nil); err != nil || len(c) != 1 ||
+		c[0] != cowtest.BaseContent {
 		t.Errorf("read during a first write: expected the base, found %v, %v", c, err)
 	}
 	test.Must(t, rig.Disk.Flush())
@@ -264,7 +266,8 @@ func TestOldFileStaysOpenForReads(t *testing.T) {
 	read := test.Go(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
 	<-hold.caught
 	done := promote(t, rig)
-	test.Eventually(t, "the former head is sealed", func() bool { return rig.Disk.Stats().Unsealed == 0 })
+	test.Eventually(t, "the former head is sealed",
+		func() bool { return rig.Disk.Stats().Unsealed == 0 })
 	if !test.Go(func() error { <-done.Done(); return nil }).Waits() {
 		t.Error("the promotion has finished while a read is on the old view")
 	}

@@ -55,7 +55,8 @@ func TestRawDiskRefusesOddSizes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "raw")
 	for _, size := range []int64{0, 511, 1025} {
 		test.Must(t, os.WriteFile(path, make([]byte, size), 0o600))
-		test.ErrorIs(t, test.Err(Open(Spec{Base: &BaseSpec{Path: path}, Raw: true}, Options{})), ErrSpec, size)
+		test.ErrorIs(t, test.Err(Open(Spec{Base: &BaseSpec{Path: path}, Raw: true}, Options{})),
+			ErrSpec, size)
 	}
 }
 

@@ -17,14 +17,17 @@ func TestRequestsOutsideTheDiskAreRefused(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: size, BlockSize: 4096})
 	buf := [][]byte{make([]byte, 1024)}
 	const huge = 1<<63 - 512
-	for _, r := range []cow.Range{{-512, 512}, {size, 512}, {size - 512, 1024}, {0, -512}, {huge, 512}, {512, huge}, {huge, huge}} {
+	for _, r := range []cow.Range{{-512, 512}, {size, 512}, {size - 512, 1024}, {0, -512},
+		{huge, 512}, {512, huge}, {huge, huge}} {
 		for _, op := range []cow.Op{cow.OpRead, cow.OpWrite, cow.OpDiscard, cow.OpWriteZeroes} {
-			req := &cow.Request{Op: op, Offset: r.Offset, Length: r.Length, Data: buf, Ranges: []cow.Range{{0, 512}, r}}
+			req := &cow.Request{Op: op, Offset: r.Offset, Length: r.Length, Data: buf,
+				Ranges: []cow.Range{{0, 512}, r}}
 			test.ErrorIs(t, do(rig.Disk, req), cow.ErrRange, op, r)
 		}
 	}
 	for _, op := range []cow.Op{cow.OpRead, cow.OpWrite} {
-		test.ErrorIs(t, do(rig.Disk, &cow.Request{Op: op, Length: 1536, Data: buf}), cow.ErrRange, op)
+		test.ErrorIs(t, do(rig.Disk, &cow.Request{Op: op, Length: 1536, Data: buf}), cow.ErrRange,
+			op)
 	}
 	test.ErrorIs(t, do(rig.Disk, &cow.Request{Op: 77}), cow.ErrOp, "unknown operation")
 	if n := rig.Disk.Stats().HeadBlocks; n != 0 {
@@ -49,8 +52,10 @@ func TestLongScatterLists(t *testing.T) {
 		}
 		back := make([]byte, total)
 		for _, r := range []*cow.Request{
-			{Op: cow.OpWrite, Offset: 512, Length: int64(total), Data: cut(pattern[:total])}, // first, edges copied up
-			{Op: cow.OpWrite, Offset: 512, Length: int64(total), Data: cut(pattern[:total])}, // again
+			// first, edges copied up
+			{Op: cow.OpWrite, Offset: 512, Length: int64(total), Data: cut(pattern[:total])},
+			// again
+			{Op: cow.OpWrite, Offset: 512, Length: int64(total), Data: cut(pattern[:total])},
 			{Op: cow.OpRead, Offset: 512, Length: int64(total), Data: cut(back)},
 		} {
 			test.Must(t, do(rig.Disk, r))
@@ -106,8 +111,11 @@ func TestBufferWithoutBacking(t *testing.T) {
 	test.Must(t, err)
 	defer unix.Munmap(mem)
 	test.Must(t, unix.Ftruncate(fd, 0))
-	req := func(op cow.Op) *cow.Request { return &cow.Request{Op: op, Length: 4096, Data: [][]byte{mem[:4096]}} }
-	if err := do(rig.Disk, req(cow.OpRead)); !errors.Is(err, cow.ErrFault) { // zeros: no file is read
+	req := func(op cow.Op) *cow.Request {
+		return &cow.Request{Op: op, Length: 4096, Data: [][]byte{mem[:4096]}}
+	}
+	// zeros: no file is read
+	if err := do(rig.Disk, req(cow.OpRead)); !errors.Is(err, cow.ErrFault) {
 		t.Errorf("read of zeros: expected ErrFault, found %v", err)
 	}
 	test.ErrorIs(t, do(rig.Disk, req(cow.OpWrite)), unix.EFAULT)
@@ -121,7 +129,8 @@ func TestPromotionRefused(t *testing.T) {
 	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	head := rig.Disk.Layers()[0]
 	create := func(name string, c layer.CreateParams) *layer.Layer {
-		l, err := layer.CreateHead(x, layer.Paths{Map: rig.Dir + "/" + name + ".map", Data: rig.Dir + "/" + name + ".data"}, c)
+		l, err := layer.CreateHead(x, layer.Paths{Map: rig.Dir + "/" + name + ".map",
+			Data: rig.Dir + "/" + name + ".data"}, c)
 		test.Must(t, err)
 		t.Cleanup(func() { l.Close() })
 		return l

@@ -70,12 +70,14 @@ func TestRFCRestOfWriteAfterOwnedFirstSector(t *testing.T) {
 // offset is the base in its file and the layer's data in its file or device; the disk itself begins
 // at its own sector 0.
 func TestRFCNonZeroTableOffset(t *testing.T) {
-	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20, BaseOffset: 63 * 512})
+	rig, _ := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20,
+		BaseOffset: 63 * 512})
 	test.Must(t, rig.Close())
 	const offset = 2048 * 512
 	p := layer.Paths{Map: rig.Dir + "/o.map", Data: rig.Dir + "/o.data", DataOffset: offset}
 	sum := rig.Spec.Base.Fingerprint
-	l, err := layer.CreateHead(vfs.OS{}, p, layer.CreateParams{Size: 1 << 20, BlockSize: 4096, Base: sum, BaseSize: 1 << 20})
+	l, err := layer.CreateHead(vfs.OS{}, p, layer.CreateParams{Size: 1 << 20, BlockSize: 4096,
+		Base: sum, BaseSize: 1 << 20})
 	test.Must(t, err)
 	test.Must(t, l.Close())
 	rig.Spec.Layers = []layer.Paths{p}
@@ -97,7 +99,8 @@ func TestRFCNonZeroTableOffset(t *testing.T) {
 		if s == at/512 {
 			continue
 		}
-		if c, err := cowtest.Identify(got[s*512:][:512], s, nil); err != nil || c[0] != cowtest.BaseContent {
+		if c, err := cowtest.Identify(got[s*512:][:512], s, nil); err != nil ||
+			c[0] != cowtest.BaseContent {
 			t.Fatalf("sector %d: expected the base's, found %v, %v", s, c, err)
 		}
 	}
@@ -127,7 +130,10 @@ func TestRFCBitBeforeData(t *testing.T) {
 	}
 	// Nothing new: the data alone is synced.
 	calls = nil
-	x.OnCall(func(c faultfs.Call) error { calls = append(calls, c.Op+" "+c.Name[len(rig.Dir)+1:]); return nil })
+	x.OnCall(func(c faultfs.Call) error {
+		calls = append(calls, c.Op+" "+c.Name[len(rig.Dir)+1:])
+		return nil
+	})
 	write(t, rig.Disk, 'x', 0, 4096)
 	test.Must(t, rig.Disk.Flush())
 	x.OnCall(nil)

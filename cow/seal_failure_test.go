@@ -21,7 +21,8 @@ func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 		test.Must(t, rig.Close())
 		var events atomic.Int32
-		d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, OnFailure: func(error) { events.Add(1) }})
+		d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true,
+			OnFailure: func(error) { events.Add(1) }})
 		test.Must(t, err)
 		rig.Disk = d
 		write(t, d, 'a', 0, 4096)

@@ -11,7 +11,8 @@ import (
 
 // A batch may hold any request, and any number of them.
 func TestSubmitBatch(t *testing.T) {
-	rig, _ := newRig(t, cowtest.Shape{Size: 4<<20 + 512, BlockSize: 4096, BaseSize: 3<<20 + 512, BaseOffset: 512})
+	rig, _ := newRig(t, cowtest.Shape{Size: 4<<20 + 512, BlockSize: 4096, BaseSize: 3<<20 + 512,
+		BaseOffset: 512})
 	write(t, rig.Disk, 7, 1<<20, 1<<20)
 	sealed(t, promote(t, rig))
 	write(t, rig.Disk, 8, 3<<19, 4096)
@@ -22,7 +23,8 @@ func TestSubmitBatch(t *testing.T) {
 			var rs []*cow.Request
 			for off := int64(0); off < rig.Shape.Size; off += 4096 {
 				n := min(4096, rig.Shape.Size-off)
-				rs = append(rs, &cow.Request{Op: cow.OpRead, Offset: off, Length: n, Data: [][]byte{make([]byte, n)}})
+				rs = append(rs, &cow.Request{Op: cow.OpRead, Offset: off, Length: n,
+					Data: [][]byte{make([]byte, n)}})
 			}
 			rng.Shuffle(len(rs), func(i, j int) { rs[i], rs[j] = rs[j], rs[i] })
 			ch.SubmitBatch(rs)
@@ -33,7 +35,8 @@ func TestSubmitBatch(t *testing.T) {
 				}
 			}
 			odd := []*cow.Request{
-				{Op: cow.OpRead, Offset: 1 << 60}, {Op: cow.OpRead, Offset: rig.Shape.Size}, {Op: cow.OpRead}, {Op: cow.OpFlush},
+				{Op: cow.OpRead, Offset: 1 << 60}, {Op: cow.OpRead, Offset: rig.Shape.Size},
+				{Op: cow.OpRead}, {Op: cow.OpFlush},
 				{Op: cow.OpRead}, {Op: cow.OpWrite, Offset: 512}, {Op: cow.OpRead, Offset: 512},
 			}
 			ch.SubmitBatch(odd)

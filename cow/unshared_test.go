@@ -35,7 +35,8 @@ func TestOverwriteOfAnUnsharedBlock(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			first := cow.Request{Op: cow.OpWrite, Offset: 4096, Length: 4096, Data: [][]byte{fill('a', 4096)}}
+			first := cow.Request{Op: cow.OpWrite, Offset: 4096, Length: 4096,
+				Data: [][]byte{fill('a', 4096)}}
 			ch[0].Submit(&first) // waits for its flush
 			ch[1].Submit(&next)
 			for i, c := range ch {

@@ -31,7 +31,8 @@ const (
 // or behind the map, and a head that owns the last MiB, full of 8.
 func verified(t *testing.T, fsys vfs.FS, blockSize uint32, direct, apart bool) *cowtest.Rig {
 	t.Helper()
-	rig, err := cowtest.NewRig(t.TempDir(), fsys, cowtest.Shape{Size: verifiedSize, BlockSize: blockSize, ChecksumFiles: apart})
+	rig, err := cowtest.NewRig(t.TempDir(), fsys, cowtest.Shape{Size: verifiedSize,
+		BlockSize: blockSize, ChecksumFiles: apart})
 	test.Must(t, err)
 	t.Cleanup(func() {
 		test.Check(t, rig.Close())
@@ -66,7 +67,8 @@ func TestDamagedDataIsAnError(t *testing.T) {
 			for _, async := range []bool{false, true} {
 				for _, cold := range []bool{false, true} {
 					apart := blockSize == 4096 && direct == async
-					t.Run(fmt.Sprintf("block %d, direct %v, async %v, cold %v, apart %v", blockSize, direct, async, cold, apart), func(t *testing.T) {
+					t.Run(fmt.Sprintf("block %d, direct %v, async %v, cold %v, apart %v", blockSize,
+						direct, async, cold, apart), func(t *testing.T) {
 						rig := verified(t, vfs.OS{}, blockSize, direct, apart)
 						data := rig.Spec.Layers[0].Data
 						scribble(t, data, rotten)
@@ -77,9 +79,12 @@ func TestDamagedDataIsAnError(t *testing.T) {
 							off, n int64
 							fails  bool
 						}{
-							{bad, unit, true}, {bad + unit - 512, 512, true}, {bad, 512, true}, {bad - 512, 1024, true}, {bad - 3*unit, 64 << 10, true},
-							{0, verifiedSize, true}, {bad - unit, unit, false}, {bad + unit, 8192, false}, {0, bad, false}, {3<<20 - 512, 2048, false},
-							{bad + unit - 512, 1024, true}, {verifiedSize - 1024, 1024, false}, {verifiedSize - 512, 512, false},
+							{bad, unit, true}, {bad + unit - 512, 512, true}, {bad, 512, true},
+							{bad - 512, 1024, true}, {bad - 3*unit, 64 << 10, true},
+							{0, verifiedSize, true}, {bad - unit, unit, false},
+							{bad + unit, 8192, false}, {0, bad, false}, {3<<20 - 512, 2048, false},
+							{bad + unit - 512, 1024, true}, {verifiedSize - 1024, 1024, false},
+							{verifiedSize - 512, 512, false},
 						} {
 							if cold {
 								dropCache(t, data)
@@ -87,10 +92,12 @@ func TestDamagedDataIsAnError(t *testing.T) {
 									dropCache(t, rig.Spec.Layers[0].Checksums)
 								}
 							}
-							r := &cow.Request{Op: cow.OpRead, Offset: c.off, Length: c.n, Data: splitBuffers(int(c.n), 512)}
+							r := &cow.Request{Op: cow.OpRead, Offset: c.off, Length: c.n,
+								Data: splitBuffers(int(c.n), 512)}
 							ch.Submit(r)
 							test.Must(t, waitCompletions(ch, 1))
-							if c.fails != errors.Is(r.Err, layer.ErrDamaged) || !c.fails && r.Err != nil {
+							if c.fails != errors.Is(r.Err, layer.ErrDamaged) || !c.fails &&
+								r.Err != nil {
 								t.Errorf("%d bytes at %d: %v", c.n, c.off, r.Err)
 							}
 							if c.fails {
@@ -116,7 +123,8 @@ func TestDamagedDataIsAnError(t *testing.T) {
 // pages returns memory that is aligned for direct I/O.
 func pages(t *testing.T, n int) []byte {
 	t.Helper()
-	p, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	p, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	test.Must(t, err)
 	t.Cleanup(func() { unix.Munmap(p) })
 	return p
@@ -128,10 +136,12 @@ func TestDataDamagedLater(t *testing.T) {
 	var st unix.Statfs_t
 	test.Must(t, unix.Statfs(t.TempDir(), &st))
 	for _, async := range []bool{false, true} {
-		rig := verified(t, vfs.OS{}, 4096, true, async) // past the page cache: async means the engine
+		// past the page cache: async means the engine
+		rig := verified(t, vfs.OS{}, 4096, true, async)
 		ch := channel(t, rig.Disk, async)
 		read := func(off, n int64) error {
-			r := &cow.Request{Op: cow.OpRead, Offset: off, Length: n, Data: [][]byte{pages(t, int(n))}}
+			r := &cow.Request{Op: cow.OpRead, Offset: off, Length: n,
+				Data: [][]byte{pages(t, int(n))}}
 			ch.Submit(r)
 			test.Must(t, waitCompletions(ch, 1))
 			return r.Err
@@ -139,7 +149,8 @@ func TestDataDamagedLater(t *testing.T) {
 		const page = rotten / 4096 * 4096
 		test.Must(t, read(page, 8192))
 		scribble(t, rig.Spec.Layers[0].Data, rotten)
-		if err := read(page, 4096); errors.Is(err, layer.ErrDamaged) == (async && st.Type == unix.TMPFS_MAGIC) {
+		if err := read(page, 4096); errors.Is(err, layer.ErrDamaged) == (async &&
+			st.Type == unix.TMPFS_MAGIC) {
 			t.Errorf("async %v: %v", async, err)
 		}
 		test.Check(t, read(page+4096, 4096), "async", async, "the next block")
@@ -211,7 +222,8 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 		ch := channel(t, rig.Disk, async)
 		block := int64(rotten) / 65536 * 65536
 		put := func(off int64, n int) error {
-			r := &cow.Request{Op: cow.OpWrite, Offset: off, Length: int64(n), Data: [][]byte{fill(9, n)}}
+			r := &cow.Request{Op: cow.OpWrite, Offset: off, Length: int64(n),
+				Data: [][]byte{fill(9, n)}}
 			ch.Submit(r)
 			test.Must(t, waitCompletions(ch, 1))
 			return r.Err
@@ -248,7 +260,9 @@ type corruptingFile struct {
 
 func (f *corruptingFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *corruptingFile) Map(int64) (*pagecache.Mapping, error) { return nil, pagecache.ErrNotMappable }
+func (f *corruptingFile) Map(int64) (*pagecache.Mapping, error) {
+	return nil, pagecache.ErrNotMappable
+}
 
 func (f *corruptingFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
 	return f.corrupt(f.File.Preadv, iov, off)
@@ -258,7 +272,8 @@ func (f *corruptingFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
 	return f.corrupt(f.File.PreadvNowait, iov, off)
 }
 
-func (f *corruptingFile) corrupt(read func([]vfs.Iovec, int64) (int, error), iov []vfs.Iovec, off int64) (int, error) {
+func (f *corruptingFile) corrupt(read func([]vfs.Iovec, int64) (int, error), iov []vfs.Iovec,
+	off int64) (int, error) {
 	n, err := read(iov, off)
 	if every := f.x.every.Load(); n > 0 && every > 0 && f.x.reads.Add(1)%every == 0 {
 		*iov[0].Base ^= 1
@@ -276,10 +291,12 @@ func TestDataCorruptedInTransfer(t *testing.T) {
 		for _, first := range []int64{0, 1} {
 			x.reads.Store(first)
 			for off := first * (1 << 20); off < (first+1)<<20; off += 4096 {
-				r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096, Data: splitBuffers(4096, 1024)}
+				r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096,
+					Data: splitBuffers(4096, 1024)}
 				ch.Submit(r)
 				test.Must(t, waitCompletions(ch, 1))
-				if got := bytes.Join(r.Data, nil); r.Err != nil || !bytes.Equal(got, fill(7, 4096)) {
+				if got := bytes.Join(r.Data, nil); r.Err != nil ||
+					!bytes.Equal(got, fill(7, 4096)) {
 					t.Fatalf("async %v, byte %d: %v, wrong %v", async, off, r.Err, r.Err == nil)
 				}
 			}
@@ -291,7 +308,8 @@ func TestDataCorruptedInTransfer(t *testing.T) {
 // promotion.
 func TestAddChecksumsToOpenDisk(t *testing.T) {
 	for _, apart := range []bool{false, true} {
-		t.Run(fmt.Sprintf("apart %v", apart), func(t *testing.T) { addChecksumsToOpenDisk(t, apart) })
+		t.Run(fmt.Sprintf("apart %v", apart),
+			func(t *testing.T) { addChecksumsToOpenDisk(t, apart) })
 	}
 }
 
@@ -315,7 +333,8 @@ func addChecksumsToOpenDisk(t *testing.T, apart bool) {
 		}
 		want(t, rig.Disk, byte(i+1), off, 4096)
 		scribble(t, rig.Spec.Layers[i].Data, off+8192)
-		test.ErrorIs(t, test.Err(rig.Disk.ReadAt(make([]byte, 512), off+8192+1024)), layer.ErrDamaged, i)
+		test.ErrorIs(t, test.Err(rig.Disk.ReadAt(make([]byte, 512), off+8192+1024)),
+			layer.ErrDamaged, i)
 		want(t, rig.Disk, byte(i+1), off+12288, 4096)
 	}
 }
@@ -323,7 +342,8 @@ func addChecksumsToOpenDisk(t *testing.T, apart bool) {
 // Pages that were read before a layer had checksums, and are marked resident, are compared once it
 // has them.
 func TestAddChecksumsVerifiesResidentPages(t *testing.T) {
-	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096}) // which maps files
+	// which maps files
+	rig, err := cowtest.NewRig(t.TempDir(), vfs.OS{}, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 	test.Must(t, err)
 	t.Cleanup(func() {
 		test.Check(t, rig.Close())
@@ -363,7 +383,8 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 	if h := rig.Disk.Layers()[0]; h.HasChecksums() {
 		t.Error("half a table is believed")
 	}
-	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil || !rig.Disk.Layers()[0].HasChecksums() {
+	if err := rig.Disk.AddChecksums(context.Background(), nil); err != nil ||
+		!rig.Disk.Layers()[0].HasChecksums() {
 		t.Error(err)
 	}
 	want(t, rig.Disk, 7, 0, 4<<20)

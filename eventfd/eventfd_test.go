@@ -44,7 +44,8 @@ func TestSignalAndDrain(t *testing.T) {
 	expect(t, fd, 1<<64-2)
 	test.Check(t, Signal(-1), "without an eventfd")
 	Close(-1)
-	if n := testing.AllocsPerRun(10, func() { _ = Signal(fd); _ = Wait(fd); _, _ = Drain(fd) }); n != 0 {
+	if n := testing.AllocsPerRun(10,
+		func() { _ = Signal(fd); _ = Wait(fd); _, _ = Drain(fd) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

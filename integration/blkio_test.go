@@ -52,11 +52,13 @@ func TestQEMUImgByLibblkio(t *testing.T) {
 	disk := e.disk("disk", "--size", "64M")
 	s := e.serve(disk)
 	image := tools.Image(s.Socket)
-	e.runTool(tools.QEMUImg, "convert", "-n", "-T", "none", "-f", "raw", "--target-image-opts", source, image)
+	e.runTool(tools.QEMUImg, "convert", "-n", "-T", "none", "-f", "raw", "--target-image-opts",
+		source, image)
 	same := func(when string) {
 		t.Helper()
 		t.Log(when)
-		e.runTool(tools.QEMUImg, "compare", "--image-opts", "driver=file,filename="+source, image) // exit status 1: they differ
+		// exit status 1: they differ
+		e.runTool(tools.QEMUImg, "compare", "--image-opts", "driver=file,filename="+source, image)
 	}
 	same("after qemu-img convert")
 	e.cowblk("promote", disk, "--tag", "converted")
@@ -64,13 +66,15 @@ func TestQEMUImgByLibblkio(t *testing.T) {
 	e.stopServer(s)
 	s = e.serve(disk)
 	same("after a restart")
-	e.runTool(tools.QEMUImg, "bench", "--image-opts", "-w", "-t", "none", "-c", "20000", "-d", "64", "-s", "4096", "-S", "8192", image)
+	e.runTool(tools.QEMUImg, "bench", "--image-opts", "-w", "-t", "none", "-c", "20000", "-d", "64",
+		"-s", "4096", "-S", "8192", image)
 	e.runTool(tools.QEMUIO, "--image-opts", "-t", "none",
 		"-c", "write -P 5 512 1M", "-c", "read -P 5 512 1M", "-c", "flush",
 		"-c", "write -z 3M 1M", "-c", "read -P 0 3M 1M",
 		"-c", "write -z -u 5M 1M", "-c", "read -P 0 5M 1M",
 		"-c", "discard 7M 1M", "-c", "write -f -P 6 9M 4k", "-c", "read -P 6 9M 4k",
-		"-c", "aio_write -P 1 16M 64k", "-c", "aio_write -P 2 17M 64k", "-c", "aio_flush", "-c", "read -P 2 17M 64k",
+		"-c", "aio_write -P 1 16M 64k", "-c", "aio_write -P 2 17M 64k", "-c", "aio_flush", "-c",
+		"read -P 2 17M 64k",
 		image)
 	e.stopServer(s)
 	// The tag holds the converted data.
@@ -91,7 +95,8 @@ func TestNBDKitByLibblkio(t *testing.T) {
 	source, content := e.blkioSource()
 	s := e.serve(e.disk("disk", "--size", "64M"))
 	socket := filepath.Join(e.dir, "nbd")
-	kit, err := harness.StartBackend(e.ctx, exec.CommandContext(e.ctx, tools.NBDKit, "-f", "-U", socket, tools.Plugin,
+	kit, err := harness.StartBackend(e.ctx, exec.CommandContext(e.ctx, tools.NBDKit, "-f", "-U",
+		socket, tools.Plugin,
 		"virtio-blk-vhost-user", "path="+s.Socket), socket)
 	e.must(err)
 	kitServer := e.watch(kit)

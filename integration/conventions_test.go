@@ -18,7 +18,8 @@ import (
 
 // smallMachine returns options of a machine that boots in a few seconds with the disk of s.
 func smallMachine(s *server) harness.MachineOptions {
-	return harness.MachineOptions{Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{s.Socket}}
+	return harness.MachineOptions{Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256,
+		Disks: []string{s.Socket}}
 }
 
 // markedFile makes a raw file that starts with text and returns its path.
@@ -54,7 +55,8 @@ func TestRegistration(t *testing.T) {
 		t.Fatalf("%v in %s", err, out)
 	}
 	if capable.Type != "block" || registered.Type != capable.Type {
-		t.Errorf("registered as type %q, reported by the program as %q; expected \"block\"", registered.Type, capable.Type)
+		t.Errorf("registered as type %q, reported by the program as %q; expected \"block\"",
+			registered.Type, capable.Type)
 	}
 	if got := strings.Join(capable.Features, " "); got != "read-only blk-file" {
 		t.Errorf("features %q; expected \"read-only blk-file\"", got)
@@ -62,7 +64,8 @@ func TestRegistration(t *testing.T) {
 
 	e := newEnv(t)
 	file, socket := e.markedFile("raw file"), filepath.Join(e.dir, "raw.sock")
-	b, err := harness.StartBackend(e.ctx, exec.Command(program, "--blk-file", file, "--socket-path", socket), socket)
+	b, err := harness.StartBackend(e.ctx, exec.Command(program, "--blk-file", file, "--socket-path",
+		socket), socket)
 	e.must(err)
 	s := e.watch(b)
 	m := e.boot(smallMachine(s))
@@ -81,7 +84,8 @@ func TestReadOnly(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	file, socket := e.markedFile("untouched"), filepath.Join(e.dir, "ro.sock")
-	b, err := harness.StartBackend(e.ctx, suite.store.Cmd("serve", "--blk-file", file, "--read-only", "--socket-path", socket), socket)
+	b, err := harness.StartBackend(e.ctx, suite.store.Cmd("serve", "--blk-file", file,
+		"--read-only", "--socket-path", socket), socket)
 	e.must(err)
 	s := e.watch(b)
 	m := e.boot(smallMachine(s))
@@ -131,7 +135,8 @@ func TestSystemdActivation(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
 	name, socket := e.disk("disk", "--size", "16M"), filepath.Join(e.dir, "unit.sock")
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(e.dir, "notify"), Net: "unixgram"})
+	notify, err := net.ListenUnixgram("unixgram",
+		&net.UnixAddr{Name: filepath.Join(e.dir, "notify"), Net: "unixgram"})
 	e.must(err)
 	t.Cleanup(func() { notify.Close() })
 	expect := func(want string) {
@@ -145,8 +150,10 @@ func TestSystemdActivation(t *testing.T) {
 		}
 	}
 	serve := suite.store.Cmd("serve", name)
-	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`}, serve.Args...)...)
-	cmd.Env = append(os.Environ(), "LISTEN_FDS=1", "LISTEN_FDNAMES="+name, "NOTIFY_SOCKET="+notify.LocalAddr().String())
+	cmd := exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$0" "$@"`},
+		serve.Args...)...)
+	cmd.Env = append(os.Environ(), "LISTEN_FDS=1", "LISTEN_FDNAMES="+name,
+		"NOTIFY_SOCKET="+notify.LocalAddr().String())
 	cmd.ExtraFiles = []*os.File{e.listen(socket)}
 	b, err := harness.StartBackend(e.ctx, cmd, socket)
 	e.must(err)
@@ -171,11 +178,13 @@ func TestPrintedArguments(t *testing.T) {
 	e.must(err)
 	s := e.watch(b)
 	printed := e.cowblk("qemu-args", names[0], names[1], "--memory", "256M", "--vcpus", "2")
-	m := e.boot(harness.MachineOptions{Boot: harness.BootInitramfs, Arguments: strings.Fields(printed)})
+	m := e.boot(harness.MachineOptions{Boot: harness.BootInitramfs,
+		Arguments: strings.Fields(printed)})
 	if got := e.run(m, "cat /sys/block/vda/size /sys/block/vdb/size"); got != "32768\n65536" {
 		t.Errorf("the guest's disks have %q sectors; expected 32768 and 65536", got)
 	}
-	if got := e.run(m, "cat /sys/block/vda/serial"); !strings.HasPrefix(names[0], got) || got == "" {
+	if got := e.run(m, "cat /sys/block/vda/serial"); !strings.HasPrefix(names[0], got) ||
+		got == "" {
 		t.Errorf("the first disk's serial number is %q; expected the start of %q", got, names[0])
 	}
 	e.run(m, counter(0))

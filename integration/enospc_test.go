@@ -37,11 +37,13 @@ func TestGuestWaitsForSpace(t *testing.T) {
 		_, err := store.Run(e.ctx, "create", "vm1", "--size", "64M")
 		e.must(err)
 		socket, monitor := filepath.Join(e.dir, "vm1.sock"), filepath.Join(e.dir, "cowblk.qmp")
-		b, err := harness.StartBackend(e.ctx, store.Cmd("serve", "vm1", "--socket-path", socket, "--qmp", "unix:"+monitor), socket)
+		b, err := harness.StartBackend(e.ctx, store.Cmd("serve", "vm1", "--socket-path", socket,
+			"--qmp", "unix:"+monitor), socket)
 		e.must(err)
 		s := e.watch(b)
 		m := e.boot(harness.MachineOptions{
-			QEMU: qemu, Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{socket},
+			QEMU: qemu, Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256,
+			Disks: []string{socket},
 			Extra: []string{"-qmp", "unix:" + monitor + ",server=on,wait=off"},
 		})
 		filled := make(chan error, 1)
@@ -94,7 +96,8 @@ func (e *env) waitedForSpace(store *harness.Store, s *server) {
 	e.must(err)
 	e.stopServer(s)
 	// The attribute of the report about the first waiting request.
-	if text := s.Output(); len(stats) != 1 || stats[0].Failed > 0 || !strings.Contains(text, "action=") {
+	if text := s.Output(); len(stats) != 1 || stats[0].Failed > 0 || !strings.Contains(text,
+		"action=") {
 		e.Errorf("statistics %+v, log of the back-end:\n%s", stats, text)
 	}
 }
@@ -115,10 +118,12 @@ func TestDomainWaitsForSpace(t *testing.T) {
 	e.must(err)
 	t.Cleanup(daemon.Kill)
 	socket := filepath.Join(e.dir, "vm1.sock")
-	b, err := harness.StartBackend(e.ctx, store.Cmd("serve", "vm1", "--socket-path", socket, "--libvirt", daemon.URI, "--domain", "vm1"), socket)
+	b, err := harness.StartBackend(e.ctx, store.Cmd("serve", "vm1", "--socket-path", socket,
+		"--libvirt", daemon.URI, "--domain", "vm1"), socket)
 	e.must(err)
 	s := e.watch(b)
-	file, console, agent := e.domain(run("xml", "vm1", "--socket-path", socket, "--domain", "--type", "qemu", "--memory", "256M", "--vcpus", "2"))
+	file, console, agent := e.domain(run("xml", "vm1", "--socket-path", socket, "--domain",
+		"--type", "qemu", "--memory", "256M", "--vcpus", "2"))
 	virsh := func(args ...string) string {
 		t.Helper()
 		out, err := daemon.Virsh(e.ctx, args...)

@@ -68,7 +68,8 @@ if dmesg | grep -iE 'I/O error|vd[abc].*(error|timeout)|not a head'; then exit 1
 // SeaBIOS uses 256 of them, Linux all.
 func TestEveryQEMU(t *testing.T) {
 	onEach(t, everyQEMU(), func(t *testing.T, e *env, qemu harness.QEMU) {
-		disks := []string{e.disk("root", "--from", imageGolden), e.disk("data", "--size", "64M"), e.disk("large", "--size", "64M")}
+		disks := []string{e.disk("root", "--from", imageGolden), e.disk("data", "--size", "64M"),
+			e.disk("large", "--size", "64M")}
 		var servers []*server
 		var sockets []string
 		for _, d := range disks {
@@ -76,8 +77,9 @@ func TestEveryQEMU(t *testing.T) {
 			servers, sockets = append(servers, s), append(sockets, s.Socket)
 		}
 		all := slices.Clone(servers)
-		m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, Queues: 1, MemoryMiB: 512,
-			Disks: sockets, QueueSize: []int{256, 0, 1024}, ReconnectMS: 50})
+		m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, Queues: 1,
+			MemoryMiB: 512,
+			Disks:     sockets, QueueSize: []int{256, 0, 1024}, ReconnectMS: 50})
 		rings := e.run(m, deepJobs)
 		each := func(do func(i int, disk string)) {
 			t.Helper()
@@ -97,17 +99,20 @@ func TestEveryQEMU(t *testing.T) {
 		each(func(i int, disk string) {
 			old := servers[i]
 			old.stopping.Store(true)
-			p, err := harness.StartProcess("back-end of "+disk, suite.store.Cmd("serve", disk, "--takeover"))
+			p, err := harness.StartProcess("back-end of "+disk, suite.store.Cmd("serve", disk,
+				"--takeover"))
 			e.must(err)
 			servers[i] = e.watch(&harness.Backend{Process: p, Socket: old.Socket})
 			all = append(all, servers[i])
 			if err := old.Wait(e.ctx); err != nil {
-				t.Fatalf("takeover of %s: the old process: %v\n%s\n%s", disk, err, old.Output(), p.Output())
+				t.Fatalf("takeover of %s: the old process: %v\n%s\n%s", disk, err, old.Output(),
+					p.Output())
 			}
 		})
 		each(func(_ int, disk string) { e.cowblk("promote", disk, "--tag", "undisturbed") })
 		each(func(i int, disk string) {
-			promotion, err := harness.StartProcess("promote", suite.store.Cmd("promote", disk, "--tag", "killed"))
+			promotion, err := harness.StartProcess("promote", suite.store.Cmd("promote", disk,
+				"--tag", "killed"))
 			e.must(err)
 			time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
 			kill(i, disk)
@@ -129,6 +134,7 @@ func TestEveryQEMU(t *testing.T) {
 		for _, s := range servers {
 			e.stopServer(s)
 		}
-		t.Logf("QEMU %s; %s", qemu.Version, strings.ReplaceAll(fmt.Sprint(rings, "\n", output), "\n", "; "))
+		t.Logf("QEMU %s; %s", qemu.Version, strings.ReplaceAll(fmt.Sprint(rings, "\n", output),
+			"\n", "; "))
 	})
 }

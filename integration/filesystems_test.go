@@ -52,10 +52,14 @@ func TestFileSystems(t *testing.T) {
 		t.Run(c.fs, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
-			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.serve(e.disk("data", "--size", "1G"))
-			m := e.boot(harness.MachineOptions{QEMU: e.qemu(harness.Debian13), Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
+			root, data := e.serve(e.disk("root", "--from", imageGolden)),
+				e.serve(e.disk("data", "--size", "1G"))
+			m := e.boot(harness.MachineOptions{QEMU: e.qemu(harness.Debian13),
+				Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket,
+					data.Socket}})
 			out := e.run(m, fmt.Sprintf(churn, c.fs, c.make, c.check))
-			t.Logf("%s files compared after a remount; the checker printed\n%s", out[strings.LastIndexByte(out, '\n')+1:], out)
+			t.Logf("%s files compared after a remount; the checker printed\n%s",
+				out[strings.LastIndexByte(out, '\n')+1:], out)
 			e.must(m.PowerOff(e.ctx))
 			e.stopServer(data)
 			e.stopServer(root)
@@ -63,7 +67,8 @@ func TestFileSystems(t *testing.T) {
 			var info harness.Disk
 			e.must(suite.store.JSON(e.ctx, &info, "info", e.name("data")))
 			if u := info.Head(); u.Allocated == 0 || u.Allocated >= u.Owned {
-				t.Errorf("the head owns %d bytes and occupies %d: no discard punched a hole", u.Owned, u.Allocated)
+				t.Errorf("the head owns %d bytes and occupies %d: no discard punched a hole",
+					u.Owned, u.Allocated)
 			}
 		})
 	}

@@ -23,9 +23,11 @@ func TestFirmwareBoots(t *testing.T) {
 			s := e.serve(e.disk("root", "--from", c.image))
 			m := e.boot(harness.MachineOptions{QEMU: q, Boot: c.boot, Disks: []string{s.Socket}})
 			if line := e.run(m, "cat /proc/cmdline"); !strings.Contains(line, c.loader) {
-				t.Errorf("kernel command line is %q; expected %q from the disk's boot loader", line, c.loader)
+				t.Errorf("kernel command line is %q; expected %q from the disk's boot loader", line,
+					c.loader)
 			}
-			if got := e.run(m, "[ -d /sys/firmware/efi ] && echo efi || echo bios"); got != c.firmware {
+			if got := e.run(m,
+				"[ -d /sys/firmware/efi ] && echo efi || echo bios"); got != c.firmware {
 				t.Errorf("the kernel was started by %s; expected %s", got, c.firmware)
 			}
 			e.must(m.PowerOff(e.ctx))

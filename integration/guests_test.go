@@ -32,7 +32,8 @@ func TestTwoGuestsFromOneImage(t *testing.T) {
 				}
 				guests := map[string]*harness.Machine{}
 				for _, side := range both {
-					guests[side] = e.start(harness.MachineOptions{Name: side, QEMU: qemu, Boot: boot,
+					guests[side] = e.start(harness.MachineOptions{Name: side, QEMU: qemu,
+						Boot:  boot,
 						Disks: []string{e.socket(e.name(side))}})
 				}
 				for _, side := range both {
@@ -45,11 +46,15 @@ func TestTwoGuestsFromOneImage(t *testing.T) {
 							sha256sum /root/%[1]s/*; sync`, side))
 						continue
 					}
-					if now := e.run(m, fmt.Sprintf("sha256sum /root/%s/*", side)); now != written[side] {
-						t.Errorf("%s wrote\n%s\nand found after a restart\n%s", side, written[side], now)
+					if now := e.run(m, fmt.Sprintf("sha256sum /root/%s/*",
+						side)); now != written[side] {
+						t.Errorf("%s wrote\n%s\nand found after a restart\n%s", side, written[side],
+							now)
 					}
-					if names := strings.Fields(e.run(m, "ls /root")); len(names) != 1 || names[0] != side {
-						t.Errorf("%s finds %q in its /root; only %q was written there", side, names, side)
+					if names := strings.Fields(e.run(m, "ls /root")); len(names) != 1 ||
+						names[0] != side {
+						t.Errorf("%s finds %q in its /root; only %q was written there", side, names,
+							side)
 					}
 				}
 				for _, side := range both {

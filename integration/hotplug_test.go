@@ -55,8 +55,10 @@ func TestHooksKeepEachBoot(t *testing.T) {
 			o := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, MemoryMiB: 256}
 			address := e.monitorFor(&o)
 			socket := e.socket(disk)
-			b, err := harness.StartBackend(e.ctx, suite.store.Cmd("serve", disk, "--socket-path", socket,
-				"--qmp", address, "--promote-on", "RESET,SHUTDOWN,GUEST_PANICKED", "--promote-min-interval", "1s", "--keep", "10"), socket)
+			b, err := harness.StartBackend(e.ctx, suite.store.Cmd("serve", disk, "--socket-path",
+				socket,
+				"--qmp", address, "--promote-on", "RESET,SHUTDOWN,GUEST_PANICKED",
+				"--promote-min-interval", "1s", "--keep", "10"), socket)
 			e.must(err)
 			s := e.watch(b)
 			o.Disks = []string{s.Socket}

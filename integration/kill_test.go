@@ -132,14 +132,17 @@ func TestKilledUnderFio(t *testing.T) {
 				var err error
 				kills, err = strconv.Atoi(all)
 				e.must(err)
-				ctx, cancel := context.WithTimeout(context.Background(), waitLimit+time.Duration(kills)*10*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(),
+					waitLimit+time.Duration(kills)*10*time.Second)
 				e.ctx, e.stop = context.WithCancelCause(ctx)
 				e.Cleanup(cancel)
 			}
-			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.disk("data", "--size", "1G")
+			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.disk("data", "--size",
+				"1G")
 			s := e.serve(data)
-			m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 4, MemoryMiB: 768,
-				Disks: []string{root.Socket, s.Socket}, ReconnectMS: 50})
+			m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 4,
+				MemoryMiB: 768,
+				Disks:     []string{root.Socket, s.Socket}, ReconnectMS: 50})
 			e.run(m, killJobs)
 			promotions, promoted := 0, 0
 			for i := range kills {
@@ -148,7 +151,8 @@ func TestKilledUnderFio(t *testing.T) {
 				var promotion *harness.Process
 				if i%3 == 2 {
 					var err error
-					promotion, err = harness.StartProcess("promote", suite.store.Cmd("promote", data, "--tag", fmt.Sprint("t", i)))
+					promotion, err = harness.StartProcess("promote", suite.store.Cmd("promote",
+						data, "--tag", fmt.Sprint("t", i)))
 					e.must(err)
 					promotions++
 					time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
@@ -165,7 +169,8 @@ func TestKilledUnderFio(t *testing.T) {
 			var info harness.Disk
 			e.must(suite.store.JSON(e.ctx, &info, "info", data))
 			t.Logf("%d kills, %d of them after the start of a promotion, of which %d were reported; %d layers; output of the guest: %s",
-				kills, promotions, promoted, len(info.Usage), strings.ReplaceAll(output, "\n", "; "))
+				kills, promotions, promoted, len(info.Usage), strings.ReplaceAll(output, "\n",
+					"; "))
 			e.must(m.PowerOff(e.ctx))
 			e.stopServer(s)
 		})

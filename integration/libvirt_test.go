@@ -34,7 +34,8 @@ func (e *env) write(name, text string) string {
 // serialPort returns a port of a domain that connects to a harness port.
 func serialPort(number uint, path string) libvirtxml.DomainSerial {
 	return libvirtxml.DomainSerial{
-		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "connect", Path: path}},
+		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{
+			Mode: "connect", Path: path}},
 		Target: &libvirtxml.DomainSerialTarget{Type: "isa-serial", Port: &number},
 	}
 }
@@ -52,9 +53,11 @@ func (e *env) domain(printed string) (file string, console *harness.Port, agent 
 	e.must(err)
 	e.Cleanup(agent.Close)
 	domain.OS.BootDevices = nil
-	domain.OS.Kernel, domain.OS.Initrd, domain.OS.Cmdline = suite.golden.Kernel, suite.golden.Quick, "console=ttyS0 panic=-1"
+	domain.OS.Kernel, domain.OS.Initrd, domain.OS.Cmdline = suite.golden.Kernel, suite.golden.Quick,
+		"console=ttyS0 panic=-1"
 	domain.Devices.Consoles = nil
-	domain.Devices.Serials = []libvirtxml.DomainSerial{serialPort(0, console.Path), serialPort(1, filepath.Join(e.dir, "agent"))}
+	domain.Devices.Serials = []libvirtxml.DomainSerial{serialPort(0, console.Path),
+		serialPort(1, filepath.Join(e.dir, "agent"))}
 	text, err := domain.Marshal()
 	e.must(err)
 	return e.write("domain.xml", text), console, agent
@@ -67,7 +70,8 @@ func TestLibvirt(t *testing.T) {
 	e := newEnv(t)
 	name := e.disk("disk", "--size", "64M")
 	s := e.serve(name)
-	text := e.cowblk("xml", name, "--socket-path", s.Socket, "--domain", "--type", "qemu", "--memory", "256M", "--vcpus", "2")
+	text := e.cowblk("xml", name, "--socket-path", s.Socket, "--domain", "--type", "qemu",
+		"--memory", "256M", "--vcpus", "2")
 	e.validate(e.write("printed.xml", text))
 	e.validate(e.write("short.xml", e.cowblk("xml", name)))
 	file, console, agent := e.domain(text)
@@ -97,7 +101,8 @@ func TestLibvirt(t *testing.T) {
 			t.Fatalf("%v\n--- console\n%s", err, console.Tail())
 		}
 		run(counter(2 * round))
-		disk := e.write("disk.xml", e.cowblk("xml", name, "--socket-path", s.Socket, "--disk", "--vcpus", "2"))
+		disk := e.write("disk.xml", e.cowblk("xml", name, "--socket-path", s.Socket, "--disk",
+			"--vcpus", "2"))
 		virsh("detach-device", name, disk, "--live")
 		e.until("the guest has no disk", func() bool { return run("ls /sys/block") == "" })
 		if list := virsh("domblklist", name); strings.Contains(list, s.Socket) {

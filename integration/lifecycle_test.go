@@ -33,9 +33,11 @@ found=$(dd if=$disk bs=512 count=1 2>/dev/null | tr -d '\0')
 // One back-end process survives everything that QEMU, its operator and its guest do to the device,
 // repeatedly.
 func TestLifecycle(t *testing.T) {
-	onEach(t, onQEMUs(harness.Debian12, harness.Debian13), func(t *testing.T, e *env, qemu harness.QEMU) {
+	onEach(t, onQEMUs(harness.Debian12, harness.Debian13), func(t *testing.T, e *env,
+		qemu harness.QEMU) {
 		s := e.serve(e.disk("disk", "--size", "64M"))
-		options := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, CPUs: 2, MemoryMiB: 256, Disks: []string{s.Socket}}
+		options := harness.MachineOptions{QEMU: qemu, Boot: harness.BootInitramfs, CPUs: 2,
+			MemoryMiB: 256, Disks: []string{s.Socket}}
 		m := e.boot(options)
 		number := 0
 		next := func(event string) {
@@ -100,7 +102,8 @@ func (e *env) plug(m *harness.Machine, q harness.QEMU, i int, socket string, que
 			"server": false, reconnect: again,
 		},
 	}}))
-	e.must(m.Command("device_add", map[string]any{"driver": "vhost-user-blk-pci", "id": fmt.Sprint("disk", i),
+	e.must(m.Command("device_add", map[string]any{"driver": "vhost-user-blk-pci",
+		"id":      fmt.Sprint("disk", i),
 		"chardev": char, "bus": fmt.Sprint("port", i), "num-queues": queues}))
 }
 
@@ -135,9 +138,12 @@ echo "$passes passes"
 // QMP stop and cont under load neither lose nor repeat a request.
 func TestStopAndContUnderLoad(t *testing.T) {
 	onEach(t, onQEMUs(harness.Debian13), func(t *testing.T, e *env, qemu harness.QEMU) {
-		root, data := e.serve(e.disk("root", "--from", imageGolden)), e.serve(e.disk("data", "--size", "1G"))
-		m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
-		e.run(m, "cat >/tmp/load <<'SCRIPT'\n"+loadJobs+"\nSCRIPT\n(sh /tmp/load >/tmp/load.result 2>&1; echo \"status $?\" >>/tmp/load.result; touch /tmp/done) </dev/null >/dev/null 2>&1 &")
+		root, data := e.serve(e.disk("root", "--from", imageGolden)),
+			e.serve(e.disk("data", "--size", "1G"))
+		m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 2,
+			MemoryMiB: 768, Disks: []string{root.Socket, data.Socket}})
+		e.run(m, "cat >/tmp/load <<'SCRIPT'\n"+loadJobs+
+			"\nSCRIPT\n(sh /tmp/load >/tmp/load.result 2>&1; echo \"status $?\" >>/tmp/load.result; touch /tmp/done) </dev/null >/dev/null 2>&1 &")
 		for range 50 {
 			e.must(m.Command("stop", nil))
 			e.must(m.Command("cont", nil))

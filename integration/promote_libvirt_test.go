@@ -21,10 +21,12 @@ func TestPromoteLibvirt(t *testing.T) {
 	r, sockets := e.workloadDisks("4K")
 	root := e.name("root")
 	var domain libvirtxml.Domain
-	e.must(domain.Unmarshal(e.cowblk("xml", root, "--socket-path", sockets[0], "--domain", "--type", "qemu", "--memory", "768M", "--vcpus", "2")))
+	e.must(domain.Unmarshal(e.cowblk("xml", root, "--socket-path", sockets[0], "--domain", "--type",
+		"qemu", "--memory", "768M", "--vcpus", "2")))
 	for i, name := range []string{r.data, r.mark} {
 		var disk libvirtxml.DomainDisk
-		e.must(disk.Unmarshal(e.cowblk("xml", name, "--socket-path", sockets[i+1], "--disk", "--target", fmt.Sprintf("vd%c", 'b'+i), "--vcpus", "2")))
+		e.must(disk.Unmarshal(e.cowblk("xml", name, "--socket-path", sockets[i+1], "--disk",
+			"--target", fmt.Sprintf("vd%c", 'b'+i), "--vcpus", "2")))
 		domain.Devices.Disks = append(domain.Devices.Disks, disk)
 	}
 	console, err := harness.ListenPort(filepath.Join(e.dir, "console"), nil)
@@ -35,13 +37,17 @@ func TestPromoteLibvirt(t *testing.T) {
 	e.must(err)
 	t.Cleanup(agent.Close)
 	domain.OS.BootDevices = nil
-	domain.OS.Kernel, domain.OS.Initrd, domain.OS.Cmdline = suite.golden.Kernel, suite.golden.Quick, "console=ttyS0 panic=-1 quick=root"
+	domain.OS.Kernel, domain.OS.Initrd, domain.OS.Cmdline = suite.golden.Kernel, suite.golden.Quick,
+		"console=ttyS0 panic=-1 quick=root"
 	domain.OnReboot = "destroy"
 	domain.Devices.Consoles = nil
-	domain.Devices.Serials = []libvirtxml.DomainSerial{serialPort(0, console.Path), serialPort(1, scripts)}
+	domain.Devices.Serials = []libvirtxml.DomainSerial{serialPort(0, console.Path),
+		serialPort(1, scripts)}
 	domain.Devices.Channels = []libvirtxml.DomainChannel{{
-		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind", Path: e.agentSocket()}},
-		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: "org.qemu.guest_agent.0"}},
+		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{
+			Mode: "bind", Path: e.agentSocket()}},
+		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{
+			Name: "org.qemu.guest_agent.0"}},
 	}}
 	text, err := domain.Marshal()
 	e.must(err)
@@ -64,12 +70,13 @@ func TestPromoteLibvirt(t *testing.T) {
 	e.run(r.Machine, fmt.Sprintf(startLoad, "delete", "/dev/vdb", "/dev/vdc"))
 
 	options := []string{"--libvirt", daemon.URI, "--domain", root, "--timeout", "60s"}
-	tags := e.promoteAll(r, n, []quiesceMode{{"none", nil}, {"guest", options}, {"pause", options}}, func(mode string) {
-		t.Helper()
-		if state := virsh("domstate", root); state != "running" {
-			t.Fatalf("after a promotion with --quiesce %s the domain is %s", mode, state)
-		}
-	})
+	tags := e.promoteAll(r, n, []quiesceMode{{"none", nil}, {"guest", options}, {"pause", options}},
+		func(mode string) {
+			t.Helper()
+			if state := virsh("domstate", root); state != "running" {
+				t.Fatalf("after a promotion with --quiesce %s the domain is %s", mode, state)
+			}
+		})
 	// libvirt's own use of the agent and the monitor is not disturbed.
 	virsh("domfsfreeze", root)
 	virsh("domfsthaw", root)

@@ -34,7 +34,8 @@ func (e *env) countPromotions(usual int) int {
 	if err != nil || n < 1 {
 		e.Fatalf("COWBLK_PROMOTIONS=%s: expected a number of promotions", s)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), waitLimit+time.Duration(n)*45*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(),
+		waitLimit+time.Duration(n)*45*time.Second)
 	e.ctx, e.stop = context.WithCancelCause(ctx)
 	e.Cleanup(cancel)
 	return n
@@ -48,7 +49,8 @@ type quiesceMode struct {
 
 // promoteAll promotes n times in each way while the workload runs and logs the durations. It calls
 // after, unless nil, after each promotion.
-func (e *env) promoteAll(r *workloadGuest, n int, ways []quiesceMode, after func(mode string)) []promotion {
+func (e *env) promoteAll(r *workloadGuest, n int, ways []quiesceMode,
+	after func(mode string)) []promotion {
 	e.Helper()
 	var tags []promotion
 	for i := range n {
@@ -86,13 +88,15 @@ func (e *env) promote(r *workloadGuest, name string, w quiesceMode) promotion {
 		Swap    float64 `json:"swap-microseconds"`
 		Held    float64 `json:"held-milliseconds"`
 	}
-	args := append([]string{"promote", r.data, r.mark, "--tag", name, "--quiesce", w.mode}, w.options...)
+	args := append([]string{"promote", r.data, r.mark, "--tag", name, "--quiesce", w.mode},
+		w.options...)
 	start := time.Now()
 	text, err := r.cowblk(append([]string{"--json"}, args...)...)
 	e.must(err)
 	e.must(json.Unmarshal([]byte(text), &p))
 	t.took, t.swap, t.quiesced = time.Since(start), p.Swap, p.Held
-	if p.Tag != name || p.Quiesce != w.mode || len(p.Disks) != 2 || (p.Held > 0) != (w.mode != "none") {
+	if p.Tag != name || p.Quiesce != w.mode || len(p.Disks) != 2 ||
+		(p.Held > 0) != (w.mode != "none") {
 		e.Errorf("cowblk %s answered %+v", strings.Join(args, " "), p)
 	}
 	return t
@@ -115,11 +119,13 @@ func (e *env) report(tags []promotion) {
 		var took, swap, quiesced []float64
 		for _, t := range tags {
 			if t.mode == mode {
-				took, swap, quiesced = append(took, t.took.Seconds()*1e3), append(swap, t.swap), append(quiesced, t.quiesced)
+				took, swap, quiesced = append(took, t.took.Seconds()*1e3), append(swap, t.swap),
+					append(quiesced, t.quiesced)
 			}
 		}
 		if len(took) > 0 {
-			e.Logf("quiesce %s, %d promotions: command %s ms; swap %s µs; guest quiesced %s ms", mode, len(took), spread(took), spread(swap), spread(quiesced))
+			e.Logf("quiesce %s, %d promotions: command %s ms; swap %s µs; guest quiesced %s ms",
+				mode, len(took), spread(took), spread(swap), spread(quiesced))
 		}
 	}
 }
@@ -213,7 +219,8 @@ const exportsAProcess = 20
 
 // copyTags reads every tag of the workload's disks over NBD. It returns, by tag, the digest of data
 // and the last transaction recorded in mark.
-func (e *env) copyTags(r *workloadGuest, tags []promotion) (copies map[string]string, marks map[string]int) {
+func (e *env) copyTags(r *workloadGuest, tags []promotion) (copies map[string]string,
+	marks map[string]int) {
 	e.Helper()
 	copies, marks = map[string]string{}, map[string]int{}
 	// Each tag opens a stack of its own: two files for each layer.
@@ -259,7 +266,8 @@ func (e *env) finish(r *workloadGuest, tags []promotion) []promotion {
 // checkTags compares the content that fresh guests find in each tag with three things: the
 // transactions acknowledged to the guest, the other disk promoted at the same moment, and the
 // copies made by nbdcopy.
-func (e *env) checkTags(r *workloadGuest, qemu harness.QEMU, tags []promotion, copies map[string]string, marks map[string]int) {
+func (e *env) checkTags(r *workloadGuest, qemu harness.QEMU, tags []promotion,
+	copies map[string]string, marks map[string]int) {
 	e.Helper()
 	before := 0
 	for i, c := range e.attachAll(qemu, r.data, tags) {
@@ -273,7 +281,8 @@ func (e *env) checkTags(r *workloadGuest, qemu harness.QEMU, tags []promotion, c
 				t.name, t.mode, m, c.last)
 		}
 		if sum, ok := copies[t.name]; ok && sum != c.sha256 {
-			e.Errorf("%s (quiesce %s): nbdcopy reads %s, the guest %s", t.name, t.mode, sum, c.sha256)
+			e.Errorf("%s (quiesce %s): nbdcopy reads %s, the guest %s", t.name, t.mode, sum,
+				c.sha256)
 		}
 		// An empty journal would mean that the file system was idle.
 		if c.replay != (t.mode != "guest") {
@@ -301,10 +310,12 @@ func TestPromoteUnderLoad(t *testing.T) {
 			e := newEnv(t)
 			n := e.countPromotions(6)
 			qemu := e.qemu(name)
-			r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootDirect}, journal, blockSize)
+			r := e.startWorkload(harness.MachineOptions{QEMU: qemu, Boot: harness.BootDirect},
+				journal, blockSize)
 			tags := e.promoteAll(r, n, []quiesceMode{
 				{mode: "none"},
-				{mode: "guest", options: []string{"--agent", "unix:" + e.agentSocket(), "--timeout", "60s"}},
+				{mode: "guest", options: []string{"--agent", "unix:" + e.agentSocket(), "--timeout",
+					"60s"}},
 			}, nil)
 			copies, marks := e.copyTags(r, tags) // while the guest writes
 			tags = e.finish(r, tags)

@@ -132,7 +132,8 @@ func (e *env) programsTar() string {
 func (e *env) serveFile(file string, options ...string) *server {
 	e.Helper()
 	socket := file + ".sock"
-	args := append([]string{"serve", "--blk-file", file, "--format", "raw", "--socket-path", socket}, options...)
+	args := append([]string{"serve", "--blk-file", file, "--format", "raw", "--socket-path",
+		socket}, options...)
 	b, err := harness.StartBackend(e.ctx, exec.Command(suite.store.Binary, args...), socket)
 	e.must(err)
 	return e.watch(b)
@@ -148,10 +149,12 @@ func TestPromoteVsock(t *testing.T) {
 	file := filepath.Join(e.dir, "store.raw")
 	e.must(os.WriteFile(file, nil, 0o600))
 	e.must(os.Truncate(file, storeSize))
-	root, programs, store := e.serve(e.disk("root", "--from", imageGolden)), e.serveFile(e.programsTar(), "--read-only"), e.serveFile(file)
+	root, programs, store := e.serve(e.disk("root", "--from", imageGolden)),
+		e.serveFile(e.programsTar(), "--read-only"), e.serveFile(file)
 	m := e.boot(harness.MachineOptions{Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 1536,
 		Disks: []string{root.Socket, programs.Socket, store.Socket}})
-	r := &workloadGuest{Machine: m, data: e.name("data"), mark: e.name("mark"), servers: []*server{root, programs, store}}
+	r := &workloadGuest{Machine: m, data: e.name("data"), mark: e.name("mark"),
+		servers: []*server{root, programs, store}}
 	e.run(m, fmt.Sprintf(startVsock, r.data, r.mark, vsockData))
 	e.run(m, fmt.Sprintf(startLoad, "delete", "/dev/nbd0", "/dev/loop0"))
 	r.cowblk = func(args ...string) (string, error) {
@@ -164,7 +167,8 @@ func TestPromoteVsock(t *testing.T) {
 		return exec.CommandContext(e.ctx, "tar", "-C", suite.store.Dir, "-xf", file).Run()
 	}
 
-	ways := []quiesceMode{{"none", nil}, {"guest", []string{"--agent", "vsock:1:9999", "--timeout", "60s"}}}
+	ways := []quiesceMode{{"none", nil}, {"guest", []string{"--agent", "vsock:1:9999", "--timeout",
+		"60s"}}}
 	tags := e.promoteAll(r, n, ways, func(mode string) {
 		t.Helper()
 		// The guest has two file systems that can be frozen: its root and the workload's.
@@ -182,7 +186,8 @@ func (e *env) copyVsock(r *workloadGuest, tags []promotion) (all []tagCopy) {
 	for _, t := range tags {
 		exports = append(exports, r.data+"@"+t.name, r.mark+"@"+t.name)
 	}
-	output := e.run(r.Machine, fmt.Sprintf(copyVsock, strings.Join(exports, " "), len(exports), vsockData))
+	output := e.run(r.Machine, fmt.Sprintf(copyVsock, strings.Join(exports, " "), len(exports),
+		vsockData))
 	for line := range strings.Lines(output) {
 		data, mark, _ := strings.Cut(strings.TrimSpace(line), " ")
 		all = append(all, tagCopy{data: data, mark: mark})

@@ -20,7 +20,8 @@ const qemusEnv = "COWBLK_QEMUS"
 
 // everyQEMU returns the releases of Debian whose QEMU is tested, oldest first.
 func everyQEMU() []string {
-	return []string{harness.Debian12, harness.Debian12Backports, harness.Debian13, harness.DebianUnstable}
+	return []string{harness.Debian12, harness.Debian12Backports, harness.Debian13,
+		harness.DebianUnstable}
 }
 
 // onAll reports whether every test runs on every QEMU.

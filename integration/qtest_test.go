@@ -68,12 +68,14 @@ func TestQTests(t *testing.T) {
 		t.Helper()
 		cmd := exec.CommandContext(e.ctx, q.Tests, args...)
 		cmd.Dir = e.dir
-		cmd.Env = append(os.Environ(), "QTEST_QEMU_BINARY="+q.QEMU, "QTEST_QEMU_STORAGE_DAEMON_BINARY="+daemon)
+		cmd.Env = append(os.Environ(), "QTEST_QEMU_BINARY="+q.QEMU,
+			"QTEST_QEMU_STORAGE_DAEMON_BINARY="+daemon)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 		out, err := cmd.CombinedOutput()
 		if err != nil {
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // a test that aborts leaves its back-end running
+			// a test that aborts leaves its back-end running
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			t.Errorf("qos-test %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 		return string(out)
@@ -81,7 +83,8 @@ func TestQTests(t *testing.T) {
 	var ran []string
 	for _, line := range strings.Split(qtest("-l"), "\n") {
 		dir, leaf := path.Split(strings.TrimPrefix(line, "# "))
-		if base := path.Base(dir); base != "vhost-user-blk-tests" && base != "vhost-user-blk-pci-tests" {
+		if base := path.Base(dir); base != "vhost-user-blk-tests" &&
+			base != "vhost-user-blk-pci-tests" {
 			continue
 		}
 		if out := qtest("-p", dir+leaf); !strings.Contains(out, "\nok 1 "+dir+leaf) {

@@ -33,16 +33,19 @@ func TestQuiesceRefusedByLibvirt(t *testing.T) {
 	}
 	define := func(domain, channel string) {
 		t.Helper()
-		virsh("define", e.write(domain+".xml", strings.NewReplacer("NAME", domain, "CHANNEL", channel).Replace(idleDomain)))
+		virsh("define", e.write(domain+".xml", strings.NewReplacer("NAME", domain, "CHANNEL",
+			channel).Replace(idleDomain)))
 	}
 	define("off", agentChannel)
 	define("noagent", "")
 	define("mute", agentChannel)
 	virsh("start", "noagent")
 	virsh("start", "mute")
-	for domain, want := range map[string]string{"none": "no domain", "off": "not running", "noagent": "not configured", "mute": "not connected"} {
+	for domain, want := range map[string]string{"none": "no domain", "off": "not running",
+		"noagent": "not configured", "mute": "not connected"} {
 		began := time.Now()
-		out, err := suite.store.Run(e.ctx, "promote", name, "--tag", "t", "--quiesce", "guest", "--libvirt", daemon.URI, "--domain", domain, "--timeout", "2m")
+		out, err := suite.store.Run(e.ctx, "promote", name, "--tag", "t", "--quiesce", "guest",
+			"--libvirt", daemon.URI, "--domain", domain, "--timeout", "2m")
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("domain %s: %s, %v", domain, out, err)
 		}

@@ -31,7 +31,8 @@ func TestPromotePaused(t *testing.T) {
 
 	still := promotion{name: "still", mode: "pause", acknowledged: e.acknowledged(r.Machine)}
 	e.must(r.Command("stop", nil))
-	e.cowblk("promote", r.data, r.mark, "--tag", still.name, "--quiesce", "pause", options[0], options[1])
+	e.cowblk("promote", r.data, r.mark, "--tag", still.name, "--quiesce", "pause", options[0],
+		options[1])
 	var state struct{ Status string }
 	e.must(r.Monitor.Run("query-status", nil, &state))
 	if state.Status != "paused" {
@@ -60,7 +61,8 @@ func (e *env) delayAgent(agent string) (h *agentProxy, address string) {
 	path := filepath.Join(e.dir, "proxy-qga")
 	l, err := net.Listen("unix", path)
 	e.must(err)
-	h = &agentProxy{listener: l, agent: agent, frozen: make(chan struct{}), release: make(chan struct{})}
+	h = &agentProxy{listener: l, agent: agent, frozen: make(chan struct{}),
+		release: make(chan struct{})}
 	h.wg.Go(h.accept)
 	e.Cleanup(func() { l.Close(); h.wg.Wait() })
 	return h, "unix:" + path
@@ -136,11 +138,14 @@ func TestKilledWhileFrozen(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
-			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.disk("data", "--size", "64M")
+			root, data := e.serve(e.disk("root", "--from", imageGolden)), e.disk("data", "--size",
+				"64M")
 			daemon := e.serve(data)
-			m := e.boot(harness.MachineOptions{QEMU: e.qemu(c.qemu), Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 512,
+			m := e.boot(harness.MachineOptions{QEMU: e.qemu(c.qemu), Boot: harness.BootQuick,
+				CPUs: 2, MemoryMiB: 512,
 				Disks: []string{root.Socket, daemon.Socket}, Extra: agentPort(e.agentSocket())})
-			e.run(m, startAgent+"mkfs.ext4 -q -F /dev/vdb && mount -t ext4 /dev/vdb /mnt && echo before >/mnt/written && sync")
+			e.run(m, startAgent+
+				"mkfs.ext4 -q -F /dev/vdb && mount -t ext4 /dev/vdb /mnt && echo before >/mnt/written && sync")
 
 			proxy, address := e.delayAgent(e.agentSocket())
 			command, err := harness.StartProcess("cowblk promote", suite.store.Cmd("promote", data,
@@ -176,7 +181,8 @@ func TestKilledWhileFrozen(t *testing.T) {
 			e.run(m, `while [ "$(wc -l 2>/dev/null </run/written)" != 2 ]; do sleep 0.1; done; sync; [ "$(cat /mnt/written /mnt/during)" = "before
 during" ]`)
 			if !c.command {
-				if err := command.Wait(e.ctx); err == nil || !strings.Contains(err.Error(), "the daemon ended") {
+				if err := command.Wait(e.ctx); err == nil || !strings.Contains(err.Error(),
+					"the daemon ended") {
 					t.Errorf("cowblk promote, whose daemon was killed, ended with: %v", err)
 				}
 				t.Logf("output of cowblk promote: %s", command.Output())
@@ -191,9 +197,11 @@ during" ]`)
 			if c.daemon {
 				close(proxy.release)
 			}
-			e.cowblk("promote", data, "--tag", "again", "--quiesce", "guest", "--agent", address, "--timeout", "60s")
+			e.cowblk("promote", data, "--tag", "again", "--quiesce", "guest", "--agent", address,
+				"--timeout", "60s")
 			if now := e.layers(data); now != layers+1 {
-				t.Errorf("the disk had %d layers before the next promotion, and has %d after it", layers, now)
+				t.Errorf("the disk had %d layers before the next promotion, and has %d after it",
+					layers, now)
 			}
 			e.run(m, "echo after >/mnt/after && sync")
 			e.must(m.PowerOff(e.ctx))

@@ -15,7 +15,8 @@ import (
 func TestRunFromTheTerminal(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	cmd := suite.store.Cmd("run", e.disk("root", "--from", imageBIOS), "--accel", "tcg,thread=multi", "--memory", "512M",
+	cmd := suite.store.Cmd("run", e.disk("root", "--from", imageBIOS), "--accel",
+		"tcg,thread=multi", "--memory", "512M",
 		"--", "-cpu", "max")
 	keyboard, typed, err := os.Pipe()
 	e.must(err)

@@ -129,7 +129,8 @@ func (e *env) cowblk(args ...string) string {
 
 // name returns a disk name that no other test uses.
 func (e *env) name(part string) string {
-	return strings.ToLower(strings.NewReplacer("/", "-", "#", "-", "_", "-").Replace(e.Name())) + "-" + part
+	return strings.ToLower(strings.NewReplacer("/", "-", "#", "-", "_", "-").Replace(e.Name())) +
+		"-" + part
 }
 
 // disk creates a disk with these options of "cowblk create" and returns its name.

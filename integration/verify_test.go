@@ -66,11 +66,13 @@ func TestVerifyOnThreeLayers(t *testing.T) {
 			t.Parallel()
 			e := newEnv(t)
 			qemu := e.qemu(name)
-			root, data := e.disk("root", "--from", imageGolden), e.disk("data", "--from", imageGolden)
+			root, data := e.disk("root", "--from", imageGolden), e.disk("data", "--from",
+				imageGolden)
 			session := func(work func(m *harness.Machine)) {
 				servers := []*server{e.serve(root), e.serve(data)}
-				m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 4, MemoryMiB: 768,
-					Disks: []string{servers[0].Socket, servers[1].Socket}})
+				m := e.boot(harness.MachineOptions{QEMU: qemu, Boot: harness.BootQuick, CPUs: 4,
+					MemoryMiB: 768,
+					Disks:     []string{servers[0].Socket, servers[1].Socket}})
 				if queues := e.run(m, "ls /sys/block/vdb/mq | wc -l"); queues != "4" {
 					t.Errorf("the guest uses %s queues; expected 4", queues)
 				}
@@ -87,7 +89,8 @@ func TestVerifyOnThreeLayers(t *testing.T) {
 					e.cowblk("promote", data, "--tag", fmt.Sprint("layer", layer))
 				}
 				session(func(m *harness.Machine) {
-					t.Logf("layer %d\n%s", layer+1, e.run(m, fmt.Sprintf(verifyJobs, layer*area, area)))
+					t.Logf("layer %d\n%s", layer+1, e.run(m, fmt.Sprintf(verifyJobs, layer*area,
+						area)))
 					if layer == 2 {
 						before = e.run(m, digest)
 					}

@@ -159,7 +159,8 @@ func (e *env) serveAll(names ...string) (*server, []string) {
 		sockets = append(sockets, info.Socket)
 	}
 	// The sockets are made in this order.
-	b, err := harness.StartBackend(e.ctx, suite.store.Cmd(append([]string{"serve"}, names...)...), sockets[len(sockets)-1])
+	b, err := harness.StartBackend(e.ctx, suite.store.Cmd(append([]string{"serve"}, names...)...),
+		sockets[len(sockets)-1])
 	e.must(err)
 	return e.watch(b), sockets
 }
@@ -169,7 +170,8 @@ func (e *env) serveAll(names ...string) (*server, []string) {
 func manyDisks(sockets []string) (args []string) {
 	for i, socket := range sockets {
 		args = append(args, "-chardev", fmt.Sprintf("socket,id=many%d,path=%s", i, socket),
-			"-device", fmt.Sprintf("vhost-user-blk-pci,chardev=many%d,num-queues=1,disable-legacy=on", i))
+			"-device", fmt.Sprintf(
+				"vhost-user-blk-pci,chardev=many%d,num-queues=1,disable-legacy=on", i))
 	}
 	return args
 }
@@ -198,7 +200,8 @@ func (e *env) attach(qemu harness.QEMU, disk string, tags []promotion) []tagCont
 		names = append(names, e.disk("from-"+t.name, "--from", disk+"@"+t.name))
 	}
 	s, sockets := e.serveAll(names...)
-	m := e.boot(harness.MachineOptions{Name: "fresh-" + tags[0].name, QEMU: qemu, Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768,
+	m := e.boot(harness.MachineOptions{Name: "fresh-" + tags[0].name, QEMU: qemu,
+		Boot: harness.BootQuick, CPUs: 2, MemoryMiB: 768,
 		Extra: append(manyDisks(sockets), "-no-reboot")})
 	script := checkTag
 	for i, t := range tags {
@@ -210,7 +213,8 @@ func (e *env) attach(qemu harness.QEMU, disk string, tags []promotion) []tagCont
 	e.must(m.PowerOff(e.ctx))
 	e.stopServer(s)
 	if len(lines) != len(tags) {
-		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags), strings.Join(lines, "\n"))
+		e.Fatalf("expected a line for each of %d tags, found:\n%s", len(tags),
+			strings.Join(lines, "\n"))
 	}
 	var all []tagContents
 	for i, line := range lines {
@@ -228,7 +232,8 @@ func (e *env) attach(qemu harness.QEMU, disk string, tags []promotion) []tagCont
 
 // agentPort returns QEMU arguments for the guest agent's virtio-serial port.
 func agentPort(path string) []string {
-	return []string{"-device", "virtio-serial-pci", "-chardev", "socket,id=qga,server=on,wait=off,path=" + path,
+	return []string{"-device", "virtio-serial-pci", "-chardev",
+		"socket,id=qga,server=on,wait=off,path=" + path,
 		"-device", "virtserialport,chardev=qga,name=org.qemu.guest_agent.0"}
 }
 

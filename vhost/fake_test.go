@@ -98,14 +98,16 @@ func (b *fake) StartQueue(q vhost.Queue) error {
 	defer b.mu.Unlock()
 	_, twice := b.running[q.Index]
 	b.rule(!twice, "StartQueue(%d) of a running queue", q.Index)
-	b.rule(q.Memory != nil && q.Memory == b.memory, "StartQueue(%d) with another table than SetMemory", q.Index)
+	b.rule(q.Memory != nil && q.Memory == b.memory,
+		"StartQueue(%d) with another table than SetMemory", q.Index)
 	b.rule(q.Num != 0 && q.Num&(q.Num-1) == 0, "StartQueue(%d) with size %d", q.Index, q.Num)
 	if err := b.refuse["StartQueue"]; err != nil {
 		closeAll(q.Kick, q.Call, q.Err)
 		return err
 	}
 	b.running[q.Index] = q
-	b.note("start %d num %d base %d kick %t call %t err %t", q.Index, q.Num, q.Base, q.Kick >= 0, q.Call >= 0, q.Err >= 0)
+	b.note("start %d num %d base %d kick %t call %t err %t", q.Index, q.Num, q.Base, q.Kick >= 0,
+		q.Call >= 0, q.Err >= 0)
 	return nil
 }
 

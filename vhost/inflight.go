@@ -180,5 +180,6 @@ func (s *session) logUntracked(q *Queue) {
 	s.untracked = true
 	s.log.Warn("ring has no region in the inflight buffer and runs without tracking: "+
 		"if this process dies, requests in flight may be lost until the guest retries them or is reset",
-		"ring", q.Index, "descriptors", q.Num, "buffer_rings", s.inflight.layout.rings, "buffer_descriptors", s.inflight.layout.largest())
+		"ring", q.Index, "descriptors", q.Num, "buffer_rings", s.inflight.layout.rings,
+		"buffer_descriptors", s.inflight.layout.largest())
 }

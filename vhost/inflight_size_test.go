@@ -12,7 +12,8 @@ import (
 )
 
 // connectLogged starts a front-end on a session that logs warnings.
-func connectLogged(t *testing.T, queues int, o frontend.Options) (*served, *frontend.Frontend, *test.Log) {
+func connectLogged(t *testing.T, queues int, o frontend.Options) (*served, *frontend.Frontend,
+	*test.Log) {
 	t.Helper()
 	log := &test.Log{}
 	s := serveWith(t, newFake(queues), vhost.Options{Log: log.Logger()})
@@ -29,7 +30,8 @@ func own(queues int, asked uint16) uint64 {
 // there.
 func TestInflightRingsLargerThanAsked(t *testing.T) {
 	for _, num := range []uint16{64, 128, 256, 1024} {
-		s, f, log := connectLogged(t, 8, frontend.Options{Queues: 4, QueueSize: num, InflightQueueSize: 128})
+		s, f, log := connectLogged(t, 8, frontend.Options{Queues: 4, QueueSize: num,
+			InflightQueueSize: 128})
 		must(t, "barrier", f.Barrier())
 		want := uint16(128)
 		if num > 128 {
@@ -84,24 +86,40 @@ func TestInflightSizes(t *testing.T) {
 		at     []uint64 // of each ring's region; nil: none has one
 		region uint16   // descriptors of a region
 	}{
-		{"ours, small rings", vhost.Inflight{Size: own(2, 128), Queues: 2, QueueSize: 128}, 128, []uint64{0, small}, 128},
-		{"ours, large rings", vhost.Inflight{Size: own(2, 128), Queues: 2, QueueSize: 128}, 256, []uint64{2 * small, 2*small + large}, 1024},
-		{"ours, largest rings", vhost.Inflight{Size: own(2, 128), Queues: 2, QueueSize: 128}, 1024, []uint64{2 * small, 2*small + large}, 1024},
-		{"ours, made for more rings, small", vhost.Inflight{Size: own(4, 128), Queues: 2, QueueSize: 128}, 64, []uint64{0, small}, 128},
-		{"ours, made for more rings, large", vhost.Inflight{Size: own(4, 128), Queues: 2, QueueSize: 128}, 512, []uint64{4 * small, 4*small + large}, 1024},
-		{"ours, made for fewer rings", vhost.Inflight{Size: own(1, 128), Queues: 2, QueueSize: 128}, 256, []uint64{small}, 1024},
-		{"ours, asked for the largest", vhost.Inflight{Size: 2 * large, Queues: 2, QueueSize: 1024}, 1024, []uint64{0, large}, 1024},
-		{"former version, small rings", vhost.Inflight{Size: 2 * small, Queues: 2, QueueSize: 128}, 128, []uint64{0, small}, 128},
-		{"former version, large rings", vhost.Inflight{Size: 2 * small, Queues: 2, QueueSize: 128}, 256, nil, 0},
-		{"former version, made for fewer rings", vhost.Inflight{Size: small, Queues: 2, QueueSize: 128}, 128, []uint64{0}, 128},
-		{"some other size, small rings", vhost.Inflight{Size: 1 << 20, Queues: 2, QueueSize: 128}, 64, []uint64{0, small}, 128},
-		{"some other size, large rings", vhost.Inflight{Size: 1 << 20, Queues: 2, QueueSize: 128}, 1024, nil, 0},
-		{"ours but for a byte", vhost.Inflight{Size: own(2, 128) - 1, Queues: 2, QueueSize: 128}, 256, nil, 0},
-		{"for more rings than there can be", vhost.Inflight{Size: own(257, 128), Queues: 2, QueueSize: 128}, 256, nil, 0},
-		{"beyond the largest ring", vhost.Inflight{Size: 2 * large, Queues: 2, QueueSize: 32768}, 1024, []uint64{0, large}, 1024},
+		{"ours, small rings", vhost.Inflight{Size: own(2, 128), Queues: 2, QueueSize: 128}, 128,
+			[]uint64{0, small}, 128},
+		{"ours, large rings", vhost.Inflight{Size: own(2, 128), Queues: 2, QueueSize: 128}, 256,
+			[]uint64{2 * small, 2*small + large}, 1024},
+		{"ours, largest rings", vhost.Inflight{Size: own(2, 128), Queues: 2, QueueSize: 128}, 1024,
+			[]uint64{2 * small, 2*small + large}, 1024},
+		{"ours, made for more rings, small", vhost.Inflight{Size: own(4, 128), Queues: 2,
+			QueueSize: 128}, 64, []uint64{0, small}, 128},
+		{"ours, made for more rings, large", vhost.Inflight{Size: own(4, 128), Queues: 2,
+			QueueSize: 128}, 512, []uint64{4 * small, 4*small + large}, 1024},
+		{"ours, made for fewer rings", vhost.Inflight{Size: own(1, 128), Queues: 2, QueueSize: 128},
+			256, []uint64{small}, 1024},
+		{"ours, asked for the largest", vhost.Inflight{Size: 2 * large, Queues: 2, QueueSize: 1024},
+			1024, []uint64{0, large}, 1024},
+		{"former version, small rings", vhost.Inflight{Size: 2 * small, Queues: 2, QueueSize: 128},
+			128, []uint64{0, small}, 128},
+		{"former version, large rings", vhost.Inflight{Size: 2 * small, Queues: 2, QueueSize: 128},
+			256, nil, 0},
+		{"former version, made for fewer rings", vhost.Inflight{Size: small, Queues: 2,
+			QueueSize: 128}, 128, []uint64{0}, 128},
+		{"some other size, small rings", vhost.Inflight{Size: 1 << 20, Queues: 2, QueueSize: 128},
+			64, []uint64{0, small}, 128},
+		{"some other size, large rings", vhost.Inflight{Size: 1 << 20, Queues: 2, QueueSize: 128},
+			1024, nil, 0},
+		{"ours but for a byte", vhost.Inflight{Size: own(2, 128) - 1, Queues: 2, QueueSize: 128},
+			256, nil, 0},
+		{"for more rings than there can be", vhost.Inflight{Size: own(257, 128), Queues: 2,
+			QueueSize: 128}, 256, nil, 0},
+		{"beyond the largest ring", vhost.Inflight{Size: 2 * large, Queues: 2, QueueSize: 32768},
+			1024, []uint64{0, large}, 1024},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s, f, log := connectLogged(t, 4, frontend.Options{Queues: 2, QueueSize: tc.num, NoStart: true})
+			s, f, log := connectLogged(t, 4, frontend.Options{Queues: 2, QueueSize: tc.num,
+				NoStart: true})
 			fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
 			must(t, "memfd", err)
 			must(t, "truncate", unix.Ftruncate(fd, 8<<20))
@@ -113,12 +131,15 @@ func TestInflightSizes(t *testing.T) {
 					q := s.be.queue(i)
 					if i >= len(tc.at) {
 						if q.Num != tc.num || q.Inflight != nil || q.InflightNum != 0 {
-							t.Errorf("ring %d of %d: a region of %d bytes, expected none", i, q.Num, len(q.Inflight))
+							t.Errorf("ring %d of %d: a region of %d bytes, expected none", i, q.Num,
+								len(q.Inflight))
 						}
 						continue
 					}
-					if q.InflightNum != tc.region || len(q.Inflight) != virtq.InflightSize(tc.region) {
-						t.Errorf("ring %d: a region of %d bytes for %d, expected %d", i, len(q.Inflight), q.InflightNum, tc.region)
+					if q.InflightNum != tc.region || len(q.Inflight) != virtq.InflightSize(
+						tc.region) {
+						t.Errorf("ring %d: a region of %d bytes for %d, expected %d", i,
+							len(q.Inflight), q.InflightNum, tc.region)
 						continue
 					}
 					mark := byte(10*round + i + 1)

@@ -37,7 +37,9 @@ func TestInflightAcrossSessions(t *testing.T) {
 		r[len(r)-1] = byte(i + 1)
 	}
 	fd, desc := f.Inflight()
-	if desc != (vhost.Inflight{Size: uint64(4 * (virtq.InflightSize(64) + virtq.InflightSize(1024))), Queues: 4, QueueSize: 64}) {
+	if desc != (vhost.Inflight{
+		Size: uint64(4 * (virtq.InflightSize(64) + virtq.InflightSize(1024))), Queues: 4,
+		QueueSize: 64}) {
 		t.Errorf("the buffer is %+v", desc)
 	}
 	if err := unix.Ftruncate(fd, 0); err == nil {
@@ -116,29 +118,63 @@ func TestInflightRefused(t *testing.T) {
 		want    string // in Serve's error; empty: it is accepted
 	}{
 		{name: "good", request: vhost.SetInflightFD, payload: good.Append(nil), file: 1 << 20},
-		{name: "without padding", request: vhost.SetInflightFD, payload: good.Append(nil)[:20], file: 1 << 20},
-		{name: "half of the padding", request: vhost.SetInflightFD, payload: good.Append(nil)[:22], file: 1 << 20, want: "22 bytes"},
-		{name: "short", request: vhost.SetInflightFD, payload: good.Append(nil)[:19], file: 1 << 20, want: "19 bytes"},
-		{name: "no descriptor", request: vhost.SetInflightFD, payload: good.Append(nil), want: "0 file descriptors"},
-		{name: "more than is needed", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Size = 1<<64 - 1 }), file: 1 << 20},
-		{name: "less than is needed", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Size = 2111 }), file: 1 << 20, want: "2111 bytes, expected at least 2112"},
-		{name: "for one ring of two", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Size-- }), file: 4223},
-		{name: "nothing", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Size = 0 }), file: 1 << 20, want: "of 0 bytes"},
-		{name: "file too short", request: vhost.SetInflightFD, payload: good.Append(nil), file: 4223, want: "of a file of 4223"},
-		{name: "at an offset", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Offset = 16 * page }), file: 1 << 20},
-		{name: "beyond the file", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Offset = 1 << 20 }), file: 1 << 20, want: "at offset 1048576"},
-		{name: "far beyond the file", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Offset = -page }), file: 1 << 20, want: "of a file of"},
-		{name: "askew", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Offset = 64 }), file: 1 << 20, want: "multiple of"},
-		{name: "no rings", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Queues = 0 }), file: 1 << 20, want: "0 rings"},
-		{name: "too many rings", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Queues, d.Size = 5, 1<<20 }), file: 1 << 20, want: "5 rings"},
-		{name: "rings of 0", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.QueueSize = 0 }), file: 1 << 20, want: "0 descriptors"},
-		{name: "for larger rings than there are", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.QueueSize, d.Size = 65535, 2*16448 }), file: 1 << 20},
-		{name: "largest", request: vhost.SetInflightFD, payload: with(func(d *vhost.Inflight) { d.Queues, d.QueueSize, d.Size = 4, 1024, 1<<20 }), file: 1 << 20},
-		{name: "under running rings", request: vhost.SetInflightFD, payload: good.Append(nil), file: 1 << 20, running: true, want: "while a ring runs"},
-		{name: "get for too many rings", request: vhost.GetInflightFD, payload: with(func(d *vhost.Inflight) { d.Queues = 65535 }), want: "65535 rings"},
-		{name: "get for no rings", request: vhost.GetInflightFD, payload: with(func(d *vhost.Inflight) { d.Queues = 0 }), want: "0 rings"},
-		{name: "get for rings of 0", request: vhost.GetInflightFD, payload: with(func(d *vhost.Inflight) { d.QueueSize = 0 }), want: "0 descriptors"},
-		{name: "get with a descriptor", request: vhost.GetInflightFD, payload: good.Append(nil), file: 1 << 20, want: "1 file descriptors"},
+		{name: "without padding", request: vhost.SetInflightFD, payload: good.Append(nil)[:20],
+			file: 1 << 20},
+		{name: "half of the padding", request: vhost.SetInflightFD, payload: good.Append(nil)[:22],
+			file: 1 << 20, want: "22 bytes"},
+		{name: "short", request: vhost.SetInflightFD, payload: good.Append(nil)[:19], file: 1 << 20,
+			want: "19 bytes"},
+		{name: "no descriptor", request: vhost.SetInflightFD, payload: good.Append(nil),
+			want: "0 file descriptors"},
+		{name: "more than is needed", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Size = 1<<64 - 1 }), file: 1 << 20},
+		{name: "less than is needed", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Size = 2111 }), file: 1 << 20,
+			want: "2111 bytes, expected at least 2112"},
+		{name: "for one ring of two", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Size-- }), file: 4223},
+		{name: "nothing", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Size = 0 }), file: 1 << 20,
+			want: "of 0 bytes"},
+		{name: "file too short", request: vhost.SetInflightFD, payload: good.Append(nil),
+			file: 4223, want: "of a file of 4223"},
+		{name: "at an offset", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Offset = 16 * page }), file: 1 << 20},
+		{name: "beyond the file", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Offset = 1 << 20 }), file: 1 << 20,
+			want: "at offset 1048576"},
+		{name: "far beyond the file", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Offset = -page }), file: 1 << 20,
+			want: "of a file of"},
+		{name: "askew", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Offset = 64 }), file: 1 << 20,
+			want: "multiple of"},
+		{name: "no rings", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Queues = 0 }), file: 1 << 20,
+			want: "0 rings"},
+		{name: "too many rings", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Queues, d.Size = 5, 1<<20 }), file: 1 << 20,
+			want: "5 rings"},
+		{name: "rings of 0", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.QueueSize = 0 }), file: 1 << 20,
+			want: "0 descriptors"},
+		{name: "for larger rings than there are", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.QueueSize, d.Size = 65535, 2*16448 }),
+			file:    1 << 20},
+		{name: "largest", request: vhost.SetInflightFD,
+			payload: with(func(d *vhost.Inflight) {
+				d.Queues, d.QueueSize, d.Size = 4, 1024, 1<<20
+			}), file: 1 << 20},
+		{name: "under running rings", request: vhost.SetInflightFD, payload: good.Append(nil),
+			file: 1 << 20, running: true, want: "while a ring runs"},
+		{name: "get for too many rings", request: vhost.GetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Queues = 65535 }), want: "65535 rings"},
+		{name: "get for no rings", request: vhost.GetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.Queues = 0 }), want: "0 rings"},
+		{name: "get for rings of 0", request: vhost.GetInflightFD,
+			payload: with(func(d *vhost.Inflight) { d.QueueSize = 0 }), want: "0 descriptors"},
+		{name: "get with a descriptor", request: vhost.GetInflightFD, payload: good.Append(nil),
+			file: 1 << 20, want: "1 file descriptors"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := serve(t, newFake(4))
@@ -162,7 +198,8 @@ func TestInflightRefused(t *testing.T) {
 			err := <-s.end
 			must(t, "abort", f.Abort())
 			s.end <- err
-			if err := s.wait(); (err == nil) != (tc.want == "") || !strings.Contains(fmt.Sprint(err), tc.want) {
+			if err := s.wait(); (err == nil) != (tc.want == "") ||
+				!strings.Contains(fmt.Sprint(err), tc.want) {
 				t.Errorf("Serve: %v; expected %q", err, tc.want)
 			}
 		})

@@ -30,9 +30,11 @@ func startRing(t *testing.T, c *vhost.Conn, desc, avail, used uint64) {
 	defer unix.Close(kick)
 	send := func(r vhost.Request, payload []byte, fds ...int) {
 		t.Helper()
-		must(t, r.String(), c.WriteMessage(vhost.Header{Request: r, Flags: vhost.FlagVersion}, payload, fds...))
+		must(t, r.String(), c.WriteMessage(vhost.Header{Request: r, Flags: vhost.FlagVersion},
+			payload, fds...))
 	}
-	send(vhost.SetFeatures, u64(frontend.FeatureVersion1)) // without protocol features rings are enabled
+	// without protocol features rings are enabled
+	send(vhost.SetFeatures, u64(frontend.FeatureVersion1))
 	send(vhost.SetVringNum, state(0, 8))
 	send(vhost.SetVringBase, state(0, 0))
 	send(vhost.SetVringAddr, addr(0, 0, desc, avail, used))
@@ -44,7 +46,8 @@ func startRing(t *testing.T, c *vhost.Conn, desc, avail, used uint64) {
 func TestRingWithoutMemory(t *testing.T) {
 	s, c, log := rawSession(t, newFake(1))
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
-	test.Eventually(t, "advice", func() bool { return slices.Contains(log.Values("advice"), vhost.MemoryAdvice) }, log)
+	test.Eventually(t, "advice",
+		func() bool { return slices.Contains(log.Values("advice"), vhost.MemoryAdvice) }, log)
 	must(t, "session", s.wait())
 	if n := len(log.Values("advice")); n != 1 {
 		t.Errorf("reported %d times", n)
@@ -52,8 +55,10 @@ func TestRingWithoutMemory(t *testing.T) {
 
 	s, c, log = rawSession(t, newFake(1))
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
-	test.Eventually(t, "it has read the features at least", func() bool { return s.be.take() != "" })
-	must(t, "barrier", c.WriteMessage(vhost.Header{Request: vhost.GetFeatures, Flags: vhost.FlagVersion}, nil))
+	test.Eventually(t, "it has read the features at least",
+		func() bool { return s.be.take() != "" })
+	must(t, "barrier", c.WriteMessage(vhost.Header{Request: vhost.GetFeatures,
+		Flags: vhost.FlagVersion}, nil))
 	m, err := c.ReadMessage()
 	must(t, "barrier", err)
 	m.CloseFDs()
@@ -67,9 +72,11 @@ func TestRingBeforeMemory(t *testing.T) {
 	s, c, log := rawSession(t, newFake(1))
 	startRing(t, c, 0x1000, 0x2000, 0x3000)
 	fd := memory(t, 1<<20)
-	must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable, Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
+	must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable,
+		Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
 	unix.Close(fd)
-	test.Eventually(t, "the ring starts", func() bool { return strings.Contains(s.be.take(), "start") })
+	test.Eventually(t, "the ring starts",
+		func() bool { return strings.Contains(s.be.take(), "start") })
 	// The end of the session reports missing memory before the time is over.
 	must(t, "session", s.wait())
 	if log.Values("advice") != nil {
@@ -83,7 +90,8 @@ func TestRingOutsideMemory(t *testing.T) {
 	be.refuse["StartQueue"] = fmt.Errorf("ring: %w", guest.ErrOutside)
 	s, c, _ := rawSession(t, be)
 	fd := memory(t, 1<<20)
-	must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable, Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
+	must(t, "memory", c.WriteMessage(vhost.Header{Request: vhost.SetMemTable,
+		Flags: vhost.FlagVersion}, table(reg(0, 1<<20, 0, 0)), fd))
 	unix.Close(fd)
 	startRing(t, c, 1<<30, 1<<30, 1<<30)
 	err := <-s.end

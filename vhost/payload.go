@@ -220,7 +220,8 @@ func DecodeConfigSpace(b []byte) (ConfigSpace, error) {
 		Data:   b[sizeConfigHeader:],
 	}
 	if c.Offset > MaxConfigSize || c.Size > MaxConfigSize-c.Offset {
-		return ConfigSpace{}, fmt.Errorf("config space: %d bytes at offset %d, expected to end within %d: %w",
+		return ConfigSpace{}, fmt.Errorf(
+			"config space: %d bytes at offset %d, expected to end within %d: %w",
 			c.Size, c.Offset, MaxConfigSize, ErrProtocol)
 	}
 	if len(c.Data) != 0 && len(c.Data) != int(c.Size) {

@@ -52,7 +52,8 @@ func TestPayloads(t *testing.T) {
 			value:  VringAddr{Index: 5, Flags: 1, Desc: 10, Used: 20, Avail: 30, Log: 40},
 			decode: func(b []byte) (any, error) { return DecodeVringAddr(b) },
 			append: func() []byte {
-				return VringAddr{Index: 5, Flags: 1, Desc: 10, Used: 20, Avail: 30, Log: 40}.Append(nil)
+				return VringAddr{Index: 5, Flags: 1, Desc: 10, Used: 20, Avail: 30, Log: 40}.Append(
+					nil)
 			},
 		},
 		{
@@ -60,7 +61,8 @@ func TestPayloads(t *testing.T) {
 			value:  []guest.RegionDesc{region, {GuestAddr: 5, Size: 6, UserAddr: 7, MmapOffset: 8}},
 			decode: func(b []byte) (any, error) { return DecodeMemTable(b) },
 			append: func() []byte {
-				return AppendMemTable(nil, []guest.RegionDesc{region, {GuestAddr: 5, Size: 6, UserAddr: 7, MmapOffset: 8}})
+				return AppendMemTable(nil, []guest.RegionDesc{region, {GuestAddr: 5, Size: 6,
+					UserAddr: 7, MmapOffset: 8}})
 			},
 			longer: true,
 		},
@@ -73,7 +75,9 @@ func TestPayloads(t *testing.T) {
 			name: "config space", bytes: append(u32s(8, 3, 1), "abc"...),
 			value:  ConfigSpace{Offset: 8, Size: 3, Flags: 1, Data: []byte("abc")},
 			decode: func(b []byte) (any, error) { return DecodeConfigSpace(b) },
-			append: func() []byte { return ConfigSpace{Offset: 8, Size: 3, Flags: 1, Data: []byte("abc")}.Append(nil) },
+			append: func() []byte {
+				return ConfigSpace{Offset: 8, Size: 3, Flags: 1, Data: []byte("abc")}.Append(nil)
+			},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -85,7 +89,8 @@ func TestPayloads(t *testing.T) {
 				t.Errorf("append: %x, expected %x", b, c.bytes)
 			}
 			for n := range c.bytes {
-				if _, err := c.decode(c.bytes[:n]); !errors.Is(err, ErrProtocol) && !(c.name == "config space" && n == 12) {
+				if _, err := c.decode(c.bytes[:n]); !errors.Is(err, ErrProtocol) &&
+					!(c.name == "config space" && n == 12) {
 					t.Errorf("decode of %d bytes: %v, expected ErrProtocol", n, err)
 				}
 			}
@@ -113,21 +118,66 @@ func TestPayloadLimits(t *testing.T) {
 		bad    bool
 		decode func() error
 	}{
-		{name: "whole window", decode: func() error { _, err := DecodeConfigSpace(config(0, 256, 256)); return err }},
-		{name: "empty at the end", decode: func() error { _, err := DecodeConfigSpace(config(256, 0, 0)); return err }},
-		{name: "without data", decode: func() error { _, err := DecodeConfigSpace(config(0, 60, 0)); return err }},
-		{name: "one beyond", bad: true, decode: func() error { _, err := DecodeConfigSpace(config(256, 1, 1)); return err }},
-		{name: "offset beyond", bad: true, decode: func() error { _, err := DecodeConfigSpace(config(257, 0, 0)); return err }},
-		{name: "sum overflows", bad: true, decode: func() error { _, err := DecodeConfigSpace(config(1<<32-1, 1<<32-1, 0)); return err }},
-		{name: "less data than size", bad: true, decode: func() error { _, err := DecodeConfigSpace(config(0, 60, 59)); return err }},
-		{name: "more data than size", bad: true, decode: func() error { _, err := DecodeConfigSpace(config(0, 60, 61)); return err }},
-		{name: "no regions", decode: func() error { _, err := DecodeMemTable(table(0, 0)); return err }},
-		{name: "eight regions", decode: func() error { _, err := DecodeMemTable(table(8, 8)); return err }},
-		{name: "padded table", decode: func() error { _, err := DecodeMemTable(table(1, 8)); return err }},
-		{name: "nine regions", bad: true, decode: func() error { _, err := DecodeMemTable(table(9, 9)); return err }},
-		{name: "2^32-1 regions", bad: true, decode: func() error { _, err := DecodeMemTable(table(1<<32-1, 8)); return err }},
-		{name: "fewer than announced", bad: true, decode: func() error { _, err := DecodeMemTable(table(3, 2)); return err }},
-		{name: "too long", bad: true, decode: func() error { _, err := DecodeMemTable(table(8, 9)); return err }},
+		{name: "whole window", decode: func() error {
+			_, err := DecodeConfigSpace(config(0, 256, 256))
+			return err
+		}},
+		{name: "empty at the end", decode: func() error {
+			_, err := DecodeConfigSpace(config(256, 0, 0))
+			return err
+		}},
+		{name: "without data", decode: func() error {
+			_, err := DecodeConfigSpace(config(0, 60, 0))
+			return err
+		}},
+		{name: "one beyond", bad: true, decode: func() error {
+			_, err := DecodeConfigSpace(config(256, 1, 1))
+			return err
+		}},
+		{name: "offset beyond", bad: true, decode: func() error {
+			_, err := DecodeConfigSpace(config(257, 0, 0))
+			return err
+		}},
+		{name: "sum overflows", bad: true, decode: func() error {
+			_, err := DecodeConfigSpace(config(1<<32-1, 1<<32-1, 0))
+			return err
+		}},
+		{name: "less data than size", bad: true, decode: func() error {
+			_, err := DecodeConfigSpace(config(0, 60, 59))
+			return err
+		}},
+		{name: "more data than size", bad: true, decode: func() error {
+			_, err := DecodeConfigSpace(config(0, 60, 61))
+			return err
+		}},
+		{name: "no regions", decode: func() error {
+			_, err := DecodeMemTable(table(0, 0))
+			return err
+		}},
+		{name: "eight regions", decode: func() error {
+			_, err := DecodeMemTable(table(8, 8))
+			return err
+		}},
+		{name: "padded table", decode: func() error {
+			_, err := DecodeMemTable(table(1, 8))
+			return err
+		}},
+		{name: "nine regions", bad: true, decode: func() error {
+			_, err := DecodeMemTable(table(9, 9))
+			return err
+		}},
+		{name: "2^32-1 regions", bad: true, decode: func() error {
+			_, err := DecodeMemTable(table(1<<32-1, 8))
+			return err
+		}},
+		{name: "fewer than announced", bad: true, decode: func() error {
+			_, err := DecodeMemTable(table(3, 2))
+			return err
+		}},
+		{name: "too long", bad: true, decode: func() error {
+			_, err := DecodeMemTable(table(8, 9))
+			return err
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := c.decode()
@@ -143,16 +193,19 @@ func TestVringFD(t *testing.T) {
 		v     uint64
 		index int
 		hasFD bool
-	}{{0, 0, true}, {255, 255, true}, {0x100, 0, false}, {0x1ff, 255, false}, {0xfffffffffffffe03, 3, true}} {
+	}{{0, 0, true}, {255, 255, true}, {0x100, 0, false}, {0x1ff, 255, false},
+		{0xfffffffffffffe03, 3, true}} {
 		i, has, err := DecodeVringFD(AppendU64(nil, c.v))
 		if i != c.index || has != c.hasFD || err != nil {
-			t.Errorf("%#x: ring %d, fd %t, %v; expected ring %d, fd %t", c.v, i, has, err, c.index, c.hasFD)
+			t.Errorf("%#x: ring %d, fd %t, %v; expected ring %d, fd %t", c.v, i, has, err, c.index,
+				c.hasFD)
 		}
 	}
 }
 
 func TestRequestNames(t *testing.T) {
-	for r, want := range map[Request]string{GetFeatures: "GET_FEATURES", GetStatus: "GET_STATUS", 0: "message 0", 19: "message 19", 1 << 31: "message 2147483648"} {
+	for r, want := range map[Request]string{GetFeatures: "GET_FEATURES", GetStatus: "GET_STATUS",
+		0: "message 0", 19: "message 19", 1 << 31: "message 2147483648"} {
 		if got := r.String(); got != want {
 			t.Errorf("%d: %q, expected %q", uint32(r), got, want)
 		}

@@ -9,7 +9,8 @@ import (
 	"cowblk/vhost/frontend"
 )
 
-const features = "features 0x130007e66" // frontend.DriverFeatures: the Backend is not shown the protocol's bit
+// frontend.DriverFeatures: the Backend is not shown the protocol's bit
+const features = "features 0x130007e66"
 
 func connect(t *testing.T, s *served, o frontend.Options) *frontend.Frontend {
 	t.Helper()
@@ -35,7 +36,8 @@ func TestQEMU(t *testing.T) {
 		{Queues: 4, AckAll: true},
 		// QEMU 7.2 negotiates no RESET_DEVICE, its first releases no STATUS.
 		{Queues: 4, Protocol: vhost.ProtocolFeatures &^ vhost.ProtocolResetDevice},
-		{Queues: 4, Protocol: vhost.ProtocolFeatures &^ (vhost.ProtocolStatus | vhost.ProtocolResetDevice)},
+		{Queues: 4, Protocol: vhost.ProtocolFeatures &^
+			(vhost.ProtocolStatus | vhost.ProtocolResetDevice)},
 		{Queues: 4, Protocol: vhost.ProtocolMQ | vhost.ProtocolConfig},
 	} {
 		t.Run(fmt.Sprintf("protocol %#x ack %t", o.Protocol, o.AckAll), func(t *testing.T) {
@@ -51,7 +53,8 @@ func TestQEMU(t *testing.T) {
 				return lines
 			}
 			start := func(base int) []string {
-				return lines(repeat(4, fmt.Sprintf("start %%d num 128 base %d kick true call true err true", base)),
+				return lines(repeat(4,
+					fmt.Sprintf("start %%d num 128 base %d kick true call true err true", base)),
 					status("status 15"), repeat(4, "call %d true"))
 			}
 			newer := f.Protocol()&vhost.ProtocolResetDevice != 0
@@ -62,7 +65,8 @@ func TestQEMU(t *testing.T) {
 				return lines(status, stop)
 			}
 			must(t, "barrier", f.Barrier())
-			s.expect("start", lines([]string{features}, status("status 8"), []string{"memory 1"}, start(0))...)
+			s.expect("start", lines([]string{features}, status("status 8"), []string{"memory 1"},
+				start(0))...)
 			for base := 5; base <= 15; base += 5 {
 				s.be.setBase(5)
 				must(t, "stop", f.Stop())
@@ -79,7 +83,8 @@ func TestQEMU(t *testing.T) {
 				if newer {
 					reset = []string{"reset"}
 				}
-				s.expect("reset", lines(around(status("status 0"), repeat(4, "stop %d")), reset, status("status 8"), start(0))...)
+				s.expect("reset", lines(around(status("status 0"), repeat(4, "stop %d")), reset,
+					status("status 8"), start(0))...)
 			}
 			must(t, "close", f.Close())
 			must(t, "Serve", s.wait())
@@ -117,7 +122,8 @@ func TestNoProtocolFeatures(t *testing.T) {
 	s := serve(t, newFake(4))
 	f := connect(t, s, frontend.Options{NoProtocol: true})
 	must(t, "barrier", f.Barrier())
-	s.expect("start", features, "memory 1", "start 0 num 128 base 0 kick true call true err true", "call 0 true")
+	s.expect("start", features, "memory 1", "start 0 num 128 base 0 kick true call true err true",
+		"call 0 true")
 	must(t, "close", f.Close())
 	must(t, "Serve", s.wait())
 }
@@ -144,12 +150,14 @@ func TestMemorySlots(t *testing.T) {
 	for i := range 40 {
 		want = append(want, fmt.Sprintf("memory %d", i+1))
 	}
-	s.expect("start", append(want, "start 0 num 128 base 0 kick true call true err true", "status 15", "call 0 true")...)
+	s.expect("start", append(want, "start 0 num 128 base 0 kick true call true err true",
+		"status 15", "call 0 true")...)
 	last := f.Memory().Regions()[39]
 	must(t, "remove", f.RemoveRegion(last))
 	// Old QEMUs send a descriptor, which must be closed.
 	must(t, "add", f.AddRegion(last))
-	must(t, "send", f.Send(vhost.RemMemReg, vhost.FlagVersion, vhost.AppendMemReg(nil, last), f.Memory().FD()))
+	must(t, "send", f.Send(vhost.RemMemReg, vhost.FlagVersion, vhost.AppendMemReg(nil, last),
+		f.Memory().FD()))
 	must(t, "table", f.ShareMemory(f.Memory().Regions()[:2]...))
 	must(t, "empty table", f.ShareMemory())
 	s.expect("changes", "memory 39", "memory 40", "memory 39", "memory 2", "memory 0")
@@ -177,11 +185,14 @@ func TestRingStates(t *testing.T) {
 	s.expect("enable", "start 0 num 128 base 3 kick true call true err true")
 	ring(vhost.SetVringNum, 128)
 	s.expect("same size")
-	must(t, "kick", f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, vhost.VringNoFD)))
+	must(t, "kick", f.Send(vhost.SetVringKick, vhost.FlagVersion,
+		vhost.AppendU64(nil, vhost.VringNoFD)))
 	must(t, "barrier", f.Barrier())
 	s.expect("another kick", "stop 0", "start 0 num 128 base 6 kick false call true err true")
-	must(t, "call", f.Send(vhost.SetVringCall, vhost.FlagVersion, vhost.AppendU64(nil, vhost.VringNoFD)))
-	must(t, "err", f.Send(vhost.SetVringErr, vhost.FlagVersion, vhost.AppendU64(nil, vhost.VringNoFD)))
+	must(t, "call", f.Send(vhost.SetVringCall, vhost.FlagVersion,
+		vhost.AppendU64(nil, vhost.VringNoFD)))
+	must(t, "err", f.Send(vhost.SetVringErr, vhost.FlagVersion,
+		vhost.AppendU64(nil, vhost.VringNoFD)))
 	must(t, "barrier", f.Barrier())
 	s.expect("no call, no err", "call 0 false", "err 0 false")
 	must(t, "owner", f.Send(vhost.ResetOwner, vhost.FlagVersion, nil))
@@ -189,7 +200,8 @@ func TestRingStates(t *testing.T) {
 	s.expect("reset owner", "stop 0", "reset")
 	ring(vhost.SetVringEnable, 1)
 	s.expect("enable without a kick descriptor")
-	must(t, "kick", f.Send(vhost.SetVringKick, vhost.FlagVersion, vhost.AppendU64(nil, vhost.VringNoFD)))
+	must(t, "kick", f.Send(vhost.SetVringKick, vhost.FlagVersion,
+		vhost.AppendU64(nil, vhost.VringNoFD)))
 	must(t, "barrier", f.Barrier())
 	s.expect("kick", "start 0 num 128 base 9 kick false call false err false")
 	must(t, "abort", f.Abort())
@@ -200,7 +212,8 @@ func TestConfig(t *testing.T) {
 	s := serve(t, newFake(1))
 	f := connect(t, s, frontend.Options{})
 	s.be.take()
-	for _, c := range []struct{ off, n uint32 }{{0, 60}, {0, 256}, {20, 40}, {63, 2}, {200, 56}, {256, 0}, {0, 0}} {
+	for _, c := range []struct{ off, n uint32 }{{0, 60}, {0, 256}, {20, 40}, {63, 2}, {200, 56},
+		{256, 0}, {0, 0}} {
 		b, err := f.Config(c.off, c.n)
 		if err != nil || len(b) != int(c.n) {
 			t.Errorf("%d bytes at %d: %d bytes, %v", c.n, c.off, len(b), err)
@@ -219,7 +232,8 @@ func TestConfig(t *testing.T) {
 	must(t, "set", f.SetConfig(32, []byte{1}))
 	s.be.take()
 	// A request without room for the data is answered, too.
-	must(t, "send", f.Send(vhost.GetConfig, vhost.FlagVersion, vhost.ConfigSpace{Size: 8}.Append(nil)))
+	must(t, "send", f.Send(vhost.GetConfig, vhost.FlagVersion,
+		vhost.ConfigSpace{Size: 8}.Append(nil)))
 	if m, err := f.Receive(); err != nil || m.Size != 12+8 {
 		t.Errorf("config without data: %+v, %v", m, err)
 	}

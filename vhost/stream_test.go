@@ -72,7 +72,8 @@ func startSequence() []sent {
 		msg(vhost.GetStatus, 0, nil),
 		msg(vhost.SetStatus, 0, u64(8)),
 		msg(vhost.AddMemReg, ask, vhost.AppendMemReg(nil, reg(0, 2<<20, 1<<40, 0)), memoryFD),
-		msg(vhost.AddMemReg, ask, vhost.AppendMemReg(nil, reg(2<<20, 2<<20, 1<<41, 2<<20)), memoryFD),
+		msg(vhost.AddMemReg, ask, vhost.AppendMemReg(nil, reg(2<<20, 2<<20, 1<<41, 2<<20)),
+			memoryFD),
 	}
 	for i := range uint32(2) {
 		out = append(out,
@@ -89,7 +90,8 @@ func startSequence() []sent {
 		msg(vhost.SetVringEnable, ask, state(0, 0)),
 		msg(vhost.GetVringBase, 0, state(0, 0)),
 		msg(vhost.RemMemReg, ask, vhost.AppendMemReg(nil, reg(2<<20, 2<<20, 1<<41, 0)), memoryFD),
-		msg(vhost.SetMemTable, ask, vhost.AppendMemTable(nil, []guest.RegionDesc{reg(0, 4<<20, 1<<40, 0)}), memoryFD),
+		msg(vhost.SetMemTable, ask, vhost.AppendMemTable(nil,
+			[]guest.RegionDesc{reg(0, 4<<20, 1<<40, 0)}), memoryFD),
 		msg(vhost.ResetDevice, 0, nil))
 }
 
@@ -109,7 +111,8 @@ func write(t testing.TB, conn *net.UnixConn, m sent, fds [kinds]int, limit int) 
 	if len(send) > 0 {
 		oob = unix.UnixRights(send...)
 	}
-	if _, _, err := conn.WriteMsgUnix(b, oob, nil); err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+	if _, _, err := conn.WriteMsgUnix(b, oob, nil); err != nil && !errors.Is(err, unix.EPIPE) &&
+		!errors.Is(err, unix.ECONNRESET) {
 		t.Fatal(err)
 	}
 }

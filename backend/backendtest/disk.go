@@ -42,7 +42,8 @@ func OpenDisk(t testing.TB, size int64, o cow.Options) *Disk {
 	test.Must(t, err)
 	test.Must(t, f.Close())
 	paths := layer.Paths{Map: filepath.Join(d.Dir, "map"), Data: filepath.Join(d.Dir, "data")}
-	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: size, Base: print, BaseSize: size})
+	l, err := layer.CreateHead(vfs.OS{}, paths, layer.CreateParams{Size: size, Base: print,
+		BaseSize: size})
 	test.Must(t, err)
 	test.Must(t, l.Close())
 	spec := cow.Spec{Base: &cow.BaseSpec{Path: base}, Layers: []layer.Paths{paths}}

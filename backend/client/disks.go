@@ -67,11 +67,14 @@ func queryDisks(ctx context.Context, st *store.Store, path string) ([]daemon.Dis
 	}
 	var disks []daemon.DiskInfo
 	err = c.Run(ctx, "query-cow-disks", daemon.DisksArgs{Store: true}, &disks)
-	return slices.DeleteFunc(disks, func(d daemon.DiskInfo) bool { return servesOtherStore(st, &d) }), err
+	return slices.DeleteFunc(disks, func(d daemon.DiskInfo) bool {
+		return servesOtherStore(st, &d)
+	}), err
 }
 
 // QueryDisk returns what the daemon of a disk reports about it; nil if no process serves it.
-func QueryDisk(ctx context.Context, st *store.Store, v *store.Serving, name string) (*daemon.DiskInfo, error) {
+func QueryDisk(ctx context.Context, st *store.Store, v *store.Serving,
+	name string) (*daemon.DiskInfo, error) {
 	if v == nil || v.Control == "" {
 		return nil, nil
 	}

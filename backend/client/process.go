@@ -23,9 +23,11 @@ type NotOneProcessError struct {
 func (e *NotOneProcessError) Error() string {
 	switch {
 	case !e.aServed:
-		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.b, e.a)
+		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.b,
+			e.a)
 	case !e.bServed:
-		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.a, e.b)
+		return fmt.Sprintf("disk %q is in use, served by a process, and disk %q is stopped", e.a,
+			e.b)
 	}
 	return fmt.Sprintf("disks %q and %q are in use, and not served by one process", e.a, e.b)
 }
@@ -60,7 +62,8 @@ func ControlSocket(s *store.Store, names []string) (path string, err error) {
 
 // Dial connects to the control socket at path, which the locks of the disks name. ErrRefused: the
 // process serves disks of these names from another store, which a command would change.
-func Dial(ctx context.Context, st *store.Store, path string, names []string) (*control.Client, error) {
+func Dial(ctx context.Context, st *store.Store, path string, names []string) (*control.Client,
+	error) {
 	c, err := control.Dial(path, QueryTimeout)
 	if err != nil {
 		return nil, err
@@ -80,7 +83,8 @@ func OldProcess(ctx context.Context, st *store.Store, names []string) (path stri
 	path, err = ControlSocket(st, names)
 	var apart *NotOneProcessError
 	if errors.As(err, &apart) {
-		return "", fmt.Errorf("takeover: %w: a process takes over the disks of one process; serve the others from another one", err)
+		return "", fmt.Errorf(
+			"takeover: %w: a process takes over the disks of one process; serve the others from another one", err)
 	}
 	if err != nil || path == "" {
 		return "", err
@@ -97,7 +101,8 @@ func OldProcess(ctx context.Context, st *store.Store, names []string) (path stri
 func CheckStore(st *store.Store, path string, disks []daemon.DiskInfo, names []string) error {
 	for _, d := range disks {
 		if slices.Contains(names, d.Name) && servesOtherStore(st, &d) {
-			return fmt.Errorf("disk %q: expected a process that serves it from store %s, found one on control socket %s that serves it from store %s: %w\nname the store that is meant with --store",
+			return fmt.Errorf(
+				"disk %q: expected a process that serves it from store %s, found one on control socket %s that serves it from store %s: %w\nname the store that is meant with --store",
 				d.Name, st.Dir(), shell.Text(path), shell.Text(d.Store), store.ErrRefused)
 		}
 	}

@@ -39,8 +39,10 @@ type watcher struct {
 // Watch returns when space is low on a file system with the heads of the disks, which it reports.
 // Meanwhile it calls show for failed requests of the disks and for guests that continue. Errors:
 // ctx's, show's, and those of store.Disks if no disk can be read.
-func Watch(ctx context.Context, o WatchOptions, show func(qmp.Event) error) (*daemon.SpaceLow, error) {
-	w := &watcher{WatchOptions: o, spaceLow: make(chan daemon.SpaceLow), events: make(chan qmp.Event), watching: map[string]bool{}}
+func Watch(ctx context.Context, o WatchOptions, show func(qmp.Event) error) (*daemon.SpaceLow,
+	error) {
+	w := &watcher{WatchOptions: o, spaceLow: make(chan daemon.SpaceLow),
+		events: make(chan qmp.Event), watching: map[string]bool{}}
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() { cancel(); w.running.Wait() }()
 	tick := time.NewTicker(watchPoll)

@@ -37,15 +37,18 @@ func TestClient(t *testing.T) {
 			t.Fatalf("echo %d: %d, %v", i, out.N, err)
 		}
 		var e *Error
-		if err := c.Run(ctx, "fail", nil, nil); !errors.As(err, &e) || *e != (Error{Class: DeviceNotFound, Desc: "disk vm9 is not served here"}) {
+		if err := c.Run(ctx, "fail", nil, nil); !errors.As(err, &e) ||
+			*e != (Error{Class: DeviceNotFound, Desc: "disk vm9 is not served here"}) {
 			t.Fatalf("fail: %#v", err)
 		}
-		if err := c.Run(ctx, "missing", nil, nil); !errors.As(err, &e) || e.Class != CommandNotFound {
+		if err := c.Run(ctx, "missing", nil, nil); !errors.As(err, &e) ||
+			e.Class != CommandNotFound {
 			t.Fatalf("missing: %#v", err)
 		}
 	}
 	var mismatch *json.UnmarshalTypeError
-	if err := c.Run(ctx, "echo", map[string]int{"N": 1}, new([]string)); !errors.As(err, &mismatch) {
+	if err := c.Run(ctx, "echo", map[string]int{"N": 1}, new([]string)); !errors.As(err,
+		&mismatch) {
 		t.Errorf("reply of another type: %v", err)
 	}
 	var unsupported *json.UnsupportedTypeError
@@ -68,7 +71,8 @@ func TestClientEvents(t *testing.T) {
 		s.Emit("COW_TEST", map[string]int{"n": i})
 	}
 	for i := range 100 {
-		if e := <-events; e.Event != "COW_TEST" || e.Data["n"] != float64(i) || e.Timestamp.Seconds == 0 {
+		if e := <-events; e.Event != "COW_TEST" || e.Data["n"] != float64(i) ||
+			e.Timestamp.Seconds == 0 {
 			t.Fatalf("event %d: %+v", i, e)
 		}
 	}
@@ -92,7 +96,8 @@ func TestClientEventsEndWithServer(t *testing.T) {
 	s.Close()
 	for range events {
 	}
-	test.ErrorIs(t, c.Run(context.Background(), "query-version", nil, nil), ErrNoDaemon, "Run without a daemon")
+	test.ErrorIs(t, c.Run(context.Background(), "query-version", nil, nil), ErrNoDaemon,
+		"Run without a daemon")
 }
 
 func TestClientCancel(t *testing.T) {
@@ -132,9 +137,10 @@ func TestDialOdd(t *testing.T) {
 		"gone":          {lines: []string{"close"}},
 		"garbage":       {lines: []string{"220 mail.example.org ESMTP\n"}},
 		"half greeting": {lines: []string{`{"QMP":`}},
-		"refuses":       {lines: []string{greeting, `{"error":{"class":"GenericError","desc":"not you"}}` + "\n"}},
-		"then mute":     {lines: []string{greeting, `{"return":{}}` + "\n"}},
-		"then gone":     {lines: []string{greeting, `{"return":{}}` + "\n", "close"}},
+		"refuses": {lines: []string{greeting,
+			`{"error":{"class":"GenericError","desc":"not you"}}` + "\n"}},
+		"then mute": {lines: []string{greeting, `{"return":{}}` + "\n"}},
+		"then gone": {lines: []string{greeting, `{"return":{}}` + "\n", "close"}},
 		"reply too long": {lines: []string{greeting, `{"return":{}}` + "\n",
 			strings.Repeat("x", link.MaxLine+1)}},
 	} {
@@ -197,7 +203,8 @@ func TestForeignServer(t *testing.T) {
 			case "qmp_capabilities", "known":
 				fmt.Fprintln(conn, `{"return":{}}`)
 			default:
-				fmt.Fprintf(conn, `{"error":{"class":"CommandNotFound","desc":"no %s"}}`+"\n", r.Execute)
+				fmt.Fprintf(conn, `{"error":{"class":"CommandNotFound","desc":"no %s"}}`+"\n",
+					r.Execute)
 			}
 		}
 	}
@@ -214,7 +221,8 @@ func TestForeignServer(t *testing.T) {
 	test.Must(t, err)
 	test.Check(t, c.Run(context.Background(), "known", nil, nil))
 	var e *Error
-	if err := c.Run(context.Background(), "other", nil, nil); !errors.As(err, &e) || *e != (Error{Class: CommandNotFound, Desc: "no other"}) {
+	if err := c.Run(context.Background(), "other", nil, nil); !errors.As(err, &e) ||
+		*e != (Error{Class: CommandNotFound, Desc: "no other"}) {
 		t.Errorf("%#v", err)
 	}
 }
@@ -231,14 +239,16 @@ func TestSocketMonitor(t *testing.T) {
 	}
 	events, err := mon.Events(context.Background())
 	test.Must(t, err)
-	if out, err := mon.Run([]byte(`{"execute":"echo","arguments":{"a":1},"id":"x"}`)); err != nil || string(out) != `{"return":{"a":1},"id":"x"}` {
+	if out, err := mon.Run([]byte(`{"execute":"echo","arguments":{"a":1},"id":"x"}`)); err != nil ||
+		string(out) != `{"return":{"a":1},"id":"x"}` {
 		t.Errorf("echo: %s, %v", out, err)
 	}
 	_, err = mon.Run([]byte(`{"execute":"missing"}`))
 	test.Texts(t, "odd_peers.texts")(t, "command missing, through go-qemu", err)
 	test.Eventually(t, "it takes events", func() bool { return listening(s) == 1 })
 	s.Emit("COW_PROMOTED", map[string]string{"disk": "vm1"})
-	if e := <-events; e.Event != "COW_PROMOTED" || e.Data["disk"] != "vm1" || e.Timestamp.Seconds == 0 {
+	if e := <-events; e.Event != "COW_PROMOTED" || e.Data["disk"] != "vm1" ||
+		e.Timestamp.Seconds == 0 {
 		t.Errorf("event %+v", e)
 	}
 	test.Check(t, mon.Disconnect())

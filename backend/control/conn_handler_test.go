@@ -39,7 +39,8 @@ func TestRegisterConn(t *testing.T) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	test.Must(t, err)
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	for _, command := range []string{`{"execute":"qmp_capabilities"}`, `{"execute":"give","arguments":{"a":1}}`} {
+	for _, command := range []string{`{"execute":"qmp_capabilities"}`,
+		`{"execute":"give","arguments":{"a":1}}`} {
 		_, err = conn.Write([]byte(command))
 		test.Must(t, err)
 	}
@@ -100,7 +101,8 @@ func TestSuspendCommands(t *testing.T) {
 	<-entered
 	short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	test.ErrorIs(t, test.Err(s.SuspendCommands(short)), context.DeadlineExceeded, "while a command runs")
+	test.ErrorIs(t, test.Err(s.SuspendCommands(short)), context.DeadlineExceeded,
+		"while a command runs")
 	held := make(chan func(), 1)
 	go func() {
 		release, err := s.SuspendCommands(context.Background())
@@ -132,7 +134,8 @@ func TestSuspendCommands(t *testing.T) {
 	leave <- struct{}{}
 	test.Must(t, <-second)
 	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "QMP") {
+	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line,
+		"QMP") {
 		t.Errorf("who came meanwhile: %q, %v", line, err)
 	}
 }

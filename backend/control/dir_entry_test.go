@@ -37,7 +37,8 @@ func TestListenInAnothersDirectory(t *testing.T) {
 		test.Must(t, err)
 		var st unix.Stat_t
 		test.Must(t, unix.Lstat(path, &st))
-		if st.Mode != unix.S_IFSOCK|0o660 || st.Gid != 7 || l.Path() != path || l.Addr().String() != path {
+		if st.Mode != unix.S_IFSOCK|0o660 || st.Gid != 7 || l.Path() != path ||
+			l.Addr().String() != path {
 			t.Errorf("mode %o, group %d, path %s, address %s", st.Mode, st.Gid, l.Path(), l.Addr())
 		}
 		if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
@@ -123,7 +124,8 @@ func TestListenNotRedirected(t *testing.T) {
 	<-done
 	var st unix.Stat_t
 	test.Must(t, unix.Lstat(victim, &st))
-	if b, err := os.ReadFile(victim); st.Mode != unix.S_IFREG|0o600 || st.Gid == 7 || string(b) != "precious" {
+	if b, err := os.ReadFile(victim); st.Mode != unix.S_IFREG|0o600 || st.Gid == 7 ||
+		string(b) != "precious" {
 		t.Errorf("the file elsewhere: mode %o, group %d, %q, %v", st.Mode, st.Gid, b, err)
 	}
 }

@@ -69,9 +69,11 @@ func listening(s *Server) int {
 // A client that sends commands and reads no replies is throttled, disconnected after a time, and
 // delays nobody.
 func TestCommandFlood(t *testing.T) {
-	s, path := start(t, Options{MaxQueue: 1, WriteTimeout: 300 * time.Millisecond}, map[string]Handler{"echo": echo})
+	s, path := start(t, Options{MaxQueue: 1, WriteTimeout: 300 * time.Millisecond},
+		map[string]Handler{"echo": echo})
 	c := dialScript(t, path)
-	text := []byte(`{"execute":"qmp_capabilities"}` + strings.Repeat(`{"execute":"echo","arguments":{"pad":"0123456789"}}`, 1000))
+	text := []byte(`{"execute":"qmp_capabilities"}` + strings.Repeat(
+		`{"execute":"echo","arguments":{"pad":"0123456789"}}`, 1000))
 	var err error
 	for n := 0; err == nil; n += len(text) {
 		if n > 64<<20 {
@@ -82,7 +84,8 @@ func TestCommandFlood(t *testing.T) {
 	if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("flood ended with %v", err)
 	}
-	test.Eventually(t, "the flood's session is gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
+	test.Eventually(t, "the flood's session is gone",
+		func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
 	alive(t, path)
 }
 
@@ -112,21 +115,26 @@ func TestHostileInput(t *testing.T) {
 		reply string // part of the first reply; empty: none is expected
 		ends  bool   // the server closes the connection
 	}{
-		"binary":          {input: string(noise)},
-		"zeros":           {input: strings.Repeat("\x00", 1<<20), reply: "expected an object"},
-		"flush bytes":     {input: strings.Repeat("\xff", 1<<16)},
-		"half line":       {input: `{"execute":"ec`},
-		"half escape":     {input: `{"execute":"ec\`},
-		"deep arrays":     {input: strings.Repeat("[", 1<<20), reply: "too deep"},
-		"deep objects":    {input: strings.Repeat(`{"a":`, 1<<18), reply: "too deep"},
-		"endless string":  {input: `{"execute":"` + strings.Repeat("x", 1<<20), reply: "longer than", ends: true},
-		"endless blanks":  {input: "{" + strings.Repeat(" ", 1<<20), reply: "longer than", ends: true},
-		"garbage lines":   {input: strings.Repeat("x\n", 1<<10), reply: "expected an object"},
-		"wrong brackets":  {input: `{"execute":]`, reply: "JSON parse error"},
-		"bad utf8":        {input: "{\"execute\":\"\xc3\x28\"}", reply: "CommandNotFound"},
-		"long id":         {input: `{"execute":"echo","id":"` + strings.Repeat("i", maxText-100) + `"}`, reply: "CommandNotFound"},
-		"long name":       {input: `{"execute":"` + strings.Repeat("n", maxText-100) + `"}`, reply: "CommandNotFound"},
-		"duplicate names": {input: `{"execute":"a","execute":"qmp_capabilities"}`, reply: `{"return":{}}`},
+		"binary":       {input: string(noise)},
+		"zeros":        {input: strings.Repeat("\x00", 1<<20), reply: "expected an object"},
+		"flush bytes":  {input: strings.Repeat("\xff", 1<<16)},
+		"half line":    {input: `{"execute":"ec`},
+		"half escape":  {input: `{"execute":"ec\`},
+		"deep arrays":  {input: strings.Repeat("[", 1<<20), reply: "too deep"},
+		"deep objects": {input: strings.Repeat(`{"a":`, 1<<18), reply: "too deep"},
+		"endless string": {input: `{"execute":"` + strings.Repeat("x", 1<<20),
+			reply: "longer than", ends: true},
+		"endless blanks": {input: "{" + strings.Repeat(" ", 1<<20), reply: "longer than",
+			ends: true},
+		"garbage lines":  {input: strings.Repeat("x\n", 1<<10), reply: "expected an object"},
+		"wrong brackets": {input: `{"execute":]`, reply: "JSON parse error"},
+		"bad utf8":       {input: "{\"execute\":\"\xc3\x28\"}", reply: "CommandNotFound"},
+		"long id": {input: `{"execute":"echo","id":"` + strings.Repeat("i", maxText-100) +
+			`"}`, reply: "CommandNotFound"},
+		"long name": {input: `{"execute":"` + strings.Repeat("n", maxText-100) + `"}`,
+			reply: "CommandNotFound"},
+		"duplicate names": {input: `{"execute":"a","execute":"qmp_capabilities"}`,
+			reply: `{"return":{}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, path := start(t, Options{}, map[string]Handler{"echo": echo})
@@ -150,10 +158,12 @@ func TestHostileInput(t *testing.T) {
 			}
 			wg.Wait()
 			first, _, _ := strings.Cut(got.String(), "\n")
-			if name != "binary" && (!strings.Contains(first, tc.reply) || (tc.reply == "") != (first == "")) {
+			if name != "binary" && (!strings.Contains(first, tc.reply) ||
+				(tc.reply == "") != (first == "")) {
 				t.Errorf("first reply %.200q, want %q", first, tc.reply)
 			}
-			test.Eventually(t, "the session is gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
+			test.Eventually(t, "the session is gone",
+				func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
 			alive(t, path)
 		})
 	}
@@ -163,7 +173,8 @@ func TestHostileInput(t *testing.T) {
 func TestResync(t *testing.T) {
 	_, path := start(t, Options{}, map[string]Handler{"echo": echo})
 	c := dialScript(t, path).ready()
-	for _, bad := range []string{"junk {}\n", "{\"execute\": \"\n", strings.Repeat("[", 100) + "{}\n"} {
+	for _, bad := range []string{"junk {}\n", "{\"execute\": \"\n", strings.Repeat("[", 100) +
+		"{}\n"} {
 		c.send(bad + `{"execute":"echo"}`)
 		if l := c.line(); !strings.Contains(l, "JSON parse error") {
 			t.Errorf("%.20q: %s", bad, l)
@@ -209,12 +220,14 @@ func TestManyClients(t *testing.T) {
 	if served != 20 || turned != 80 {
 		t.Errorf("%d served and %d refused, want 20 and 80", served, turned)
 	}
-	test.Eventually(t, "all are gone", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
+	test.Eventually(t, "all are gone",
+		func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.sessions) == 0 })
 	for range 100 {
 		wg.Go(func() {
 			for {
 				c := dialScript(t, path)
-				if first, err := c.in.ReadString('\n'); err == nil && !strings.Contains(first, "no more are allowed") {
+				if first, err := c.in.ReadString('\n'); err == nil && !strings.Contains(first,
+					"no more are allowed") {
 					io.WriteString(c.conn, `{"execute":"qmp_capabilities"}{"execute":"echo"}`)
 					a, _ := c.in.ReadString('\n')
 					b, err := c.in.ReadString('\n')

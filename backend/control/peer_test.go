@@ -51,8 +51,12 @@ func TestPeers(t *testing.T) {
 	s := NewServer(Options{Group: "4242", Log: slog.New(slog.NewTextHandler(&log, nil))})
 	s.Register("ask", echo)
 	s.RegisterChange("change", echo)
-	s.RegisterChange("own", func(ctx context.Context, _ json.RawMessage) (any, error) { return nil, OwnerOnly(ctx, "to own") })
-	s.RegisterConn("take", func(_ context.Context, conn *net.UnixConn, _ json.RawMessage) { fmt.Fprintln(conn, "taken") })
+	s.RegisterChange("own", func(ctx context.Context, _ json.RawMessage) (any, error) {
+		return nil, OwnerOnly(ctx, "to own")
+	})
+	s.RegisterConn("take", func(_ context.Context, conn *net.UnixConn, _ json.RawMessage) {
+		fmt.Fprintln(conn, "taken")
+	})
 	test.Must(t, s.Listen(path))
 	go s.Serve()
 	defer s.Close()
@@ -169,7 +173,8 @@ func TestOwnerNotLockedOut(t *testing.T) {
 		conn, err := controltest.DialAs(t, path, nobody, 4242)
 		test.Must(t, err)
 		defer conn.Close()
-		if line := dialScriptOn(t, conn).line(); strings.Contains(line, "no more are allowed") != turned {
+		if line := dialScriptOn(t, conn).line(); strings.Contains(line,
+			"no more are allowed") != turned {
 			t.Errorf("client %d of the group: %s", i, line)
 		}
 	}

@@ -77,7 +77,8 @@ func startTranscript(t *testing.T) string {
 	s, path := start(t, Options{}, map[string]Handler{
 		"echo": echo,
 		"fail": func(context.Context, json.RawMessage) (any, error) {
-			return nil, fmt.Errorf("disk vm9: wrapped: %w", &Error{Class: DeviceNotFound, Desc: "no such disk"})
+			return nil, fmt.Errorf("disk vm9: wrapped: %w", &Error{Class: DeviceNotFound,
+				Desc: "no such disk"})
 		},
 	})
 	s.Register("emit", func(context.Context, json.RawMessage) (any, error) {
@@ -263,7 +264,8 @@ func TestEventOrder(t *testing.T) {
 			}
 			test.Must(t, json.Unmarshal([]byte(l), &ev))
 			if ev.Data.N != next[ev.Data.From] {
-				t.Fatalf("reader %d: emitter %d sent %d, expected %d", r, ev.Data.From, ev.Data.N, next[ev.Data.From])
+				t.Fatalf("reader %d: emitter %d sent %d, expected %d", r, ev.Data.From, ev.Data.N,
+					next[ev.Data.From])
 			}
 			next[ev.Data.From]++
 			if at := ev.Timestamp.Seconds*1e6 + ev.Timestamp.Microseconds; at < last {

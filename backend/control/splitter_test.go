@@ -57,9 +57,11 @@ func TestSplitter(t *testing.T) {
 		{"{\"a\n{}", []string{"! " + errNewline.Error(), "{}"}},
 		{"{\"a\xff{}", []string{"{}"}},
 		{"x\xff{}", []string{garbage, "{}"}},
-		{strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth), []string{strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth)}},
+		{strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth),
+			[]string{strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth)}},
 		{strings.Repeat("[", maxDepth+1) + "\n{}", []string{tooDeep, "{}"}},
-		{"{" + strings.Repeat(" ", maxText-2) + "}", []string{"{" + strings.Repeat(" ", maxText-2) + "}"}},
+		{"{" + strings.Repeat(" ", maxText-2) + "}", []string{"{" + strings.Repeat(" ", maxText-2) +
+			"}"}},
 		{"{" + strings.Repeat(" ", maxText-1) + "}", []string{tooLong}},
 	} {
 		for _, step := range []int{1, 2, 3, 4096, 1 << 20} {
@@ -110,7 +112,8 @@ func FuzzSplitter(f *testing.F) {
 // objects decodes in with encoding/json; false: it is not a sequence of objects within the
 // splitter's bounds.
 func objects(in []byte) (out []string, ok bool) {
-	if len(in) >= maxText || bytes.Count(in, []byte("{"))+bytes.Count(in, []byte("[")) > maxDepth || bytes.IndexByte(in, 0xff) >= 0 {
+	if len(in) >= maxText || bytes.Count(in, []byte("{"))+bytes.Count(in, []byte("[")) > maxDepth ||
+		bytes.IndexByte(in, 0xff) >= 0 {
 		return nil, false
 	}
 	for d := json.NewDecoder(bytes.NewReader(in)); ; {
@@ -128,7 +131,8 @@ func objects(in []byte) (out []string, ok bool) {
 // line, and that its id is the request's.
 func FuzzParseRequest(f *testing.F) {
 	for _, s := range []string{
-		`{"execute":"a","arguments":{},"id":1}`, `[]`, `{"id":{"a":[1]}}`, `{"execute":1}`, `{"a":`, `{"execute":"` + "\xff" + `"}`,
+		`{"execute":"a","arguments":{},"id":1}`, `[]`, `{"id":{"a":[1]}}`, `{"execute":1}`, `{"a":`,
+		`{"execute":"` + "\xff" + `"}`,
 	} {
 		f.Add([]byte(s))
 	}

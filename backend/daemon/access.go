@@ -21,10 +21,14 @@ func (d *Daemon) checkReach(ctx context.Context, s *qmp.Spec) error {
 	switch {
 	case s.Agent != "":
 		return control.OwnerOnly(ctx, "guest agent at "+s.Agent)
-	case (s.Libvirt != "" || s.Domain != "") && (s.Libvirt != own.Libvirt || s.Domain != own.Domain):
-		return control.OwnerOnly(ctx, fmt.Sprintf("libvirt at %s, domain %q, which this process was not started with (--libvirt, --domain)", s.Libvirt, s.Domain))
+	case (s.Libvirt != "" || s.Domain != "") && (s.Libvirt != own.Libvirt ||
+		s.Domain != own.Domain):
+		return control.OwnerOnly(ctx,
+			fmt.Sprintf("libvirt at %s, domain %q, which this process was not started with (--libvirt, --domain)", s.Libvirt, s.Domain))
 	case s.QMP != "" && d.monitorFor(s.QMP) == nil:
-		return control.OwnerOnly(ctx, fmt.Sprintf("QEMU's monitor at %s, which this process was not started with (--qmp)", s.QMP))
+		return control.OwnerOnly(ctx,
+			fmt.Sprintf("QEMU's monitor at %s, which this process was not started with (--qmp)",
+				s.QMP))
 	}
 	return nil
 }
@@ -46,17 +50,20 @@ const socketSuffix = ".nbd"
 // checkStart refuses addresses outside the run directory.
 func (r *nbdExports) checkStart(ctx context.Context, at nbd.Address) error {
 	dir := r.daemon.opts.Store.RunDir()
-	if at.Network == "unix" && at.Path == filepath.Join(dir, filepath.Base(at.Path)) && strings.HasSuffix(at.Path, socketSuffix) {
+	if at.Network == "unix" && at.Path == filepath.Join(dir, filepath.Base(at.Path)) &&
+		strings.HasSuffix(at.Path, socketSuffix) {
 		return nil
 	}
-	return control.OwnerOnly(ctx, fmt.Sprintf("NBD server at %s (others: unix:%s)", at, filepath.Join(dir, "NAME"+socketSuffix)))
+	return control.OwnerOnly(ctx, fmt.Sprintf("NBD server at %s (others: unix:%s)", at,
+		filepath.Join(dir, "NAME"+socketSuffix)))
 }
 
 // checkAdd refuses disks that the process does not serve, and exports to a network.
 func (r *nbdExports) checkAdd(ctx context.Context, name string) error {
 	disk, _, _ := strings.Cut(name, "@")
 	if !r.daemon.serves(disk) {
-		return control.OwnerOnly(ctx, fmt.Sprintf("export of %q, a disk that this process does not serve", name))
+		return control.OwnerOnly(ctx,
+			fmt.Sprintf("export of %q, a disk that this process does not serve", name))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

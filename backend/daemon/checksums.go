@@ -62,7 +62,8 @@ func (s *checksummer) run(ctx context.Context) {
 			case ctx.Err() != nil || errors.Is(err, cow.ErrClosed) || failed[e] == err.Error():
 			default:
 				failed[e] = err.Error()
-				s.daemon.log.Warn("sealed layers are left without checksums", "disk", e.dev.Name(), "err", err)
+				s.daemon.log.Warn("sealed layers are left without checksums", "disk", e.dev.Name(),
+					"err", err)
 			}
 		}
 		select {

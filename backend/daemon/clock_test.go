@@ -17,7 +17,8 @@ func TestHooksWhenTheClockIsSet(t *testing.T) {
 	const year = 365 * 24 * time.Hour
 	d := quietDaemon(t, &test.Log{}, HookOptions{})
 	for _, after := range []time.Duration{
-		0, time.Second, -year, -year + time.Second, year, year + time.Second, -10 * year, -10*year + time.Second, -10*year + 11*time.Second,
+		0, time.Second, -year, -year + time.Second, year, year + time.Second, -10 * year,
+		-10*year + time.Second, -10*year + 11*time.Second,
 	} {
 		d.hooks.handle(event("RESET", after))
 	}
@@ -37,7 +38,8 @@ func TestHooksWhenTheClockIsSet(t *testing.T) {
 	for _, jump := range []time.Duration{-time.Hour, time.Hour} {
 		d := quietDaemon(t, &test.Log{}, HookOptions{Interval: time.Nanosecond})
 		end := d.hooks.beginPause()
-		d.hooks.handle(stop(time.Now().Add(jump))) // the clock was set between our noting and QEMU's
+		// the clock was set between our noting and QEMU's
+		d.hooks.handle(stop(time.Now().Add(jump)))
 		end()
 		during := len(d.names.Tags("test"))
 		// A later pause of somebody else counts, and one of ours does not, by the new clock or the

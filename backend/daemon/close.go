@@ -69,12 +69,14 @@ func (d *Daemon) waitForSpace(e *Export, end time.Time) {
 			// From now on the first signal ends the process.
 			signal.Reset(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			d.log.Error("no space to write a disk's map before closing it: make space. At the time limit, or at a signal, the process ends without it",
-				"disk", e.name, "waits", left.Round(time.Second), "then", unwrittenText(e.opened.Disk), "err", err)
+				"disk", e.name, "waits", left.Round(time.Second), "then",
+				unwrittenText(e.opened.Disk), "err", err)
 		}
 	}
 }
 
-// finish closes the disk and releases its lock. Its error says which data is at risk if the map could not be written.
+// finish closes the disk and releases its lock. Its error says which data is at risk if the map
+// could not be written.
 func (e *Export) finish() error {
 	then := unwrittenText(e.opened.Disk)
 	closeDisk := e.opened.Close
@@ -85,7 +87,8 @@ func (e *Export) finish() error {
 	if err == nil || !cow.NoSpace(err) {
 		return err
 	}
-	return fmt.Errorf("disk %q is closed, and its map could not be written: %w\n%s", e.name, err, then)
+	return fmt.Errorf("disk %q is closed, and its map could not be written: %w\n%s", e.name, err,
+		then)
 }
 
 // unwrittenText says which written data survives when a disk is closed without its map.

@@ -67,7 +67,8 @@ func (d *Daemon) confine() error {
 	case done.ABI == 0:
 		d.log.Warn("the process is not confined, apart from no_new_privs", "reason", done.Reason)
 	default:
-		d.log.Info("confined to the store's files", "landlock", done.ABI, "not_denied_by_this_kernel", done.Missing)
+		d.log.Info("confined to the store's files", "landlock", done.ABI,
+			"not_denied_by_this_kernel", done.Missing)
 	}
 	return nil
 }

@@ -19,7 +19,8 @@ import (
 func TestCowSetIsStrict(t *testing.T) {
 	all, err := ParseThreshold("100%")
 	test.Must(t, err)
-	d := start(t, newStore(t, nil, "a"), Options{Space: all, Device: backend.DeviceOptions{Poll: backend.DefaultPoll}}, "a")
+	d := start(t, newStore(t, nil, "a"),
+		Options{Space: all, Device: backend.DeviceOptions{Poll: backend.DefaultPoll}}, "a")
 	c := d.control()
 	for args, word := range map[string]string{
 		`{"nonsense": 1}`:                                         "nonsense",
@@ -45,20 +46,25 @@ func TestCowSetIsStrict(t *testing.T) {
 		test.Must(t, c.Run(t.Context(), "cow-set", json.RawMessage(args), &s))
 		return s
 	}
-	if s := set(`{"disk": "a", "write-cache": false}`); s.Keep != 0 || s.Disks[0] != (DiskSettings{Disk: "a", Cache: backend.Cache{WriteThrough: true}, Poll: 50}) || s.SpaceLow != "100%" {
+	if s := set(`{"disk": "a", "write-cache": false}`); s.Keep != 0 ||
+		s.Disks[0] != (DiskSettings{Disk: "a", Cache: backend.Cache{WriteThrough: true},
+			Poll: 50}) || s.SpaceLow != "100%" {
 		t.Errorf("%+v", s)
 	}
 	for us, want := range map[string]float64{"12.5": 12.5, "0": 0, "1000": 1000} {
-		if s := set(`{"poll-microseconds": ` + us + `}`); s.Disks[0].Poll != want || s.Disks[0].WriteCache {
+		if s := set(`{"poll-microseconds": ` + us + `}`); s.Disks[0].Poll != want ||
+			s.Disks[0].WriteCache {
 			t.Errorf("%s: %+v", us, s)
 		}
 	}
 	d.dial("a", frontend.Options{})
 	var disks []DiskInfo
-	if err := c.Run(t.Context(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache || disks[0].Cache != (backend.Cache{WriteThrough: true}) {
+	if err := c.Run(t.Context(), "query-cow-disks", nil, &disks); err != nil ||
+		disks[0].WriteCache || disks[0].Cache != (backend.Cache{WriteThrough: true}) {
 		t.Errorf("%+v, %v", disks, err)
 	}
-	test.Eventually(t, "space is low: no disk has more than 100% free", func() bool { return d.log.Values("free") != nil }, d.log)
+	test.Eventually(t, "space is low: no disk has more than 100% free",
+		func() bool { return d.log.Values("free") != nil }, d.log)
 }
 
 // COW_SPACE_LOW names the disks, the path and the free space.
@@ -72,7 +78,8 @@ func TestSpaceLowEvent(t *testing.T) {
 	got := (<-events).Data
 	free, _ := got["free"].(float64)
 	limit, _ := got["threshold"].(float64)
-	if fmt.Sprint(got["disks"]) != "[a b]" || !strings.HasPrefix(fmt.Sprint(got["path"]), st.Dir()) || free <= 0 || limit <= free {
+	if fmt.Sprint(got["disks"]) != "[a b]" || !strings.HasPrefix(fmt.Sprint(got["path"]),
+		st.Dir()) || free <= 0 || limit <= free {
 		t.Errorf("%v", got)
 	}
 }
@@ -87,10 +94,12 @@ func TestHooksDoNotDisturb(t *testing.T) {
 		if gone {
 			test.Must(t, mute.Close())
 		}
-		d := start(t, st, Options{Hooks: HookOptions{QMP: &qmp.Address{Path: at}, Events: []string{"RESET"}}}, "a")
+		d := start(t, st, Options{Hooks: HookOptions{QMP: &qmp.Address{Path: at},
+			Events: []string{"RESET"}}}, "a")
 		f := d.dial("a", frontend.Options{})
 		test.Must(t, backendtest.Write(f.Driver(0), 1, 0)())
-		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: fmt.Sprint("gone-", gone)}, "")
+		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: fmt.Sprint("gone-",
+			gone)}, "")
 		test.Must(t, err)
 		wantAt(t, f, 1, 0)
 		d.end()

@@ -49,7 +49,8 @@ func newDaemon(o Options) *Daemon {
 	d.nbd = newNBDExports(d)
 	if o.Store != nil {
 		d.names = &manifests{store: o.Store, byDisk: map[string]*store.Manifest{}}
-		d.control = control.NewServer(control.Options{Log: d.log, Version: o.Version, Group: o.ControlGroup})
+		d.control = control.NewServer(control.Options{Log: d.log, Version: o.Version,
+			Group: o.ControlGroup})
 		d.registerCommands(d.control)
 		d.nbd.register(d.control)
 	}
@@ -66,7 +67,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	exports := d.exports
 	d.mu.Unlock()
 
-	aside, end := context.WithCancel(context.WithoutCancel(ctx)) // for what lives as long as the exports
+	// for what lives as long as the exports
+	aside, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	d.mu.Lock()
 	d.serving = aside

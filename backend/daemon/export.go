@@ -47,7 +47,8 @@ type Export struct {
 
 // setDevice makes e an export of d. Run must not have been called.
 func (e *Export) setDevice(dev *backend.Device, d *Daemon) {
-	e.dev, e.log, e.emit, e.ended = dev, loglimit.New(d.log).With("disk", dev.Name()), d.emit, make(chan struct{})
+	e.dev, e.log, e.emit, e.ended = dev, loglimit.New(d.log).With("disk", dev.Name()), d.emit,
+		make(chan struct{})
 	dev.Observe(backend.Observer{
 		IOError: func(event backend.IOErrorEvent) { d.emit("COW_IO_ERROR", event) },
 		Parked:  func(io *cow.Request) { d.space.onPark(dev, io) },
@@ -157,9 +158,11 @@ func (e *Export) session(conn *net.UnixConn) {
 	case err == nil:
 		e.log.Info("front-end disconnected", "front_end", who.String(), "advice", reconnectAdvice)
 	case backend.LacksResources(err):
-		e.log.Error("connection closed: this process is out of descriptors or memory", "front_end", who.String(), "err", err)
+		e.log.Error("connection closed: this process is out of descriptors or memory", "front_end",
+			who.String(), "err", err)
 	default:
-		e.log.Warn("connection closed: the front-end broke the protocol", "front_end", who.String(), "err", err)
+		e.log.Warn("connection closed: the front-end broke the protocol", "front_end", who.String(),
+			"err", err)
 	}
 }
 

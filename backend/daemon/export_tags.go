@@ -29,7 +29,8 @@ type TagOptions struct {
 // ExportTags exports tags and stopped disks read-only until ctx is done. It opens all of them
 // before the first socket exists, so that a client finds all. It calls started, then notifies
 // systemd, when clients can connect.
-func ExportTags(ctx context.Context, o TagOptions, started func([]nbd.ExportInfo) error) (err error) {
+func ExportTags(ctx context.Context, o TagOptions,
+	started func([]nbd.ExportInfo) error) (err error) {
 	server := nbd.New(nbd.Options{Log: o.Log, Group: o.Group})
 	closers := []func() error{}
 	defer func() {
@@ -80,7 +81,8 @@ func reachable(at nbd.Address) bool {
 
 // listenWithReserve is server.Listen. On a full file system a UNIX socket may use the space reserve
 // of a store on the same file system.
-func listenWithReserve(st *store.Store, server *nbd.Server, at nbd.Address) (bound nbd.Address, err error) {
+func listenWithReserve(st *store.Store, server *nbd.Server, at nbd.Address) (bound nbd.Address,
+	err error) {
 	if at.Network != "unix" || !sameDevice(st.Dir(), filepath.Dir(at.Path)) {
 		return server.Listen(at)
 	}

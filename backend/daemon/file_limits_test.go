@@ -22,7 +22,8 @@ func TestFileSizeAdvice(t *testing.T) {
 		has, lacks string
 	}{{saved.Max, "16 TiB on ext4", "ulimit -f"}, {1 << 50, "ulimit -f", "ext4"}} {
 		test.Must(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: tt.limit, Max: saved.Max}))
-		if text := ExplainLimits(cause).Error(); !strings.Contains(text, tt.has) || strings.Contains(text, tt.lacks) {
+		if text := ExplainLimits(cause).Error(); !strings.Contains(text, tt.has) ||
+			strings.Contains(text, tt.lacks) {
 			t.Errorf("limit %d: %s", tt.limit, text)
 		}
 	}

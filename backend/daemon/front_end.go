@@ -125,14 +125,16 @@ func (e *Export) setPending(conn *net.UnixConn) {
 	holder := e.peer
 	e.mu.Unlock()
 	if who != nil && holder != nil && who.PID == holder.PID && who.PID != 0 {
-		e.log.Info("the front-end connects again and waits for the end of its former connection", "front_end", who.String())
+		e.log.Info("the front-end connects again and waits for the end of its former connection",
+			"front_end", who.String())
 		return
 	}
 	var since time.Time
 	if holder != nil {
 		since = holder.Since
 	}
-	e.log.Warn("another front-end waits until the present one leaves", "waiting", who.String(), "held_by", holder.String(), "held_since", since)
+	e.log.Warn("another front-end waits until the present one leaves", "waiting", who.String(),
+		"held_by", holder.String(), "held_since", since)
 }
 
 // watchHangup notices when the waiting front-end leaves.

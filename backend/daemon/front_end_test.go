@@ -60,29 +60,41 @@ func TestSecondFrontEnd(t *testing.T) {
 	f := s.dial("test", frontend.Options{})
 	defer f.Close()
 	me := os.Getpid()
-	if i := e.info(); i.FrontEnd == nil || int(i.FrontEnd.PID) != me || i.FrontEnd.Name == "" || i.Waiting != nil {
+	if i := e.info(); i.FrontEnd == nil || int(i.FrontEnd.PID) != me || i.FrontEnd.Name == "" ||
+		i.Waiting != nil {
 		t.Errorf("%+v", i)
 	}
 	first := connectStranger(t, e.path)
 	waiting := fmt.Sprintf("process %d (socat) of user %d", first.pid(), os.Getuid())
-	test.Eventually(t, "the second is logged", func() bool { return slices.Equal(log.Values("waiting"), []string{waiting}) }, log)
-	if holder := log.Values("held_by")[0]; !strings.HasPrefix(holder, fmt.Sprintf("process %d (", me)) || log.Values("held_since")[0] == (time.Time{}).String() {
+	test.Eventually(t, "the second is logged",
+		func() bool { return slices.Equal(log.Values("waiting"), []string{waiting}) }, log)
+	if holder := log.Values("held_by")[0]; !strings.HasPrefix(holder, fmt.Sprintf("process %d (",
+		me)) || log.Values("held_since")[0] == (time.Time{}).String() {
 		t.Errorf("held by whom, and since when: %s", log)
 	}
-	if i := e.info(); i.Waiting == nil || i.Waiting.PID != first.pid() || int(i.FrontEnd.PID) != me {
+	if i := e.info(); i.Waiting == nil || i.Waiting.PID != first.pid() ||
+		int(i.FrontEnd.PID) != me {
 		t.Errorf("%+v", i)
 	}
 	first.leave(t)
 	awaitInfo(t, e, "nobody waits", func(i DiskInfo) bool { return i.Waiting == nil })
-	test.Eventually(t, "its end is logged", func() bool { return slices.Contains(log.Values("front_end"), waiting) }, log)
+	test.Eventually(t, "its end is logged",
+		func() bool { return slices.Contains(log.Values("front_end"), waiting) }, log)
 	second := connectStranger(t, e.path)
-	awaitInfo(t, e, "another waits", func(i DiskInfo) bool { return i.Waiting != nil && i.Waiting.PID == second.pid() })
+	awaitInfo(t, e, "another waits", func(i DiskInfo) bool {
+		return i.Waiting != nil && i.Waiting.PID == second.pid()
+	})
 	test.Check(t, test.Err(f.Driver(0).ReadAt(make([]byte, 512), 0)), "the one that is served")
 	test.Must(t, f.Close())
-	awaitInfo(t, e, "the other is served", func(i DiskInfo) bool { return i.FrontEnd != nil && i.FrontEnd.PID == second.pid() && i.Waiting == nil })
-	test.Eventually(t, "advice", func() bool { return slices.Equal(log.Values("advice"), []string{reconnectAdvice}) }, log)
+	awaitInfo(t, e, "the other is served", func(i DiskInfo) bool {
+		return i.FrontEnd != nil && i.FrontEnd.PID == second.pid() && i.Waiting == nil
+	})
+	test.Eventually(t, "advice",
+		func() bool { return slices.Equal(log.Values("advice"), []string{reconnectAdvice}) }, log)
 	second.leave(t)
-	awaitInfo(t, e, "nobody is served", func(i DiskInfo) bool { return i.FrontEnd == nil && !i.Connected })
+	awaitInfo(t, e, "nobody is served", func(i DiskInfo) bool {
+		return i.FrontEnd == nil && !i.Connected
+	})
 	s.dial("test", frontend.Options{}).Close()
 }
 
@@ -93,7 +105,8 @@ func TestFrontEndComesAgain(t *testing.T) {
 	f := s.dial("test", frontend.Options{})
 	done := make(chan *frontend.Frontend)
 	go func() { done <- s.dial("test", frontend.Options{}) }()
-	test.Eventually(t, "both connections are logged", func() bool { return len(log.Values("front_end")) == 2 }, log)
+	test.Eventually(t, "both connections are logged",
+		func() bool { return len(log.Values("front_end")) == 2 }, log)
 	test.Must(t, f.Close())
 	again := <-done
 	if log.Values("waiting") != nil {

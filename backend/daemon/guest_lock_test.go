@@ -48,7 +48,8 @@ func TestStoreLockedWhileGuestQuiesced(t *testing.T) {
 					given = unix.Flock(int(lock.Fd()), unix.LOCK_UN)
 				}
 			})
-			_, err = d.promote(t.Context(), PromoteArgs{Disks: c.disks, Tag: "t", Spec: g.Spec(c.mode)}, "")
+			_, err = d.promote(t.Context(), PromoteArgs{Disks: c.disks, Tag: "t",
+				Spec: g.Spec(c.mode)}, "")
 			if err != nil || taken != nil || given != nil {
 				t.Errorf("promote: %v; lock: %v, %v", err, taken, given)
 			}
@@ -88,7 +89,8 @@ func BenchmarkQuiescedPromotion(b *testing.B) {
 			for c := range creators {
 				wg.Go(func() {
 					for i := 0; ctx.Err() == nil; i++ {
-						if _, err := st.Create(ctx, fmt.Sprintf("c%d-%d", c, i), store.CreateOptions{Size: 1 << 30}); err != nil && ctx.Err() == nil {
+						if _, err := st.Create(ctx, fmt.Sprintf("c%d-%d", c, i),
+							store.CreateOptions{Size: 1 << 30}); err != nil && ctx.Err() == nil {
 							b.Log(err)
 						}
 					}
@@ -98,7 +100,8 @@ func BenchmarkQuiescedPromotion(b *testing.B) {
 			var total []time.Duration
 			for i := 0; b.Loop(); i++ {
 				start := time.Now()
-				_, err := d.promote(ctx, PromoteArgs{Disks: []string{"a"}, Tag: fmt.Sprintf("t%d", i), Spec: g.Spec(qmp.QuiescePause)}, "")
+				_, err := d.promote(ctx, PromoteArgs{Disks: []string{"a"}, Tag: fmt.Sprintf("t%d",
+					i), Spec: g.Spec(qmp.QuiescePause)}, "")
 				if err != nil {
 					failed++
 				}

@@ -52,7 +52,10 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			t.Cleanup(resume)
 			args := PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.Spec(c.mode), Timeout: 0.3}
 			var err error
-			promotion := test.Go(func() error { _, err = d.promote(t.Context(), args, ""); return nil })
+			promotion := test.Go(func() error {
+				_, err = d.promote(t.Context(), args, "")
+				return nil
+			})
 			<-hanging
 			test.Must(t, backendtest.Write(f.Driver(0), 1, 0)())
 			wantAt(t, f, 1, 0)
@@ -68,7 +71,8 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			_, err = d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "t2"}, "")
 			test.Must(t, err)
 			resume()
-			test.Eventually(t, "the guest continues, without a record", func() bool { return !g.Quiesced() && !hasRecord(t, st) })
+			test.Eventually(t, "the guest continues, without a record",
+				func() bool { return !g.Quiesced() && !hasRecord(t, st) })
 			args.Tag, args.Timeout = "t3", 10
 			test.Check(t, test.Err(d.promote(t.Context(), args, "")), "the next promotion")
 		})
@@ -84,14 +88,16 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 	test.Must(t, backendtest.Write(d.dial("a", frontend.Options{}).Driver(0), 1, 0)())
 	hanging, resume := g.Hangs("after", "guest-fsfreeze-freeze")
 	t.Cleanup(resume)
-	go d.control().Run(t.Context(), "cow-promote", PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.Spec(qmp.QuiesceGuest), Timeout: 0.5}, nil)
+	go d.control().Run(t.Context(), "cow-promote", PromoteArgs{Disks: []string{"a"}, Tag: "t",
+		Spec: g.Spec(qmp.QuiesceGuest), Timeout: 0.5}, nil)
 	<-hanging
 	d.end()
 	if !g.Quiesced() {
 		t.Error("the agent let the guest go although it hangs")
 	}
 	d = start(t, st, Options{}, "a")
-	wantAt(t, d.dial("a", frontend.Options{}), 1, 0) // served while the guest is frozen, which may need its disk to thaw
+	// served while the guest is frozen, which may need its disk to thaw
+	wantAt(t, d.dial("a", frontend.Options{}), 1, 0)
 	resume()
 	test.Eventually(t, "the guest continues", func() bool { return !g.Quiesced() })
 }
@@ -100,19 +106,39 @@ func TestStopWhileTheAgentHangs(t *testing.T) {
 // and promoted.
 func TestGarbageFromMonitors(t *testing.T) {
 	const greeting = `{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}` + "\n"
-	flood := strings.Repeat(`{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}`+"\n", 100) +
+	flood := strings.Repeat(`{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}}`+
+		"\n", 100) +
 		strings.Repeat(`{"event": "NIC_RX_FILTER_CHANGED", "timestamp": {"seconds": 1, "microseconds": 2}}`+"\n", 100)
 	for name, talk := range map[string]func(net.Conn) error{
-		"never greets":      func(net.Conn) error { return nil },
-		"half a greeting":   func(c net.Conn) error { _, err := fmt.Fprint(c, greeting[:30]); return err },
-		"greets only":       func(c net.Conn) error { _, err := fmt.Fprint(c, greeting); return err },
-		"a line of no end":  func(c net.Conn) error { return forever(c, strings.Repeat("x", 1<<16)) },
-		"newlines only":     func(c net.Conn) error { return forever(c, strings.Repeat("\n", 1<<12)) },
-		"another protocol":  func(c net.Conn) error { return forever(c, "SSH-2.0-x\r\n") },
-		"flood of events":   func(c net.Conn) error { fmt.Fprint(c, greeting+`{"return": {}}`+"\n"); return forever(c, flood) },
-		"hangs up at once":  func(c net.Conn) error { return c.Close() },
-		"half an event":     func(c net.Conn) error { fmt.Fprint(c, greeting+`{"return": {}}`+"\n"+flood[:30]); return nil },
-		"replies to nobody": func(c net.Conn) error { fmt.Fprint(c, greeting); return forever(c, `{"return": {}, "id": 7}`+"\n") },
+		"never greets": func(net.Conn) error { return nil },
+		"half a greeting": func(c net.Conn) error {
+			_, err := fmt.Fprint(c, greeting[:30])
+			return err
+		},
+		"greets only": func(c net.Conn) error {
+			_, err := fmt.Fprint(c, greeting)
+			return err
+		},
+		"a line of no end": func(c net.Conn) error {
+			return forever(c, strings.Repeat("x", 1<<16))
+		},
+		"newlines only": func(c net.Conn) error {
+			return forever(c, strings.Repeat("\n", 1<<12))
+		},
+		"another protocol": func(c net.Conn) error { return forever(c, "SSH-2.0-x\r\n") },
+		"flood of events": func(c net.Conn) error {
+			fmt.Fprint(c, greeting+`{"return": {}}`+"\n")
+			return forever(c, flood)
+		},
+		"hangs up at once": func(c net.Conn) error { return c.Close() },
+		"half an event": func(c net.Conn) error {
+			fmt.Fprint(c, greeting+`{"return": {}}`+"\n"+flood[:30])
+			return nil
+		},
+		"replies to nobody": func(c net.Conn) error {
+			fmt.Fprint(c, greeting)
+			return forever(c, `{"return": {}, "id": 7}`+"\n")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -141,14 +167,17 @@ func TestGarbageFromMonitors(t *testing.T) {
 			})
 			t.Cleanup(talks.Wait)
 			t.Cleanup(func() { l.Close() })
-			d := start(t, newStore(t, nil, "a"), Options{Hooks: HookOptions{QMP: &qmp.Address{Path: at}, Events: []string{"STOP"}}}, "a")
+			d := start(t, newStore(t, nil, "a"),
+				Options{Hooks: HookOptions{QMP: &qmp.Address{Path: at}, Events: []string{"STOP"}}},
+				"a")
 			f := d.dial("a", frontend.Options{})
 			<-met
 			for i := range byte(50) {
 				test.Must(t, backendtest.Write(f.Driver(0), i+1, int64(i)*4096)())
 			}
 			spec := qmp.Spec{Mode: qmp.QuiescePause, QMP: "unix:" + at}
-			if _, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "p", Spec: spec, Timeout: 0.2}, ""); err == nil {
+			if _, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "p",
+				Spec: spec, Timeout: 0.2}, ""); err == nil {
 				t.Error("a promotion that pauses the guest has succeeded")
 			}
 			_, err = d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "q"}, "")

@@ -27,17 +27,20 @@ func TestHooksCollapseBursts(t *testing.T) {
 	d := quietDaemon(t, &log, HookOptions{})
 	h := d.hooks
 	for _, e := range []goqmp.Event{
-		event("GUEST_PANICKED", 0), event("SHUTDOWN", time.Millisecond), event("STOP", 2*time.Millisecond), event("RESET", 9999*time.Millisecond),
+		event("GUEST_PANICKED", 0), event("SHUTDOWN", time.Millisecond),
+		event("STOP", 2*time.Millisecond), event("RESET", 9999*time.Millisecond),
 		event("RESET", 10*time.Second), event("RESET", 10100*time.Millisecond),
 		event("SHUTDOWN", -time.Hour), // the clock was set back
 	} {
 		h.handle(e)
 	}
-	want := []string{"guest-panicked-20261122T180432Z", "reset-20261122T180442Z", "shutdown-20261122T170432Z"}
+	want := []string{"guest-panicked-20261122T180432Z", "reset-20261122T180442Z",
+		"shutdown-20261122T170432Z"}
 	if got := d.names.Tags("test"); !slices.Equal(got, want) {
 		t.Errorf("tags %v, want %v", got, want)
 	}
-	if dropped := log.Values("events"); !slices.Contains(dropped, "RESET 1, SHUTDOWN 1, STOP 1") || !slices.Contains(dropped, "RESET 1") {
+	if dropped := log.Values("events"); !slices.Contains(dropped, "RESET 1, SHUTDOWN 1, STOP 1") ||
+		!slices.Contains(dropped, "RESET 1") {
 		t.Errorf("dropped, as the log has it: %q", dropped)
 	}
 }
@@ -54,7 +57,8 @@ func TestHooksInOneSecond(t *testing.T) {
 func TestHooksKeep(t *testing.T) {
 	var log test.Log
 	d := quietDaemon(t, &log, HookOptions{Keep: 2, Events: []string{"SOMETHING_NEW"}})
-	tag(t, d, "something-new-20261122T180432Z", "nightly-20261122T180432Z", "before-reset", "20261122T180432Z")
+	tag(t, d, "something-new-20261122T180432Z", "nightly-20261122T180432Z", "before-reset",
+		"20261122T180432Z")
 	d.hooks.handle(event("RESET", 0))
 	d.hooks.handle(event("RESET", time.Hour))
 	if got := d.names.Tags("test"); len(got) != 5 || log.Count(slog.LevelError) != 1 {
@@ -98,8 +102,11 @@ func TestHooksIgnoreOwnPauses(t *testing.T) {
 
 func TestHookEvent(t *testing.T) {
 	for in, want := range map[string]string{
-		"SHUTDOWN": "SHUTDOWN", "shutdown": "SHUTDOWN", "guest-panicked": "GUEST_PANICKED", "Some_New_One": "SOME_NEW_ONE",
-		"": "", "A B": "", "RESET2": "", "_X": "", "ÄX": "", strings.Repeat("X", maxEvent): strings.Repeat("X", maxEvent), strings.Repeat("X", maxEvent+1): "",
+		"SHUTDOWN": "SHUTDOWN", "shutdown": "SHUTDOWN", "guest-panicked": "GUEST_PANICKED",
+		"Some_New_One": "SOME_NEW_ONE",
+		"":             "", "A B": "", "RESET2": "", "_X": "", "ÄX": "",
+		strings.Repeat("X", maxEvent):   strings.Repeat("X", maxEvent),
+		strings.Repeat("X", maxEvent+1): "",
 	} {
 		got, err := HookEvent(in)
 		if got != want || (err == nil) != (want != "") {
@@ -107,7 +114,8 @@ func TestHookEvent(t *testing.T) {
 		}
 		if err == nil {
 			tag := hookTag(got, time.Now())
-			if len(tag) > 64 || !isHookTag(tag, []string{got}) || isHookTag(tag, nil) != knownEvent(got) {
+			if len(tag) > 64 || !isHookTag(tag, []string{got}) ||
+				isHookTag(tag, nil) != knownEvent(got) {
 				t.Errorf("tag %q of %s", tag, got)
 			}
 		}
@@ -123,24 +131,31 @@ func TestHookEvent(t *testing.T) {
 
 func TestSet(t *testing.T) {
 	d := quietDaemon(t, &test.Log{}, HookOptions{})
-	off, list, none, five, minus, low, bad, zero := false, []string{"reset"}, []string{}, 5, -1, "10G", "much", 0.0
+	off, list, none, five, minus, low, bad, zero := false, []string{"reset"}, []string{}, 5, -1,
+		"10G", "much", 0.0
 	for _, a := range []SetArgs{
-		{Disk: "test"}, {Disk: "other", WriteCache: &off}, {PromoteOn: &list}, {Keep: &minus, WriteCache: &off},
-		{SpaceLow: &bad, Keep: &five}, {Interval: &zero, WriteCache: &off}, {PromoteOn: &[]string{"?"}, Keep: &five},
+		{Disk: "test"}, {Disk: "other", WriteCache: &off}, {PromoteOn: &list},
+		{Keep: &minus, WriteCache: &off},
+		{SpaceLow: &bad, Keep: &five}, {Interval: &zero, WriteCache: &off},
+		{PromoteOn: &[]string{"?"}, Keep: &five},
 	} {
 		if s, err := d.set(a); err == nil {
 			t.Errorf("%+v was accepted: %+v", a, s)
 		}
 	}
-	if s := d.settings(); s.Keep != 0 || !s.Disks[0].WriteCache || s.SpaceLow != "off" || s.Interval != 10 {
+	if s := d.settings(); s.Keep != 0 || !s.Disks[0].WriteCache || s.SpaceLow != "off" ||
+		s.Interval != 10 {
 		t.Errorf("refused settings are in force: %+v", s)
 	}
 	d.hooks.address = &qmp.Address{Path: "/q"}
-	s, err := d.set(SetArgs{PromoteOn: &list, Keep: &five, WriteCache: &off, Disk: "test", SpaceLow: &low})
-	if err != nil || !slices.Equal(s.PromoteOn, []string{"RESET"}) || s.Keep != 5 || s.SpaceLow != "10G" || s.Disks[0].WriteCache {
+	s, err := d.set(SetArgs{PromoteOn: &list, Keep: &five, WriteCache: &off, Disk: "test",
+		SpaceLow: &low})
+	if err != nil || !slices.Equal(s.PromoteOn, []string{"RESET"}) || s.Keep != 5 ||
+		s.SpaceLow != "10G" || s.Disks[0].WriteCache {
 		t.Errorf("%+v, %v", s, err)
 	}
-	if s, err = d.set(SetArgs{PromoteOn: &none}); err != nil || len(s.PromoteOn) != 0 || s.Keep != 5 {
+	if s, err = d.set(SetArgs{PromoteOn: &none}); err != nil || len(s.PromoteOn) != 0 ||
+		s.Keep != 5 {
 		t.Errorf("%+v, %v", s, err)
 	}
 	// The next driver finds the write cache off.
@@ -159,7 +174,8 @@ func TestDaemonLeavesNoGoroutine(t *testing.T) {
 	for range 20 {
 		d := newDaemon(Options{
 			Log: slog.New(slog.DiscardHandler), Store: newStore(t, nil),
-			Hooks: HookOptions{QMP: &qmp.Address{Path: t.TempDir() + "/none"}, Events: []string{"RESET"}},
+			Hooks: HookOptions{QMP: &qmp.Address{Path: t.TempDir() + "/none"},
+				Events: []string{"RESET"}},
 		})
 		set := make(chan error, 1)
 		go func() {

@@ -21,7 +21,8 @@ type manifests struct {
 
 // Prepare makes new, empty heads for the disks. They are durable, open for writing, and not named
 // by any manifest. An empty tag stands for the time. The caller calls set after it has swapped.
-func (n *manifests) Prepare(ctx context.Context, disks []string, tag string) (*store.Pending, error) {
+func (n *manifests) Prepare(ctx context.Context, disks []string, tag string) (*store.Pending,
+	error) {
 	all, err := n.of(disks)
 	if err != nil {
 		return nil, err

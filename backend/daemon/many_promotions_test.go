@@ -79,7 +79,8 @@ func TestManyPromotions(t *testing.T) {
 		pause.Store(true)
 		<-paused
 		defer func() { pause.Store(false); paused <- struct{}{} }()
-		test.Eventually(t, "all former heads are sealed", func() bool { return d.exports[0].dev.Disk().Stats().Unsealed == 0 })
+		test.Eventually(t, "all former heads are sealed",
+			func() bool { return d.exports[0].dev.Disk().Stats().Unsealed == 0 })
 		for sub, n := range map[string]int{"layers": layers, "tmp": 0, "disks/test": 2} {
 			if e, err := os.ReadDir(filepath.Join(st.Dir(), sub)); err != nil || len(e) != n {
 				t.Errorf("%s: %d entries, expected %d: %v", sub, len(e), n, err)
@@ -109,8 +110,10 @@ func TestManyPromotions(t *testing.T) {
 	after := quiet(11 + count)
 	stopped.Store(true)
 	test.Check(t, <-writer)
-	t.Logf("%d promotions: %+v, then %+v: %.2f descriptors and %d bytes of heap a layer", count, before, after,
-		float64(after.fds-before.fds)/float64(count), (int64(after.heap)-int64(before.heap))/int64(count))
+	t.Logf("%d promotions: %+v, then %+v: %.2f descriptors and %d bytes of heap a layer", count,
+		before, after,
+		float64(after.fds-before.fds)/float64(count), (int64(after.heap)-int64(before.heap))/int64(
+			count))
 	// The checksummer has the two files of one layer open, for as long as it rests.
 	if got := after.fds - before.fds; got < 2*count-2 || got > 2*count+2 {
 		t.Errorf("%d descriptors for %d layers, expected two each", got, count)

@@ -119,7 +119,8 @@ func (r *nbdExports) add(ctx context.Context, name string) (*nbd.ExportInfo, err
 		return nil, err
 	}
 	d := r.daemon
-	disk, err := d.opts.Store.OpenTag(ctx, ref, cow.Options{Log: d.log, ForceShare: d.opts.Cow.ForceShare})
+	disk, err := d.opts.Store.OpenTag(ctx, ref, cow.Options{Log: d.log,
+		ForceShare: d.opts.Cow.ForceShare})
 	if err != nil {
 		return nil, d.explainConfined(ExplainLimits(err))
 	}

@@ -21,7 +21,8 @@ func openIn(t testing.TB, dir string) (n int) {
 	all, err := os.ReadDir("/proc/self/fd")
 	test.Must(t, err)
 	for _, e := range all {
-		if at, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(at, dir+"/") {
+		if at, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil &&
+			strings.HasPrefix(at, dir+"/") {
 			n++
 		}
 	}
@@ -79,12 +80,14 @@ func TestExportCommands(t *testing.T) {
 	both := open()
 	var info NBDInfo
 	test.Must(t, ask("query-cow-exports", "", "", &info))
-	if fmt.Sprint(info.Addresses) != fmt.Sprintf("[unix:%s %s]", socket, bound["addr"]) || len(info.Exports) != 2 {
+	if fmt.Sprint(info.Addresses) != fmt.Sprintf("[unix:%s %s]", socket, bound["addr"]) ||
+		len(info.Exports) != 2 {
 		t.Errorf("%+v", info)
 	}
 	for _, e := range info.Exports {
 		for _, uri := range e.URIs {
-			if out, err := exec.Command("nbdinfo", "--size", uri).CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != fmt.Sprint(backendtest.Size) {
+			if out, err := exec.Command("nbdinfo", "--size", uri).CombinedOutput(); err != nil ||
+				strings.TrimSpace(string(out)) != fmt.Sprint(backendtest.Size) {
 				t.Errorf("nbdinfo %s: %v: %s", uri, err, out)
 			}
 		}

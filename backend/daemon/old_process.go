@@ -26,7 +26,8 @@ func (d *Daemon) requestTakeover(ctx context.Context) (*oldProcess, error) {
 	names := d.opts.Disks
 	for _, name := range names {
 		if err := d.opts.Store.Preflight(ctx, name, d.opts.Cow); err != nil {
-			return nil, fmt.Errorf("takeover: the process that serves %q continues: %w", names[0], err)
+			return nil, fmt.Errorf("takeover: the process that serves %q continues: %w", names[0],
+				err)
 		}
 	}
 	offer, err := takeover.Request(ctx, d.opts.TakeOverFrom, names)
@@ -63,7 +64,8 @@ func (p *oldProcess) passSockets(exports []*Export) (err error) {
 			}
 		}
 		if e.listener == nil {
-			return fmt.Errorf("disk %q: its socket was not handed over: %w", e.name, takeover.ErrProtocol)
+			return fmt.Errorf("disk %q: its socket was not handed over: %w", e.name,
+				takeover.ErrProtocol)
 		}
 		if fd, ok := p.received.Connections[e.name]; ok {
 			delete(p.received.Connections, e.name)

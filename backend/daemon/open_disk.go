@@ -15,7 +15,8 @@ import (
 // openStored opens a disk of the store. A tag (vm1@tag) is not a disk; it can only be read through
 // a clone.
 func (d *Daemon) openStored(ctx context.Context, name string) (*store.Opened, error) {
-	o, err := d.opts.Store.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: d.opts.Device.ReadOnly, Serve: true, Cow: d.opts.Cow})
+	o, err := d.opts.Store.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: d.opts.Device.ReadOnly,
+		Serve: true, Cow: d.opts.Cow})
 	if err == nil {
 		d.names.set(o.Manifest)
 	}
@@ -41,11 +42,13 @@ func (d *Daemon) openRaw() error {
 	if err := imagefile.CheckRaw(path, word); err != nil {
 		return fmt.Errorf("--blk-file: %w", err)
 	}
-	disk, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: readOnly, Raw: !readOnly}, d.opts.Cow)
+	disk, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, ReadOnly: readOnly,
+		Raw: !readOnly}, d.opts.Cow)
 	if err != nil {
 		return fmt.Errorf("--blk-file: %w", store.Classify(err))
 	}
-	d.exports = append(d.exports, &Export{name: filepath.Base(path), opened: &store.Opened{Disk: disk}})
+	d.exports = append(d.exports, &Export{name: filepath.Base(path),
+		opened: &store.Opened{Disk: disk}})
 	return nil
 }
 
@@ -75,7 +78,8 @@ func (d *Daemon) reopen(ctx context.Context, e *Export) error {
 	}
 	e.opened, e.detached = opened, false
 	if err := opened.Lock.SetServing(e.serving); err != nil {
-		d.log.Error("the disk is served again, but its lock does not record it", "disk", e.name, "err", err)
+		d.log.Error("the disk is served again, but its lock does not record it", "disk", e.name,
+			"err", err)
 	}
 	return nil
 }

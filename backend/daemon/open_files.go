@@ -38,9 +38,9 @@ func descriptorsNeeded(disks, layers, queues int) uint64 {
 	return uint64(descriptorsProcess + descriptorsReserve + disks*disk + layers*descriptorsLayer)
 }
 
-// checkOpenFiles returns an error if the disks need more open files than this process may have
-// with one queue for each disk. It logs a warning if all queues of all disks would need more. The
-// soft limit is the hard limit: package os has raised it.
+// checkOpenFiles returns an error if the disks need more open files than this process may have with
+// one queue for each disk. It logs a warning if all queues of all disks would need more. The soft
+// limit is the hard limit: package os has raised it.
 func (d *Daemon) checkOpenFiles() error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -70,8 +70,8 @@ const descriptorAdvice = "raise the limit: ulimit -Hn in the shell that starts i
 
 const readOnlyAdvice = "nothing can be written there: have the file system remounted, or use another store. A store on it can be listed, checked and exported, and served with --read-only"
 
-// ExplainLimits adds advice to an error caused by the limit of open files or of the file size, or by
-// a read-only file system unless the error has advice.
+// ExplainLimits adds advice to an error caused by the limit of open files or of the file size, or
+// by a read-only file system unless the error has advice.
 func ExplainLimits(err error) error {
 	switch {
 	case errors.Is(err, unix.EMFILE):
@@ -79,7 +79,8 @@ func ExplainLimits(err error) error {
 	case errors.Is(err, unix.EFBIG):
 		var limit unix.Rlimit
 		if unix.Getrlimit(unix.RLIMIT_FSIZE, &limit) == nil && limit.Cur != unix.RLIM_INFINITY {
-			return fmt.Errorf("%w\nthis process may make files of at most %d bytes (RLIMIT_FSIZE), and a disk's data is one file: raise that limit with ulimit -f unlimited in the shell that starts it, LimitFSIZE= in its systemd unit", err, limit.Cur)
+			return fmt.Errorf(
+				"%w\nthis process may make files of at most %d bytes (RLIMIT_FSIZE), and a disk's data is one file: raise that limit with ulimit -f unlimited in the shell that starts it, LimitFSIZE= in its systemd unit", err, limit.Cur)
 		}
 		return fmt.Errorf("%w\n%s", err, fileSizeAdvice)
 	case errors.Is(err, unix.EROFS) && !strings.Contains(err.Error(), "\n"):

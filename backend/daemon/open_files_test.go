@@ -42,7 +42,8 @@ func serveMain(dir string, names []string) error {
 	if err != nil {
 		return err
 	}
-	d, err := Open(ctx, Options{Store: st, Disks: names, Device: backend.DeviceOptions{Queues: backend.DefaultQueues}})
+	d, err := Open(ctx, Options{Store: st, Disks: names,
+		Device: backend.DeviceOptions{Queues: backend.DefaultQueues}})
 	if err != nil {
 		return err
 	}
@@ -72,7 +73,8 @@ func TestDescriptorsNeeded(t *testing.T) {
 		layers int
 		queues int
 	}{
-		{[]string{"a"}, 1, 1}, {[]string{"a"}, 1, 8}, {[]string{"b"}, 6, 1}, {[]string{"a", "b", "c"}, 8, 1}, {[]string{"d"}, 1, 2}, {[]string{"a", "c"}, 2, 64},
+		{[]string{"a"}, 1, 1}, {[]string{"a"}, 1, 8}, {[]string{"b"}, 6, 1},
+		{[]string{"a", "b", "c"}, 8, 1}, {[]string{"d"}, 1, 2}, {[]string{"a", "c"}, 2, 64},
 	} {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), serveEnv+"="+st.Dir()+" "+strings.Join(tc.names, " "))
@@ -94,9 +96,11 @@ func TestDescriptorsNeeded(t *testing.T) {
 		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", cmd.Process.Pid))
 		test.Must(t, err)
 		open, need := len(fds), int(descriptorsNeeded(len(tc.names), tc.layers, tc.queues))
-		t.Logf("%v, %d layers, %d queues: %d open, %d counted", tc.names, tc.layers, tc.queues, open, need)
+		t.Logf("%v, %d layers, %d queues: %d open, %d counted", tc.names, tc.layers, tc.queues,
+			open, need)
 		if unused := need - open - descriptorsReserve; unused < 0 || unused > 4+6*len(tc.names) {
-			t.Errorf("%v with %d queues: %d are open, %d were counted with %d to spare", tc.names, tc.queues, open, need, descriptorsReserve)
+			t.Errorf("%v with %d queues: %d are open, %d were counted with %d to spare", tc.names,
+				tc.queues, open, need, descriptorsReserve)
 		}
 		test.Must(t, cmd.Process.Signal(syscall.SIGTERM))
 		_, _ = io.Copy(io.Discard, out)

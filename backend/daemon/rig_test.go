@@ -110,7 +110,8 @@ func wantClean(t testing.TB, st *store.Store) {
 
 // quietDaemon serves the disk "test" of a store.
 func quietDaemon(t *testing.T, log *test.Log, o HookOptions) *Daemon {
-	return open(t, Options{Log: log.Logger(), Store: newStore(t, nil, "test"), Disks: []string{"test"}, Hooks: o})
+	return open(t, Options{Log: log.Logger(), Store: newStore(t, nil, "test"),
+		Disks: []string{"test"}, Hooks: o})
 }
 
 // tag promotes the disk "test".

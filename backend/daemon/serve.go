@@ -29,18 +29,21 @@ type Options struct {
 	Disks      []string
 	File       string // a raw file or block device
 	AnyContent bool   // accept a File that looks like another format (--format raw)
-	// UserStore has disks that may use File, which must not be written then; nil: the user has none.
+	// UserStore has disks that may use File, which must not be written then; nil: the user has
+	// none.
 	UserStore *store.Store
 
 	Device backend.DeviceOptions // of every disk; Name and Log are set for each
 	Cow    cow.Options           // of every disk
 
-	SocketPath   string // of one disk; empty: in the store's run directory
-	FD           *int   // inherited socket of one disk, listening or connected; nil: none
-	SocketGroup  string // may connect to the disks' sockets; empty: only the owner
-	ControlGroup string // may connect to the control socket and to NBD sockets; empty: only the owner
+	SocketPath  string // of one disk; empty: in the store's run directory
+	FD          *int   // inherited socket of one disk, listening or connected; nil: none
+	SocketGroup string // may connect to the disks' sockets; empty: only the owner
+	// may connect to the control socket and to NBD sockets; empty: only the owner
+	ControlGroup string
 
-	TakeOverFrom string       // control socket of the process that serves the disks; empty: none does
+	// control socket of the process that serves the disks; empty: none does
+	TakeOverFrom string
 	Sandbox      sandbox.Mode // default: sandbox.Off
 
 	Hooks  HookOptions   // promotions at events of QEMU; zero: none
@@ -62,7 +65,8 @@ func optionErrorf(format string, args ...any) error {
 // Daemon.Close.
 func Serve(ctx context.Context, o Options) error {
 	if !signal.Ignored(syscall.SIGQUIT) {
-		// Go's runtime prints every goroutine's stack: the last thing to ask of a server that hangs.
+		// Go's runtime prints every goroutine's stack: the last thing to ask of a server that
+		// hangs.
 		signal.Reset(syscall.SIGQUIT)
 	}
 	d, err := Open(ctx, o)
@@ -190,7 +194,8 @@ func (d *Daemon) offer(e *Export) error {
 	}
 	e.setDevice(dev, d)
 	disk := e.opened.Disk
-	d.log.Info("serving", "disk", e.name, "socket", e.path, "size", humanize.IBytes(uint64(disk.Size())),
+	d.log.Info("serving", "disk", e.name, "socket", e.path, "size",
+		humanize.IBytes(uint64(disk.Size())),
 		"layers", disk.Depth(), "read_only", o.ReadOnly || disk.ReadOnly(), "cache", o.Cache)
 	return nil
 }

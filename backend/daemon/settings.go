@@ -112,7 +112,8 @@ func (d *Daemon) checkSettings(a *SetArgs) (c checkedSettings, err error) {
 		}
 	}
 	if a.Interval != nil {
-		if c.hooks.Interval, err = positiveSeconds("promote-min-interval", *a.Interval); err != nil {
+		if c.hooks.Interval, err = positiveSeconds("promote-min-interval",
+			*a.Interval); err != nil {
 			return c, err
 		}
 	}

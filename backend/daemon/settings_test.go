@@ -24,7 +24,8 @@ func TestSetWritebackWithoutFlush(t *testing.T) {
 	if !dev.WriteCacheOn() {
 		t.Error("the write cache is off for a driver without FLUSH")
 	}
-	if s, err = d.set(SetArgs{WriteCache: &off, NoFlush: &off}); err != nil || s.Disks[0].NoFlush || s.Disks[0].WriteCache {
+	if s, err = d.set(SetArgs{WriteCache: &off, NoFlush: &off}); err != nil || s.Disks[0].NoFlush ||
+		s.Disks[0].WriteCache {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
@@ -46,7 +47,8 @@ func TestENOSPCPolicyNames(t *testing.T) {
 			warnings = []string{given, given}
 		}
 		found, use := log.Values("found"), log.Values("use")
-		if !slices.Equal(found, warnings) || slices.ContainsFunc(use, func(v string) bool { return v != string(want) }) || len(use) != len(found) {
+		if !slices.Equal(found, warnings) || slices.ContainsFunc(use,
+			func(v string) bool { return v != string(want) }) || len(use) != len(found) {
 			t.Errorf("%s: warnings of %v, want %v\n%s", given, found, warnings, &log)
 		}
 	}

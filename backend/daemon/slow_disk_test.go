@@ -71,13 +71,15 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	defer f.Abort()
 	healthy := other.dial("test", frontend.Options{})
 	defer healthy.Close()
-	test.Must(t, backendtest.Write(f.Driver(1), 1, 0)()) // a block that the head owns: later its writes need no guard
+	// a block that the head owns: later its writes need no guard
+	test.Must(t, backendtest.Write(f.Driver(1), 1, 0)())
 
 	s.hold("write", s.head+"/data")
 	stuck := test.Go(backendtest.Write(f.Driver(0), 2, 1<<20))
 	<-s.caught
 	p := make([]byte, 4096)
-	goesOn(t, "a read on another queue", func() error { _, err := f.Driver(1).ReadAt(p, 0); return err })
+	goesOn(t, "a read on another queue",
+		func() error { _, err := f.Driver(1).ReadAt(p, 0); return err })
 	goesOn(t, "a write to another disk", backendtest.Write(healthy.Driver(0), 3, 0))
 	goesOn(t, "a flush of another disk", healthy.Driver(0).Flush)
 	goesOn(t, "query-cow-disks", func() error { s.exports[0].info(); return nil })
@@ -87,8 +89,10 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	if !stop.Waits() {
 		t.Fatalf("the rings were stopped with a request in flight: %v", stop.Wait())
 	}
-	goesOn(t, "query-cow-stats, while a ring is being stopped,", func() error { s.exports[0].dev.Stats(); return nil })
-	goesOn(t, "cow-set, while a ring is being stopped,", func() error { s.exports[0].dev.SetPoll(time.Microsecond); return nil })
+	goesOn(t, "query-cow-stats, while a ring is being stopped,",
+		func() error { s.exports[0].dev.Stats(); return nil })
+	goesOn(t, "cow-set, while a ring is being stopped,",
+		func() error { s.exports[0].dev.SetPoll(time.Microsecond); return nil })
 	s.release()
 	stop.Must(t)
 	stuck.Wait() // its completion came before the stop, or comes after Cont
@@ -154,7 +158,8 @@ func TestPromotionOfASlowDisk(t *testing.T) {
 	}
 	s.release()
 	stuck.Must(t)
-	test.Eventually(t, "the former head is sealed", func() bool { return s.disk().Stats().Unsealed == 0 })
+	test.Eventually(t, "the former head is sealed",
+		func() bool { return s.disk().Stats().Unsealed == 0 })
 	p := make([]byte, 4096)
 	_, err := f.Driver(1).ReadAt(p, 1<<20)
 	test.Must(t, err)
@@ -202,13 +207,15 @@ func TestPromotionWhileTheStoreDoesNotAnswer(t *testing.T) {
 	<-s.caught
 	gone, giveUp := context.WithCancel(t.Context())
 	impatient := test.Go(func() error {
-		return c.Run(gone, "cow-promote", PromoteArgs{Disks: []string{"test"}, Tag: "given-up"}, nil)
+		return c.Run(gone, "cow-promote", PromoteArgs{Disks: []string{"test"}, Tag: "given-up"},
+			nil)
 	})
 	giveUp()
 	impatient.Wait()
 	goesOn(t, "a write or a flush", func() error {
 		for i := range byte(20) {
-			if err := errors.Join(backendtest.Write(f.Driver(0), i, 4096)(), f.Driver(0).Flush()); err != nil {
+			if err := errors.Join(backendtest.Write(f.Driver(0), i, 4096)(),
+				f.Driver(0).Flush()); err != nil {
 				return err
 			}
 		}

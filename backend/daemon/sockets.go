@@ -57,7 +57,8 @@ func (d *Daemon) listen(e *Export) (err error) {
 func (d *Daemon) socketPath(name string) (path string, err error) {
 	switch path = d.opts.SocketPath; {
 	case path == "" && d.opts.Store == nil:
-		return "", optionErrorf("serve: --socket-path is missing: the path of the socket for --blk-file")
+		return "", optionErrorf(
+			"serve: --socket-path is missing: the path of the socket for --blk-file")
 	case path == "":
 		if path, err = d.opts.Store.Socket(name); err != nil {
 			return "", err
@@ -132,7 +133,8 @@ func (e *Export) useFD(fd int) error {
 	ul, ok := l.(*net.UnixListener)
 	if !ok {
 		l.Close()
-		return optionErrorf("serve: --fd %d: expected a UNIX socket, found %s", fd, l.Addr().Network())
+		return optionErrorf("serve: --fd %d: expected a UNIX socket, found %s", fd,
+			l.Addr().Network())
 	}
 	e.listener, err = keepListener(ul, ul.Addr().String())
 	return err

@@ -29,7 +29,9 @@ func (d *Daemon) systemdSockets() (stored *control.Listener, found bool, err err
 			l.Close()
 			continue
 		}
-		stored, err = fromSystemd(ul, func() (string, error) { return d.opts.Store.ControlSocket(d.exports[0].name) })
+		stored, err = fromSystemd(ul, func() (string, error) {
+			return d.opts.Store.ControlSocket(d.exports[0].name)
+		})
 		if err != nil {
 			return nil, false, fmt.Errorf("control socket from systemd: %w", err)
 		}
@@ -49,12 +51,15 @@ func (d *Daemon) systemdSockets() (stored *control.Listener, found bool, err err
 		if named := all[e.name]; len(named) == 1 {
 			l = named[0]
 		} else if total != 1 || len(d.exports) != 1 {
-			return nil, false, fmt.Errorf("disk %q: expected one socket with FileDescriptorName=%s from systemd, found %d of that name and %d in all",
-				e.name, e.name, len(named), total)
+			return nil, false,
+				fmt.Errorf("disk %q: expected one socket with FileDescriptorName=%s from systemd, found %d of that name and %d in all",
+					e.name, e.name, len(named), total)
 		}
 		ul, ok := l.(*net.UnixListener)
 		if !ok {
-			return nil, false, fmt.Errorf("disk %q: expected a UNIX stream socket from systemd, found %s", e.name, l.Addr().Network())
+			return nil, false,
+				fmt.Errorf("disk %q: expected a UNIX stream socket from systemd, found %s", e.name,
+					l.Addr().Network())
 		}
 		e.listener, err = fromSystemd(ul, func() (string, error) { return d.socketPath(e.name) })
 		if err != nil {
@@ -67,7 +72,8 @@ func (d *Daemon) systemdSockets() (stored *control.Listener, found bool, err err
 
 // fromSystemd returns a listener on a socket that systemd keeps. If control.ListenUnix made it in a
 // directory of another user, the kernel knows it by a /proc path only; path returns the true one.
-func fromSystemd(l *net.UnixListener, path func() (string, error)) (_ *control.Listener, err error) {
+func fromSystemd(l *net.UnixListener, path func() (string, error)) (_ *control.Listener,
+	err error) {
 	at := l.Addr().String()
 	if strings.HasPrefix(at, "/proc/self/fd/") {
 		if at, err = path(); err != nil {
@@ -120,7 +126,8 @@ func notifyFD(to, state string, s syscall.Conn) error {
 		return fmt.Errorf("socket: %w", err)
 	}
 	defer unix.Close(sock)
-	if err := unix.Sendmsg(sock, []byte(state), unix.UnixRights(fd), &unix.SockaddrUnix{Name: to}, 0); err != nil {
+	if err := unix.Sendmsg(sock, []byte(state), unix.UnixRights(fd), &unix.SockaddrUnix{Name: to},
+		0); err != nil {
 		return fmt.Errorf("%s: %w", to, err)
 	}
 	return nil

@@ -25,12 +25,14 @@ var errTaken = errors.New("another process serves the disk")
 
 // Limits of a handover. Commands and promotions wait during it.
 const (
-	readyLimit   = time.Minute            // for commands, promotions and the sealing of former heads to end
-	goLimit      = 30 * time.Second       // for the new process to send go
-	servingLimit = 30 * time.Second       // for the new process to send serving
-	reopenLimit  = 30 * time.Second       // for a new process that has gone away to release the disks
-	reopenPoll   = 5 * time.Millisecond   // between two attempts
-	takenGrace   = 500 * time.Millisecond // a process that has held the disks this long serves them
+	// for commands, promotions and the sealing of former heads to end
+	readyLimit   = time.Minute
+	goLimit      = 30 * time.Second // for the new process to send go
+	servingLimit = 30 * time.Second // for the new process to send serving
+	// for a new process that has gone away to release the disks
+	reopenLimit = 30 * time.Second
+	reopenPoll  = 5 * time.Millisecond   // between two attempts
+	takenGrace  = 500 * time.Millisecond // a process that has held the disks this long serves them
 )
 
 // handover is one attempt to hand the disks to another process. It runs on the control session's
@@ -104,7 +106,9 @@ func (h *handover) check(raw json.RawMessage) error {
 	for _, e := range h.exports {
 		served = append(served, e.dev.Name())
 		if e.listener == nil {
-			return fmt.Errorf("disk %q is served on one connection only (--fd), which cannot be handed over", e.dev.Name())
+			return fmt.Errorf(
+				"disk %q is served on one connection only (--fd), which cannot be handed over",
+				e.dev.Name())
 		}
 	}
 	if h.daemon.opts.Store == nil {
@@ -134,12 +138,14 @@ func lockWithin(ctx context.Context, mu *sync.Mutex) error {
 func (h *handover) waitIdle(ctx context.Context) error {
 	for _, e := range h.exports {
 		if err := e.dev.Disk().Stats().Failed; err != nil {
-			return fmt.Errorf("disk %q: %w: restart it on purpose, after having looked into it", e.dev.Name(), err)
+			return fmt.Errorf("disk %q: %w: restart it on purpose, after having looked into it",
+				e.dev.Name(), err)
 		}
 		for e.dev.Disk().Stats().Unsealed > 0 {
 			select {
 			case <-ctx.Done():
-				return fmt.Errorf("disk %q: a former head is still being sealed: %w", e.dev.Name(), ctx.Err())
+				return fmt.Errorf("disk %q: a former head is still being sealed: %w", e.dev.Name(),
+					ctx.Err())
 			case <-time.After(10 * time.Millisecond):
 			}
 		}
@@ -156,13 +162,15 @@ func (h *handover) waitIdle(ctx context.Context) error {
 // offer sends everything that can be sent while the disks are served, and waits for go.
 func (h *handover) offer(ctx context.Context) error {
 	for _, e := range h.exports {
-		m := takeover.Message{Kind: takeover.Socket, Disk: e.dev.Name(), Path: e.listener.Addr().String(), KeepFile: e.listener.KeepsFile()}
+		m := takeover.Message{Kind: takeover.Socket, Disk: e.dev.Name(),
+			Path: e.listener.Addr().String(), KeepFile: e.listener.KeepsFile()}
 		if err := h.pass(m, e.listener); err != nil {
 			return err
 		}
 	}
 	for _, l := range h.daemon.control.Listeners() {
-		if err := h.pass(takeover.Message{Kind: takeover.Control, Path: l.Path(), KeepFile: l.KeepsFile()}, l); err != nil {
+		if err := h.pass(takeover.Message{Kind: takeover.Control, Path: l.Path(),
+			KeepFile: l.KeepsFile()}, l); err != nil {
 			return err
 		}
 	}
@@ -210,7 +218,8 @@ func (h *handover) detach() error {
 	}
 	for _, e := range h.exports {
 		if conn := e.pendingConn(); conn != nil {
-			if err := h.pass(takeover.Message{Kind: takeover.Connection, Disk: e.dev.Name()}, conn); err != nil {
+			if err := h.pass(takeover.Message{Kind: takeover.Connection, Disk: e.dev.Name()},
+				conn); err != nil {
 				return explainEOF(err)
 			}
 		}
@@ -241,7 +250,8 @@ func (h *handover) end() {
 		l.SetKeepFile(true)
 	}
 	h.daemon.nbd.keep()
-	h.daemon.log.Info("another process has taken over the disks", "after_ms", time.Since(h.began).Milliseconds())
+	h.daemon.log.Info("another process has taken over the disks", "after_ms",
+		time.Since(h.began).Milliseconds())
 	h.daemon.quit()
 }
 
@@ -257,7 +267,8 @@ func (h *handover) resume(why error) {
 				return
 			}
 			if err != nil {
-				d.log.Error("a disk cannot be opened again after a failed takeover", "disk", e.dev.Name(), "err", err)
+				d.log.Error("a disk cannot be opened again after a failed takeover", "disk",
+					e.dev.Name(), "err", err)
 				d.quit()
 				return
 			}

@@ -64,7 +64,8 @@ func (r *nbdExports) inherit(ctx context.Context, sockets []takeover.Message, ex
 	r.mu.Unlock()
 	for _, name := range exports {
 		if _, err := r.add(ctx, name); err != nil {
-			r.daemon.log.Error("an NBD export of the old process is lost", "export", name, "err", err)
+			r.daemon.log.Error("an NBD export of the old process is lost", "export", name, "err",
+				err)
 		}
 	}
 	var errs []error

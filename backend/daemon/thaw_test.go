@@ -23,7 +23,8 @@ func TestPromoteWaitsForThaw(t *testing.T) {
 	test.Must(t, st.SetQuiesceRecord("a", spec))
 	d := start(t, st, Options{}, "a") // the agent does not exist yet
 	promote := func(tag string, spec qmp.Spec, timeout float64) error {
-		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: tag, Spec: spec, Timeout: timeout}, "")
+		_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: tag, Spec: spec,
+			Timeout: timeout}, "")
 		return err
 	}
 	if err := promote("t1", spec, 0.2); err == nil || !strings.Contains(err.Error(), spec.Agent) {
@@ -35,7 +36,8 @@ func TestPromoteWaitsForThaw(t *testing.T) {
 	g.SetHook(func(when, command string) { commands = append(commands, when+" "+command) })
 	test.Must(t, promote("t3", spec, 20))
 	d.end()
-	if n := len(commands); n < 4 || commands[n-4] != "before guest-fsfreeze-freeze" || commands[n-1] != "after guest-fsfreeze-thaw" {
+	if n := len(commands); n < 4 || commands[n-4] != "before guest-fsfreeze-freeze" ||
+		commands[n-1] != "after guest-fsfreeze-thaw" {
 		t.Errorf("the guest saw %v", commands)
 	}
 	if hasRecord(t, st) {
@@ -72,7 +74,8 @@ func TestRecordOfEndedGuestRemoved(t *testing.T) {
 			test.Must(t, st.SetQuiesceRecord("a", spec))
 			d := start(t, st, Options{}, "a")
 			g := backendtest.NewGuest(t, t.TempDir())
-			_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "t", Spec: g.Spec(qmp.QuiesceGuest), Timeout: 30}, "")
+			_, err := d.promote(t.Context(), PromoteArgs{Disks: []string{"a"}, Tag: "t",
+				Spec: g.Spec(qmp.QuiesceGuest), Timeout: 30}, "")
 			test.Must(t, err)
 			d.end()
 			if hasRecord(t, st) {
@@ -89,7 +92,8 @@ func TestRecordOfEndedGuestRemoved(t *testing.T) {
 // Ending a process before it could thaw a guest is not an error: the next process tries again.
 func TestEndBeforeThaw(t *testing.T) {
 	st := newStore(t, nil, "a")
-	test.Must(t, st.SetQuiesceRecord("a", qmp.Spec{Mode: qmp.QuiesceGuest, Agent: "unix:" + filepath.Join(t.TempDir(), "none")}))
+	test.Must(t, st.SetQuiesceRecord("a", qmp.Spec{Mode: qmp.QuiesceGuest,
+		Agent: "unix:" + filepath.Join(t.TempDir(), "none")}))
 	d := start(t, st, Options{}, "a")
 	d.end()
 	left := func(r test.Record) bool { return r.Level == slog.LevelWarn && r.Attrs["cause"] != "" }

@@ -47,8 +47,10 @@ func TestParseAddress(t *testing.T) {
 		}
 	}
 	for _, in := range []string{
-		"", "unix", "unix:", "unix:\x00x", "/run/x", "udp:1", "tcp", "tcp:", "tcp:host", "tcp:host:", "tcp:host:http", "tcp:host:65536",
-		"tcp:::1:80", "tcp:host:-1", "tcp:host:+1", "tcp:a b:1", "vsock", "vsock:", "vsock:1", "vsock::1", "vsock:host:1", "vsock:1:x",
+		"", "unix", "unix:", "unix:\x00x", "/run/x", "udp:1", "tcp", "tcp:", "tcp:host",
+		"tcp:host:", "tcp:host:http", "tcp:host:65536",
+		"tcp:::1:80", "tcp:host:-1", "tcp:host:+1", "tcp:a b:1", "vsock", "vsock:", "vsock:1",
+		"vsock::1", "vsock:host:1", "vsock:1:x",
 		"vsock:-1:1", "vsock:1:4294967295", "vsock:4294967296:1", "vsock:1:2:3",
 	} {
 		if a, err := ParseAddress(in); !errors.Is(err, ErrAddress) {
@@ -115,7 +117,8 @@ func TestListenVsock(t *testing.T) {
 		}
 		return
 	}
-	if a.Port == 0 || len(s.Addresses()) != 2 || !strings.HasPrefix(s.Exports()[0].URIs[1], "nbd+vsock://2:") {
+	if a.Port == 0 || len(s.Addresses()) != 2 || !strings.HasPrefix(s.Exports()[0].URIs[1],
+		"nbd+vsock://2:") {
 		t.Errorf("bound to %s, %+v", a, s.Exports())
 	}
 	if _, err := s.Listen(a); err == nil {

@@ -9,7 +9,8 @@ import (
 // After NBD_CMD_DISC the client sees the end of the connection before the server closes it, and no
 // longer counts as connected.
 func TestAwaitClose(t *testing.T) {
-	s, unix := start(t, Options{PerExport: 1, CloseTime: waitTimeout}, map[string]Disk{"x": randomDisk(1 << 20)})
+	s, unix := start(t, Options{PerExport: 1, CloseTime: waitTimeout},
+		map[string]Disk{"x": randomDisk(1 << 20)})
 	tcp, err := s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})
 	test.Must(t, err)
 	lingering := func() int {

@@ -28,7 +28,8 @@ func TestExportName(t *testing.T) {
 	x, y := randomDisk(8<<10), randomDisk(4<<10)
 	_, a := start(t, Options{}, map[string]Disk{"x": x, "y": y})
 	for _, flags := range []byte{0, 1, 2, 3} { // FIXED_NEWSTYLE, NO_ZEROES
-		for _, before := range []string{"nothing", "LIST", "INFO of another", "INFO of nothing", "GO of nothing", "an unknown option"} {
+		for _, before := range []string{"nothing", "LIST", "INFO of another", "INFO of nothing",
+			"GO of nothing", "an unknown option"} {
 			t.Run(fmt.Sprintf("flags %d, after %s", flags, before), func(t *testing.T) {
 				c := &script{dial(t, a), t}
 				if g := binary.BigEndian.Uint16(c.take(greetingLen)[16:]); g != 3 {
@@ -56,7 +57,8 @@ func TestExportName(t *testing.T) {
 				}
 				// The first request is in the same write: the reply must not wait for further
 				// input.
-				c.give(append(option(optExportName, []byte("x")), command(cmdRead, 0, 9, 512, 4096)...))
+				c.give(append(option(optExportName, []byte("x")), command(cmdRead, 0, 9, 512,
+					4096)...))
 				if size, tf := c.oldReply(flags&2 == 0); size != 8<<10 || tf != transmissionFlags {
 					t.Errorf("size %d, flags %#x", size, tf)
 				}

@@ -33,12 +33,16 @@ func (c *tape) SetWriteDeadline(time.Time) error { return nil }
 func FuzzGuard(f *testing.F) {
 	hello := []byte{0, 0, 0, 1}
 	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
-	f.Add(join(hello, option(optGo, choice("x")), command(cmdRead, 0, 1, 0, 512), command(cmdDisc, 0, 0, 0, 0)))
+	f.Add(join(hello, option(optGo, choice("x")), command(cmdRead, 0, 1, 0, 512),
+		command(cmdDisc, 0, 0, 0, 0)))
 	f.Add(join(hello, option(optList, nil), option(optInfo, choice("y")), option(optAbort, nil)))
-	f.Add(join(hello, option(8, nil), option(optGo, choice("z")), option(optGo, choice("")), option(optGo, choice("y")),
-		command(cmdWrite, 0, 1, 0, 4), []byte("data"), command(cmdTrim, 0, 2, 0, 512), command(cmdRead, 0, 3, 100, 400)))
+	f.Add(join(hello, option(8, nil), option(optGo, choice("z")), option(optGo, choice("")),
+		option(optGo, choice("y")),
+		command(cmdWrite, 0, 1, 0, 4), []byte("data"), command(cmdTrim, 0, 2, 0, 512),
+		command(cmdRead, 0, 3, 100, 400)))
 	f.Add(join(hello, optionOf(optGo, 1<<31, nil)))
-	f.Add(join(hello, option(optGo, choice("x")), command(cmdRead, 0, 1, 0, chunkSize+512), command(cmdRead, 0, 1, 1<<63, 1<<31)))
+	f.Add(join(hello, option(optGo, choice("x")), command(cmdRead, 0, 1, 0, chunkSize+512),
+		command(cmdRead, 0, 1, 1<<63, 1<<31)))
 	s := New(Options{Log: quiet})
 	test.Must(f, s.AddExport("x", randomDisk(chunkSize+512)))
 	broken := randomDisk(1024)
@@ -69,8 +73,10 @@ func checkOutput(t *testing.T, out []byte, g *guard) {
 	out = out[greetingLen:]
 	for len(out) > 0 && binary.BigEndian.Uint32(out) == 0x3e889 {
 		n := binary.BigEndian.Uint32(out[16:])
-		if g.established() && binary.BigEndian.Uint32(out[8:]) == optGo && binary.BigEndian.Uint32(out[12:]) == repInfo && n == infoExportLen &&
-			binary.BigEndian.Uint16(out[optionReplyLen:]) == 0 && binary.BigEndian.Uint16(out[optionReplyLen+10:]) != transmissionFlags {
+		if g.established() && binary.BigEndian.Uint32(out[8:]) == optGo &&
+			binary.BigEndian.Uint32(out[12:]) == repInfo && n == infoExportLen &&
+			binary.BigEndian.Uint16(out[optionReplyLen:]) == 0 &&
+			binary.BigEndian.Uint16(out[optionReplyLen+10:]) != transmissionFlags {
 			t.Fatalf("flags % x", out[optionReplyLen:][:n])
 		}
 		out = out[optionReplyLen+n:]

@@ -39,8 +39,10 @@ func TestHostileHandshake(t *testing.T) {
 		{"name of 4 GiB", option(optGo, nameOf(1<<32-1, 0, 0)), optGo, repErrInvalid},
 		{"name of 2 GiB - 1", option(optInfo, nameOf(1<<31-1, 0, 0)), optInfo, repErrInvalid},
 		{"name longer than the option", option(optGo, nameOf(3, 'x', 0, 0)), optGo, repErrInvalid},
-		{"name too long", option(optGo, append(nameOf(maxName+1, long...), 0, 0)), optGo, repErrInvalid},
-		{"unknown longest name", option(optGo, append(nameOf(maxName, long[1:]...), 0, 0)), optGo, repErrUnknown},
+		{"name too long", option(optGo, append(nameOf(maxName+1, long...), 0, 0)), optGo,
+			repErrInvalid},
+		{"unknown longest name", option(optGo, append(nameOf(maxName, long[1:]...), 0, 0)), optGo,
+			repErrUnknown},
 		{"more requests than data", option(optGo, nameOf(1, 'x', 255, 255)), optGo, repErrInvalid},
 		{"more data than requests", option(optGo, nameOf(1, 'x', 0, 0, 0)), optGo, repErrInvalid},
 		{"no number of requests", option(optGo, nameOf(1, 'x')), optGo, repErrInvalid},
@@ -122,13 +124,15 @@ func TestInfoThenGo(t *testing.T) {
 			}
 		}
 	}
-	if size, flags, last := info(optInfo, "x"); size != 512 || flags != transmissionFlags || last != repAck {
+	if size, flags, last := info(optInfo, "x"); size != 512 || flags != transmissionFlags ||
+		last != repAck {
 		t.Errorf("INFO x: %d bytes, flags %#x, %#x", size, flags, last)
 	}
 	if _, _, last := info(optGo, "z"); last != repErrUnknown {
 		t.Errorf("GO z: %#x", last)
 	}
-	if size, flags, last := info(optGo, "y"); size != 1024 || flags != transmissionFlags || last != repAck {
+	if size, flags, last := info(optGo, "y"); size != 1024 || flags != transmissionFlags ||
+		last != repAck {
 		t.Errorf("GO y: %d bytes, flags %#x, %#x", size, flags, last)
 	}
 }
@@ -158,7 +162,8 @@ func TestHostileRequests(t *testing.T) {
 		{name: "unknown flags", flags: 0x8000, length: 512, want: nbdEINVAL},
 		{name: "nothing", length: 0, want: 0},
 		{name: "WRITE", kind: cmdWrite, length: 4096, payload: 4096, want: nbdEPERM},
-		{name: "WRITE beyond the end", kind: cmdWrite, offset: 1 << 40, length: 512, payload: 512, want: nbdEPERM},
+		{name: "WRITE beyond the end", kind: cmdWrite, offset: 1 << 40, length: 512, payload: 512,
+			want: nbdEPERM},
 		{name: "long WRITE", kind: cmdWrite, length: 2 << 20, payload: 2 << 20, want: nbdEPERM},
 		{name: "WRITE of 4 GiB", kind: cmdWrite, length: 1<<32 - 1, disconnection: true},
 		{name: "FLUSH", kind: 3, want: nbdEINVAL},
@@ -209,7 +214,8 @@ func TestReadErrors(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		want uint32
-	}{{syscall.EIO, nbdEIO}, {syscall.ENOMEM, nbdENOMEM}, {errors.New("any other"), nbdEIO}, {nil, nbdEIO}} {
+	}{{syscall.EIO, nbdEIO}, {syscall.ENOMEM, nbdENOMEM}, {errors.New("any other"), nbdEIO},
+		{nil, nbdEIO}} {
 		d := randomDisk(4 << 20)
 		d.fail, d.err = 1<<20, tt.err
 		_, a := start(t, Options{}, map[string]Disk{"x": d})
@@ -221,7 +227,8 @@ func TestReadErrors(t *testing.T) {
 			t.Errorf("%v: the next request: error %d", tt.err, e)
 		}
 		c.give(command(cmdRead, 0, 3, 1<<20-chunkSize, 2*chunkSize))
-		if e := c.reply(3); e != 0 || !bytes.Equal(c.take(chunkSize), d.data[1<<20-chunkSize:1<<20]) {
+		if e := c.reply(3); e != 0 || !bytes.Equal(c.take(chunkSize),
+			d.data[1<<20-chunkSize:1<<20]) {
 			t.Errorf("%v: the part that could be read: error %d", tt.err, e)
 		}
 		c.closed()
@@ -233,7 +240,8 @@ func TestPipelined(t *testing.T) {
 	d := randomDisk(3 << 20)
 	_, a := start(t, Options{}, map[string]Disk{"x": d})
 	c := ready(t, a, "x")
-	lengths := []int{1, 511, 512, 4096, 4097, chunkSize - 1, chunkSize, chunkSize + 1, 2*chunkSize + 5, 2 << 20}
+	lengths := []int{1, 511, 512, 4096, 4097, chunkSize - 1, chunkSize, chunkSize + 1,
+		2*chunkSize + 5, 2 << 20}
 	var all []byte
 	for i, n := range lengths {
 		all = append(all, command(cmdRead, 0, uint64(i), uint64(i*1000), uint32(n))...)

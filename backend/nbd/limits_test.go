@@ -43,59 +43,63 @@ func inBubble(t *testing.T, o Options, d Disk, f func(t *testing.T, connect func
 }
 
 func TestHandshakeTime(t *testing.T) {
-	inBubble(t, Options{HandshakeTime: time.Second}, randomDisk(1<<20), func(t *testing.T, connect func() *script) {
-		silent, slow, c := connect(), connect(), connect()
-		slow.greet()
-		go func() {
-			for _, b := range option(optGo, choice("x")) {
-				slow.Write([]byte{b})
-				time.Sleep(100 * time.Millisecond)
+	inBubble(t, Options{HandshakeTime: time.Second}, randomDisk(1<<20),
+		func(t *testing.T, connect func() *script) {
+			silent, slow, c := connect(), connect(), connect()
+			slow.greet()
+			go func() {
+				for _, b := range option(optGo, choice("x")) {
+					slow.Write([]byte{b})
+					time.Sleep(100 * time.Millisecond)
+				}
+			}()
+			c.greet()
+			c.choose("x")
+			if !ends(silent) || !ends(slow) {
+				t.Error("half-open connections stay")
 			}
-		}()
-		c.greet()
-		c.choose("x")
-		if !ends(silent) || !ends(slow) {
-			t.Error("half-open connections stay")
-		}
-		time.Sleep(2 * time.Second) // longer than HandshakeTime, which does not limit the connection
-		c.give(command(cmdRead, 0, 1, 0, 512))
-		test.Equal(t, c.reply(1), 0, "error")
-		c.take(512)
-	})
+			// longer than HandshakeTime, which does not limit the connection
+			time.Sleep(2 * time.Second)
+			c.give(command(cmdRead, 0, 1, 0, 512))
+			test.Equal(t, c.reply(1), 0, "error")
+			c.take(512)
+		})
 }
 
 func TestIdleTime(t *testing.T) {
-	inBubble(t, Options{IdleTime: time.Minute}, randomDisk(512), func(t *testing.T, connect func() *script) {
-		c, began := connect(), time.Now()
-		c.greet()
-		c.choose("x")
-		if !ends(c) || time.Since(began) != time.Minute {
-			t.Errorf("an idle connection stays for %s", time.Since(began))
-		}
-	})
+	inBubble(t, Options{IdleTime: time.Minute}, randomDisk(512),
+		func(t *testing.T, connect func() *script) {
+			c, began := connect(), time.Now()
+			c.greet()
+			c.choose("x")
+			if !ends(c) || time.Since(began) != time.Minute {
+				t.Errorf("an idle connection stays for %s", time.Since(began))
+			}
+		})
 }
 
 func TestStallTime(t *testing.T) {
-	inBubble(t, Options{StallTime: time.Second}, randomDisk(maxRequest), func(t *testing.T, connect func() *script) {
-		half, payload, deaf, c := connect(), connect(), connect(), connect()
-		for _, c := range []*script{half, payload, deaf, c} {
-			c.greet()
-			c.choose("x")
-		}
-		half.give(command(cmdRead, 0, 1, 0, 512)[:requestLen-1])
-		payload.give(command(cmdWrite, 0, 1, 0, 512))
-		if !ends(half) || !ends(payload) {
-			t.Error("half-sent requests stay")
-		}
-		deaf.give(command(cmdRead, 0, 1, 0, maxRequest)) // and does not read the reply
-		time.Sleep(2 * time.Second)
-		if n, _ := io.Copy(io.Discard, deaf); n >= maxRequest {
-			t.Errorf("%d bytes came", n)
-		}
-		c.give(command(cmdRead, 0, 1, 0, 512))
-		test.Equal(t, c.reply(1), 0, "error")
-		c.take(512)
-	})
+	inBubble(t, Options{StallTime: time.Second}, randomDisk(maxRequest),
+		func(t *testing.T, connect func() *script) {
+			half, payload, deaf, c := connect(), connect(), connect(), connect()
+			for _, c := range []*script{half, payload, deaf, c} {
+				c.greet()
+				c.choose("x")
+			}
+			half.give(command(cmdRead, 0, 1, 0, 512)[:requestLen-1])
+			payload.give(command(cmdWrite, 0, 1, 0, 512))
+			if !ends(half) || !ends(payload) {
+				t.Error("half-sent requests stay")
+			}
+			deaf.give(command(cmdRead, 0, 1, 0, maxRequest)) // and does not read the reply
+			time.Sleep(2 * time.Second)
+			if n, _ := io.Copy(io.Discard, deaf); n >= maxRequest {
+				t.Errorf("%d bytes came", n)
+			}
+			c.give(command(cmdRead, 0, 1, 0, 512))
+			test.Equal(t, c.reply(1), 0, "error")
+			c.take(512)
+		})
 }
 
 // While other clients are stuck in every state, a client is served.
@@ -116,7 +120,8 @@ func TestPerExport(t *testing.T) {
 	first, _ := ready(t, a, "x"), ready(t, a, "x")
 	c := greeted(t, a)
 	c.give(option(optGo, choice("x")))
-	if kind, text := c.optionReply(optGo); kind != repErrPolicy || !strings.Contains(string(text), "too many connections") {
+	if kind, text := c.optionReply(optGo); kind != repErrPolicy || !strings.Contains(string(text),
+		"too many connections") {
 		t.Errorf("third connection: %#x %q", kind, text)
 	}
 	checkServes(t, a, "y", d)
@@ -206,7 +211,8 @@ func TestAddExportErrors(t *testing.T) {
 	}
 	test.Must(t, s.Close())
 	test.ErrorIs(t, s.AddExport("z", randomDisk(512)), ErrClosed, "after Close")
-	test.ErrorIs(t, test.Err(s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})), ErrClosed, "Listen after Close")
+	test.ErrorIs(t, test.Err(s.Listen(Address{Network: "tcp", Host: "127.0.0.1"})), ErrClosed,
+		"Listen after Close")
 }
 
 // Close ends clients in every state; start checks that nothing is left.
@@ -245,7 +251,8 @@ func TestCloseUnderLoad(t *testing.T) {
 // Many bad clients do not produce as many log lines.
 func TestLogIsLimited(t *testing.T) {
 	var log bytes.Buffer
-	s, a := start(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, map[string]Disk{"x": randomDisk(512)})
+	s, a := start(t, Options{Log: slog.New(slog.NewTextHandler(&log, nil))},
+		map[string]Disk{"x": randomDisk(512)})
 	for range 100 {
 		c := greeted(t, a)
 		c.give(make([]byte, optionHeaderLen))
@@ -258,10 +265,12 @@ func TestLogIsLimited(t *testing.T) {
 }
 
 func TestExports(t *testing.T) {
-	s, a := start(t, Options{}, map[string]Disk{"vm1@t": randomDisk(512), "vm1@s": randomDisk(1024)})
+	s, a := start(t, Options{}, map[string]Disk{"vm1@t": randomDisk(512),
+		"vm1@s": randomDisk(1024)})
 	ready(t, a, "vm1@t")
 	test.Eventually(t, "the client is counted", func() bool { return s.Exports()[1].Total == 1 })
-	want := fmt.Sprintf("[{vm1@s 1024 0 0 [%s]} {vm1@t 512 1 1 [%s]}]", a.URI("vm1@s"), a.URI("vm1@t"))
+	want := fmt.Sprintf("[{vm1@s 1024 0 0 [%s]} {vm1@t 512 1 1 [%s]}]", a.URI("vm1@s"),
+		a.URI("vm1@t"))
 	if got := fmt.Sprint(s.Exports()); got != want {
 		t.Errorf("%s\nexpected %s", got, want)
 	}

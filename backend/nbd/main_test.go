@@ -101,7 +101,8 @@ func greeted(t *testing.T, a Address) *script {
 func (c *script) greet() {
 	c.t.Helper()
 	g := c.take(greetingLen)
-	if binary.BigEndian.Uint64(g) != protocol.NEGOTIATION_MAGIC_OLDSTYLE || binary.BigEndian.Uint64(g[8:]) != protocol.NEGOTIATION_MAGIC_OPTION {
+	if binary.BigEndian.Uint64(g) != protocol.NEGOTIATION_MAGIC_OLDSTYLE ||
+		binary.BigEndian.Uint64(g[8:]) != protocol.NEGOTIATION_MAGIC_OPTION {
 		c.t.Fatalf("greeting % x", g)
 	}
 	c.give([]byte{0, 0, 0, 1})
@@ -147,7 +148,8 @@ func (c *script) take(n int) []byte {
 func (c *script) optionReply(id uint32) (kind uint32, data []byte) {
 	c.t.Helper()
 	h := c.take(optionReplyLen)
-	if binary.BigEndian.Uint64(h) != protocol.NEGOTIATION_MAGIC_REPLY || binary.BigEndian.Uint32(h[8:]) != id {
+	if binary.BigEndian.Uint64(h) != protocol.NEGOTIATION_MAGIC_REPLY ||
+		binary.BigEndian.Uint32(h[8:]) != id {
 		c.t.Fatalf("reply to option %d: % x", id, h)
 	}
 	return binary.BigEndian.Uint32(h[12:]), c.take(int(binary.BigEndian.Uint32(h[16:])))
@@ -157,7 +159,8 @@ func (c *script) optionReply(id uint32) (kind uint32, data []byte) {
 func (c *script) reply(cookie uint64) uint32 {
 	c.t.Helper()
 	h := c.take(replyLen)
-	if binary.BigEndian.Uint32(h) != protocol.TRANSMISSION_MAGIC_REPLY || binary.BigEndian.Uint64(h[8:]) != cookie {
+	if binary.BigEndian.Uint32(h) != protocol.TRANSMISSION_MAGIC_REPLY ||
+		binary.BigEndian.Uint64(h[8:]) != cookie {
 		c.t.Fatalf("reply to %d: % x", cookie, h)
 	}
 	return binary.BigEndian.Uint32(h[4:])

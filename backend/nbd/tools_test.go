@@ -43,7 +43,8 @@ func TestTools(t *testing.T) {
 	test.Must(t, err)
 	for _, at := range []Address{unix, tcp} {
 		for name, d := range disks {
-			t.Run(at.Network+"/"+name, func(t *testing.T) { checkTools(t, at.URI(name), name, d.(*memDisk).data) })
+			t.Run(at.Network+"/"+name,
+				func(t *testing.T) { checkTools(t, at.URI(name), name, d.(*memDisk).data) })
 		}
 	}
 }
@@ -68,7 +69,8 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 	if len(info.Exports) != 1 {
 		t.Fatalf("nbdinfo: %+v", info)
 	}
-	if e := info.Exports[0]; e.Name != name || e.Size != len(want) || e.Min != 1 || e.Pref != 4096 || e.Max != maxRequest || !e.RO || e.Flush {
+	if e := info.Exports[0]; e.Name != name || e.Size != len(want) || e.Min != 1 ||
+		e.Pref != 4096 || e.Max != maxRequest || !e.RO || e.Flush {
 		t.Errorf("nbdinfo: %+v", e)
 	}
 
@@ -79,7 +81,8 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 		got, err := os.ReadFile(file)
 		test.Must(t, err)
 		if !bytes.Equal(got, want) {
-			t.Errorf("%s: %d bytes differ from the %d exported", filepath.Base(file), len(got), len(want))
+			t.Errorf("%s: %d bytes differ from the %d exported", filepath.Base(file), len(got),
+				len(want))
 		}
 	}
 	check(copied)
@@ -91,24 +94,28 @@ func checkTools(t *testing.T, uri, name string, want []byte) {
 	check(raw)
 	runTool(t, "qemu-img", "convert", "-O", "qcow2", uri, qcow)
 	for format, file := range map[string]string{"raw": raw, "qcow2": qcow} {
-		if out := runTool(t, "qemu-img", "compare", "-f", "raw", "-F", format, uri, file); !strings.Contains(out, "identical") {
+		if out := runTool(t, "qemu-img", "compare", "-f", "raw", "-F", format, uri,
+			file); !strings.Contains(out, "identical") {
 			t.Errorf("qemu-img compare: %s", out)
 		}
 	}
-	if out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 512", uri).CombinedOutput(); err == nil {
+	out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 512", uri).CombinedOutput()
+	if err == nil {
 		t.Errorf("qemu-io could open the export for writing: %s", out)
 	}
 }
 
 func TestToolsList(t *testing.T) {
-	_, a := start(t, Options{}, map[string]Disk{"vm1@a": randomDisk(512), "vm1@b": randomDisk(1024), "vm2": randomDisk(2048)})
+	_, a := start(t, Options{}, map[string]Disk{"vm1@a": randomDisk(512), "vm1@b": randomDisk(1024),
+		"vm2": randomDisk(2048)})
 	var info struct {
 		Exports []struct {
 			Name string `json:"export-name"`
 			Size int    `json:"export-size"`
 		} `json:"exports"`
 	}
-	test.Must(t, json.Unmarshal([]byte(runTool(t, "nbdinfo", "--list", "--json", a.URI(""))), &info))
+	test.Must(t, json.Unmarshal([]byte(runTool(t, "nbdinfo", "--list", "--json", a.URI(""))),
+		&info))
 	if got := fmt.Sprint(info.Exports); got != "[{vm1@a 512} {vm1@b 1024} {vm2 2048}]" {
 		t.Errorf("found %s", got)
 	}

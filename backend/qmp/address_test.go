@@ -56,7 +56,8 @@ func TestVsockNobody(t *testing.T) {
 	test.NoLeaks(t)
 	nobody := Address{CID: 4000000000, Port: 1}
 	a := NewAgent(AgentOptions{Address: nobody})
-	if err := a.Freeze(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), nobody.String()) {
+	if err := a.Freeze(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(),
+		nobody.String()) {
 		t.Errorf("Freeze: %v", err)
 	}
 	test.Check(t, a.Thaw(within(t, waitTimeout)), "Thaw without anything frozen")
@@ -71,8 +72,10 @@ func TestParseLibvirt(t *testing.T) {
 	text := test.Texts(t, "libvirt_uris.texts")
 	t.Setenv("XDG_RUNTIME_DIR", "/run/user/7")
 	for _, tc := range []struct{ uri, domain, want string }{
-		{uri: "qemu:///system", domain: "d", want: "/run/libvirt/libvirt-sock /run/libvirt/virtqemud-sock"},
-		{uri: "qemu:///session", domain: "d", want: "/run/user/7/libvirt/libvirt-sock /run/user/7/libvirt/virtqemud-sock"},
+		{uri: "qemu:///system", domain: "d",
+			want: "/run/libvirt/libvirt-sock /run/libvirt/virtqemud-sock"},
+		{uri: "qemu:///session", domain: "d",
+			want: "/run/user/7/libvirt/libvirt-sock /run/user/7/libvirt/virtqemud-sock"},
 		{uri: "qemu:///system?socket=/a/b", domain: "d", want: "/a/b"},
 		{uri: "qemu:///system"},
 		{uri: "qemu://host/system", domain: "d"},
@@ -83,7 +86,8 @@ func TestParseLibvirt(t *testing.T) {
 		{uri: "%", domain: "d"},
 	} {
 		l, err := ParseLibvirt(tc.uri, tc.domain)
-		if text(t, fmt.Sprintf("%q domain %q", tc.uri, tc.domain), err); err != nil && tc.want == "" {
+		if text(t, fmt.Sprintf("%q domain %q", tc.uri, tc.domain), err); err != nil &&
+			tc.want == "" {
 			continue
 		}
 		if got := strings.Join(l.sockets, " "); err != nil || got != tc.want {

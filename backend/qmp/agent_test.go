@@ -143,7 +143,8 @@ func TestAgent(t *testing.T) {
 	g, p := newGuest(t)
 	// Left by an earlier client: half a reply, another sync, noise around sentinels.
 	g.mu.Lock()
-	g.stale = `"frozen"}` + "\n\xff{\"return\": 17}\n\xff\xff\xff{\"ret\xff" + strings.Repeat("x", 2*maxAgentLine) + "\n"
+	g.stale = `"frozen"}` + "\n\xff{\"return\": 17}\n\xff\xff\xff{\"ret\xff" + strings.Repeat("x",
+		2*maxAgentLine) + "\n"
 	g.mu.Unlock()
 	a := NewAgent(AgentOptions{Address: p.addr})
 	for range 3 {
@@ -162,7 +163,10 @@ func TestAgentAlreadyFrozen(t *testing.T) {
 	g, p := newGuest(t)
 	g.frozen = true
 	a := NewAgent(AgentOptions{Address: p.addr})
-	err := WhileQuiesced(within(t, waitTimeout), a, 0, 0, func(context.Context) error { t.Error("f was called"); return nil })
+	err := WhileQuiesced(within(t, waitTimeout), a, 0, 0, func(context.Context) error {
+		t.Error("f was called")
+		return nil
+	})
 	test.ErrorIs(t, err, ErrAlreadyFrozen)
 	if frozen, _ := g.state(); !frozen {
 		t.Error("another's freeze was undone")
@@ -176,7 +180,8 @@ func TestAgentAlreadyFrozen(t *testing.T) {
 // TestAgentFaults enumerates the faults of the first and the second use of every command. After
 // each the guest is thawed, and WhileQuiesced calls f only while it is frozen.
 func TestAgentFaults(t *testing.T) {
-	for _, command := range []string{"guest-sync-delimited", "guest-fsfreeze-status", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"} {
+	for _, command := range []string{"guest-sync-delimited", "guest-fsfreeze-status",
+		"guest-fsfreeze-freeze", "guest-fsfreeze-thaw"} {
 		for _, fault := range []string{"hang", "drop", "error", "garbage", "mute", "half", "late"} {
 			for use := range 2 {
 				t.Run(fmt.Sprintf("%s/%s/%d", command, fault, use), func(t *testing.T) {
@@ -189,13 +194,15 @@ func TestAgentFaults(t *testing.T) {
 					}
 					a := NewAgent(AgentOptions{Address: p.addr})
 					called := false
-					err := WhileQuiesced(context.Background(), a, freezeTime(command == "guest-fsfreeze-thaw"), thawTime, func(context.Context) error {
-						called = true
-						if frozen, _ := g.state(); !frozen {
-							t.Error("f was called while the guest was not frozen")
-						}
-						return nil
-					})
+					err := WhileQuiesced(context.Background(), a,
+						freezeTime(command == "guest-fsfreeze-thaw"), thawTime,
+						func(context.Context) error {
+							called = true
+							if frozen, _ := g.state(); !frozen {
+								t.Error("f was called while the guest was not frozen")
+							}
+							return nil
+						})
 					if frozen, log := g.state(); frozen {
 						t.Errorf("the guest is still frozen, after %v", log)
 					}
@@ -224,7 +231,8 @@ func TestAgentNeverThaws(t *testing.T) {
 	a := NewAgent(AgentOptions{Address: p.addr})
 	failed := errors.New("f failed")
 	var refused *link.Error
-	err := WhileQuiesced(context.Background(), a, waitTimeout, 300*time.Millisecond, func(context.Context) error { return failed })
+	err := WhileQuiesced(context.Background(), a, waitTimeout, 300*time.Millisecond,
+		func(context.Context) error { return failed })
 	if !errors.Is(err, ErrNotThawed) || !errors.Is(err, failed) || !errors.As(err, &refused) {
 		t.Errorf("got %v", err)
 	}
@@ -266,10 +274,11 @@ func TestAgentFlood(t *testing.T) {
 func TestAgentCancelled(t *testing.T) {
 	g, p := newGuest(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	err := WhileQuiesced(ctx, NewAgent(AgentOptions{Address: p.addr}), waitTimeout, waitTimeout, func(ctx context.Context) error {
-		cancel()
-		return ctx.Err()
-	})
+	err := WhileQuiesced(ctx, NewAgent(AgentOptions{Address: p.addr}), waitTimeout, waitTimeout,
+		func(ctx context.Context) error {
+			cancel()
+			return ctx.Err()
+		})
 	if !errors.Is(err, context.Canceled) || errors.Is(err, ErrNotThawed) {
 		t.Errorf("got %v", err)
 	}
@@ -287,7 +296,8 @@ func TestAgentRemoteError(t *testing.T) {
 		return ""
 	}
 	var e *control.Error
-	if err := NewAgent(AgentOptions{Address: p.addr}).Freeze(within(t, waitTimeout)); !errors.As(err, &e) || e.Desc != "injected" {
+	if err := NewAgent(AgentOptions{Address: p.addr}).Freeze(within(t, waitTimeout)); !errors.As(
+		err, &e) || e.Desc != "injected" {
 		t.Errorf("got %v", err)
 	}
 }

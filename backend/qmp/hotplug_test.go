@@ -31,7 +31,8 @@ type plugQEMU struct {
 }
 
 func newPlugQEMU(t *testing.T) (*plugQEMU, *Monitor) {
-	q := &plugQEMU{fault: map[string]string{}, devices: map[string]string{"port0": "pcie-root-port"}, chardevs: map[string]string{}}
+	q := &plugQEMU{fault: map[string]string{},
+		devices: map[string]string{"port0": "pcie-root-port"}, chardevs: map[string]string{}}
 	p := listen(t, q.serve)
 	m := NewMonitor(MonitorOptions{Address: p.addr, Retry: 10 * time.Millisecond})
 	t.Cleanup(func() { m.Close() })
@@ -133,7 +134,8 @@ func (q *plugQEMU) execute(command string, args map[string]any) (any, error) {
 		if q.deleting == nil {
 			delete(q.devices, str("id"))
 			say(q.conn, `{"event": "DEVICE_DELETED", "data": {"path": "/x/virtio-backend"}}`)
-			say(q.conn, `{"event": "DEVICE_DELETED", "data": {"device": %q, "path": "/x"}}`, str("id"))
+			say(q.conn, `{"event": "DEVICE_DELETED", "data": {"device": %q, "path": "/x"}}`,
+				str("id"))
 		} else {
 			q.deleting(str("id"))
 		}
@@ -177,7 +179,8 @@ func TestPlugAndUnplug(t *testing.T) {
 		t.Error(q.left())
 	}
 	var e *control.Error
-	if err := Detach(within(t, waitTimeout), m, "a", ""); !errors.As(err, &e) || e.Class != control.DeviceNotFound {
+	if err := Detach(within(t, waitTimeout), m, "a", ""); !errors.As(err, &e) ||
+		e.Class != control.DeviceNotFound {
 		t.Errorf("detach of nothing: %v", err)
 	}
 	if asked := q.commands(); slices.Contains(asked[len(asked)-3:], "device_del") {
@@ -187,7 +190,8 @@ func TestPlugAndUnplug(t *testing.T) {
 
 // After any failure nothing is left, and the error names it.
 func TestPlugUndone(t *testing.T) {
-	for _, command := range []string{"query-version", "query-memdev", "query-chardev", "chardev-add", "device_add"} {
+	for _, command := range []string{"query-version", "query-memdev", "query-chardev",
+		"chardev-add", "device_add"} {
 		q, m := newPlugQEMU(t)
 		q.locked(func() { q.fault[command] = "injected" })
 		var injected *link.Error
@@ -224,7 +228,8 @@ func TestPlugSocketOutOfReach(t *testing.T) {
 	q.locked(func() { q.chardevs["sock-a"] = "disconnected:unix:" }) // with a stale chardev
 	lame := unconnectedRunner{m}
 	_, err := Attach(within(t, 300*time.Millisecond), lame, plugA)
-	if test.Texts(t, "hotplug.texts")(t, "socket out of reach", err); q.left() != "0 devices, 0 chardevs" {
+	if test.Texts(t, "hotplug.texts")(t, "socket out of reach",
+		err); q.left() != "0 devices, 0 chardevs" {
 		t.Error(q.left())
 	}
 	if slices.Contains(q.commands(), "device_add") {
@@ -238,7 +243,8 @@ type unconnectedRunner struct{ Runner }
 func (l unconnectedRunner) Run(ctx context.Context, command string, args, out any) error {
 	err := l.Runner.Run(ctx, command, args, out)
 	if command == "query-chardev" && err == nil {
-		return json.Unmarshal([]byte(`[{"label": "sock-a", "filename": "disconnected:unix:/run/a.sock"}]`), out)
+		return json.Unmarshal(
+			[]byte(`[{"label": "sock-a", "filename": "disconnected:unix:/run/a.sock"}]`), out)
 	}
 	return err
 }
@@ -252,8 +258,10 @@ func TestUnplugGuestsWay(t *testing.T) {
 		"refuses": {func(q *plugQEMU, id string) {
 			say(q.conn, `{"event": "DEVICE_UNPLUG_GUEST_ERROR", "data": {"device": %q, "path": "/x"}}`, id)
 		}, waitTimeout},
-		"silent":  {func(*plugQEMU, string) {}, 300 * time.Millisecond},
-		"another": {func(q *plugQEMU, _ string) { say(q.conn, `{"event": "DEVICE_DELETED", "data": {"device": "other"}}`) }, 300 * time.Millisecond},
+		"silent": {func(*plugQEMU, string) {}, 300 * time.Millisecond},
+		"another": {func(q *plugQEMU, _ string) {
+			say(q.conn, `{"event": "DEVICE_DELETED", "data": {"device": "other"}}`)
+		}, 300 * time.Millisecond},
 		// The event is lost while the monitor reconnects.
 		"unseen": {func(q *plugQEMU, id string) { delete(q.devices, id) }, waitTimeout},
 	} {

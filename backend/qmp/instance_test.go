@@ -63,7 +63,8 @@ func (h *libvirtPeer) serve(conn net.Conn, in *bufio.Reader) {
 		case procAuth:
 			body = []byte{0, 0, 0, 1, 0, 0, 0, 0}
 		case procLookup:
-			body = binary.BigEndian.AppendUint32(append([]byte{0, 0, 0, 4, 't', 'e', 's', 't'}, make([]byte, 16)...), uint32(h.id))
+			body = binary.BigEndian.AppendUint32(append([]byte{0, 0, 0, 4, 't', 'e', 's', 't'},
+				make([]byte, 16)...), uint32(h.id))
 		case procTime:
 			body = make([]byte, 12)
 		case procFreeze:
@@ -99,21 +100,29 @@ func TestLibvirtRefusals(t *testing.T) {
 		message string
 		certain bool
 	}{
-		{procLookup, libvirt.ErrNoDomain, "Domain not found: no domain with matching name 'test'", true},
-		{procFreeze, libvirt.ErrArgumentUnsupported, "argument unsupported: QEMU guest agent is not configured", true},
-		{procFreeze, libvirt.ErrOperationInvalid, "Requested operation is not valid: domain is not running", true},
+		{procLookup, libvirt.ErrNoDomain, "Domain not found: no domain with matching name 'test'",
+			true},
+		{procFreeze, libvirt.ErrArgumentUnsupported,
+			"argument unsupported: QEMU guest agent is not configured", true},
+		{procFreeze, libvirt.ErrOperationInvalid,
+			"Requested operation is not valid: domain is not running", true},
 		{procFreeze, libvirt.ErrAccessDenied, "access denied", true},
-		{procFreeze, libvirt.ErrOperationDenied, "operation fsfreeze forbidden for read only access", true},
+		{procFreeze, libvirt.ErrOperationDenied,
+			"operation fsfreeze forbidden for read only access", true},
 		{procFreeze, libvirt.ErrNoSupport, "this function is not supported", true},
-		{procFreeze, libvirt.ErrAgentUnresponsive, "Guest agent is not responding: guest agent disappeared while executing command", false},
+		{procFreeze, libvirt.ErrAgentUnresponsive,
+			"Guest agent is not responding: guest agent disappeared while executing command",
+			false},
 		{procFreeze, libvirt.ErrInternalError, "unable to execute QEMU agent command", false},
 	} {
 		t.Run(fmt.Sprint(tt.message), func(t *testing.T) {
-			h := &libvirtPeer{id: 3, errors: map[uint32][]byte{tt.proc: xdrError(tt.code, tt.message)}}
-			err := WhileQuiesced(within(t, waitTimeout), h.freezer(t), waitTimeout, waitTimeout, func(context.Context) error {
-				t.Error("f was called")
-				return nil
-			})
+			h := &libvirtPeer{id: 3, errors: map[uint32][]byte{tt.proc: xdrError(tt.code,
+				tt.message)}}
+			err := WhileQuiesced(within(t, waitTimeout), h.freezer(t), waitTimeout, waitTimeout,
+				func(context.Context) error {
+					t.Error("f was called")
+					return nil
+				})
 			if err == nil || errors.Is(err, ErrNotThawed) {
 				t.Errorf("%v", err)
 			}
@@ -127,22 +136,31 @@ func TestLibvirtRefusals(t *testing.T) {
 // A domain that is off cannot be quiesced, and gets no command.
 func TestLibvirtIdentify(t *testing.T) {
 	h := &libvirtPeer{id: 7}
-	if instance, err := h.freezer(t).Identify(within(t, waitTimeout)); err != nil || instance != "domain 7" {
+	if instance, err := h.freezer(t).Identify(within(t, waitTimeout)); err != nil ||
+		instance != "domain 7" {
 		t.Errorf("%q, %v", instance, err)
 	}
 	h = &libvirtPeer{id: -1}
-	test.ErrorIs(t, test.Err(h.freezer(t).Identify(within(t, waitTimeout))), errNotRunning, "of a domain that is off")
-	for _, cause := range []string{"Guest agent is not responding: QEMU guest agent is not connected", "Guest agent is not responding: Guest agent not available for now"} {
-		h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrAgentUnresponsive, cause)}}
-		if _, err := h.freezer(t).Identify(within(t, waitTimeout)); err == nil || !strings.Contains(err.Error(), cause) {
+	test.ErrorIs(t, test.Err(h.freezer(t).Identify(within(t, waitTimeout))), errNotRunning,
+		"of a domain that is off")
+	for _, cause := range []string{
+		"Guest agent is not responding: QEMU guest agent is not connected",
+		"Guest agent is not responding: Guest agent not available for now"} {
+		h = &libvirtPeer{id: 7,
+			errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrAgentUnresponsive, cause)}}
+		if _, err := h.freezer(t).Identify(within(t, waitTimeout)); err == nil ||
+			!strings.Contains(err.Error(), cause) {
 			t.Errorf("%s: %v", cause, err)
 		}
 	}
-	h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrInternalError, "Command guest-get-time has been disabled")}}
-	if instance, err := h.freezer(t).Identify(within(t, waitTimeout)); err != nil || instance != "domain 7" {
+	h = &libvirtPeer{id: 7, errors: map[uint32][]byte{procTime: xdrError(libvirt.ErrInternalError,
+		"Command guest-get-time has been disabled")}}
+	if instance, err := h.freezer(t).Identify(within(t, waitTimeout)); err != nil ||
+		instance != "domain 7" {
 		t.Errorf("of an agent that does not tell the time: %q, %v", instance, err)
 	}
-	h = &libvirtPeer{errors: map[uint32][]byte{procLookup: xdrError(libvirt.ErrNoDomain, "Domain not found")}}
+	h = &libvirtPeer{errors: map[uint32][]byte{procLookup: xdrError(libvirt.ErrNoDomain,
+		"Domain not found")}}
 	if _, err := h.freezer(t).Identify(within(t, waitTimeout)); err == nil {
 		t.Error("of no domain")
 	}
@@ -155,12 +173,17 @@ func TestLibvirtGone(t *testing.T) {
 		peer libvirtPeer
 		gone bool
 	}{
-		"the same run":       {libvirtPeer{id: 7}, false},
-		"restarted":          {libvirtPeer{id: 8}, true},
-		"off":                {libvirtPeer{id: -1}, true},
-		"removed":            {libvirtPeer{errors: map[uint32][]byte{procLookup: xdrError(libvirt.ErrNoDomain, "Domain not found")}}, true},
-		"just ended":         {libvirtPeer{id: 7, errors: map[uint32][]byte{procThaw: xdrError(libvirt.ErrOperationInvalid, "domain is not running")}}, true},
-		"no agent after all": {libvirtPeer{id: 7, errors: map[uint32][]byte{procThaw: xdrError(libvirt.ErrArgumentUnsupported, "QEMU guest agent is not configured")}}, true},
+		"the same run": {libvirtPeer{id: 7}, false},
+		"restarted":    {libvirtPeer{id: 8}, true},
+		"off":          {libvirtPeer{id: -1}, true},
+		"removed": {libvirtPeer{errors: map[uint32][]byte{
+			procLookup: xdrError(libvirt.ErrNoDomain, "Domain not found")}}, true},
+		"just ended": {libvirtPeer{id: 7,
+			errors: map[uint32][]byte{procThaw: xdrError(libvirt.ErrOperationInvalid,
+				"domain is not running")}}, true},
+		"no agent after all": {libvirtPeer{id: 7,
+			errors: map[uint32][]byte{procThaw: xdrError(libvirt.ErrArgumentUnsupported,
+				"QEMU guest agent is not configured")}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := tt.peer.freezer(t)
@@ -169,7 +192,8 @@ func TestLibvirtGone(t *testing.T) {
 			if errors.Is(err, ErrGone) != tt.gone || !tt.gone && err != nil {
 				t.Errorf("%v", err)
 			}
-			if tt.gone && tt.peer.errors[procThaw] == nil && tt.peer.thaws > 0 || !tt.gone && tt.peer.thaws != 1 {
+			if tt.gone && tt.peer.errors[procThaw] == nil && tt.peer.thaws > 0 || !tt.gone &&
+				tt.peer.thaws != 1 {
 				t.Errorf("%d thaws", tt.peer.thaws)
 			}
 		})
@@ -179,10 +203,13 @@ func TestLibvirtGone(t *testing.T) {
 // The same for a guest paused through libvirt: a domain that is off has no monitor.
 func TestLibvirtPauseGone(t *testing.T) {
 	for name, peer := range map[string]*libvirtPeer{
-		"restarted": {id: 8}, "off": {id: -1}, "removed": {errors: map[uint32][]byte{procLookup: xdrError(libvirt.ErrNoDomain, "Domain not found")}},
+		"restarted": {id: 8}, "off": {id: -1},
+		"removed": {errors: map[uint32][]byte{procLookup: xdrError(libvirt.ErrNoDomain,
+			"Domain not found")}},
 	} {
 		p := listen(t, peer.serve)
-		spec := Spec{Mode: QuiescePause, Libvirt: "qemu:///system?socket=" + p.addr.Path, Domain: "test", Instance: "domain 7"}
+		spec := Spec{Mode: QuiescePause, Libvirt: "qemu:///system?socket=" + p.addr.Path,
+			Domain: "test", Instance: "domain 7"}
 		h, err := spec.Open(nil, nil)
 		test.Must(t, err)
 		test.ErrorIs(t, h.ForceThaw(within(t, waitTimeout)), ErrGone, name)
@@ -214,7 +241,8 @@ func TestAgentGone(t *testing.T) {
 	dead := exec.Command("true")
 	test.Must(t, dead.Run())
 	spec.Instance = fmt.Sprintf("pid %d", dead.Process.Pid)
-	test.ErrorIs(t, open().ForceThaw(within(t, waitTimeout)), ErrGone, "of a process that has ended")
+	test.ErrorIs(t, open().ForceThaw(within(t, waitTimeout)), ErrGone,
+		"of a process that has ended")
 	// No listener and no instance, as in records of earlier versions.
 	path := filepath.Join(t.TempDir(), "agent")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -232,7 +260,8 @@ func TestAgentGone(t *testing.T) {
 	test.ErrorIs(t, h.ForceThaw(within(t, waitTimeout)), ErrGone, "a monitor that refuses")
 	// A socket that does not exist may appear later.
 	spec = Spec{Mode: QuiesceGuest, Agent: "unix:" + path + ".none"}
-	if err := open().ForceThaw(within(t, freezeTime(false))); err == nil || errors.Is(err, ErrGone) {
+	if err := open().ForceThaw(within(t, freezeTime(false))); err == nil ||
+		errors.Is(err, ErrGone) {
 		t.Errorf("no socket: %v", err)
 	}
 }

@@ -18,7 +18,8 @@ func TestLibvirtDown(t *testing.T) {
 	l.SetUnlinkOnClose(false)
 	l.Close()
 	for _, mode := range []string{QuiesceGuest, QuiescePause} {
-		spec := Spec{Mode: mode, Libvirt: "qemu:///system?socket=" + path, Domain: "test", Instance: "domain 7"}
+		spec := Spec{Mode: mode, Libvirt: "qemu:///system?socket=" + path, Domain: "test",
+			Instance: "domain 7"}
 		h, err := spec.Open(nil, nil)
 		test.Must(t, err)
 		err = h.ForceThaw(within(t, 200*time.Millisecond))

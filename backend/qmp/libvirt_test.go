@@ -50,7 +50,8 @@ func (h *hypervisor) serve(conn net.Conn, in *bufio.Reader) {
 	}
 }
 
-func (h *hypervisor) execute(conn net.Conn, in *bufio.Reader, head [packetHeader]byte, proc uint32) bool {
+func (h *hypervisor) execute(conn net.Conn, in *bufio.Reader, head [packetHeader]byte,
+	proc uint32) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	fault := ""
@@ -116,10 +117,12 @@ func TestLibvirtFaults(t *testing.T) {
 					at, err := ParseLibvirt("qemu:///system?socket="+p.addr.Path, "test")
 					test.Must(t, err)
 					called := false
-					err = WhileQuiesced(context.Background(), NewLibvirtFreeze(at), freezeTime(proc == procThaw || fault == "none"), thawTime, func(context.Context) error {
-						called = true
-						return nil
-					})
+					err = WhileQuiesced(context.Background(), NewLibvirtFreeze(at),
+						freezeTime(proc == procThaw || fault == "none"), thawTime,
+						func(context.Context) error {
+							called = true
+							return nil
+						})
 					h.mu.Lock()
 					frozen := h.frozen
 					h.mu.Unlock()
@@ -157,7 +160,8 @@ func TestPacketConn(t *testing.T) {
 		name, in string
 		ok       bool
 	}{
-		{"two packets", "\x00\x00\x00\x1c" + strings.Repeat("x", 24) + "\x00\x00\x00\x1e" + strings.Repeat("y", 26), true},
+		{"two packets", "\x00\x00\x00\x1c" + strings.Repeat("x", 24) + "\x00\x00\x00\x1e" +
+			strings.Repeat("y", 26), true},
 		{"shorter than a header", "\x00\x00\x00\x1b" + strings.Repeat("x", 23), false},
 		{"QMP", `{"QMP": {"version": {}}}`, false},
 		{"second is bad", "\x00\x00\x00\x1c" + strings.Repeat("x", 24) + "\x00\x00\x00\x00", false},
@@ -187,10 +191,12 @@ func TestLibvirtSessionWithoutRunDirectory(t *testing.T) {
 		t.Setenv("XDG_RUNTIME_DIR", dir)
 		_, err := ParseLibvirt("qemu:///session", "x")
 		test.Texts(t, "libvirt_uris.texts")(t, fmt.Sprintf("XDG_RUNTIME_DIR=%q", dir), err)
-		test.Check(t, test.Err(ParseLibvirt("qemu:///session?socket=/s", "x")), dir, "with a socket")
+		test.Check(t, test.Err(ParseLibvirt("qemu:///session?socket=/s", "x")), dir,
+			"with a socket")
 	}
 	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1")
-	if l, err := ParseLibvirt("qemu:///session", "x"); err != nil || l.sockets[0] != "/run/user/1/libvirt/libvirt-sock" {
+	if l, err := ParseLibvirt("qemu:///session", "x"); err != nil ||
+		l.sockets[0] != "/run/user/1/libvirt/libvirt-sock" {
 		t.Errorf("%+v, %v", l, err)
 	}
 }

@@ -50,7 +50,8 @@ type peer struct {
 func listen(t *testing.T, handle func(conn net.Conn, in *bufio.Reader)) *peer {
 	t.Helper()
 	test.NoLeaks(t)
-	p := &peer{t: t, addr: Address{Path: filepath.Join(t.TempDir(), "s")}, conns: make(map[net.Conn]bool)}
+	p := &peer{t: t, addr: Address{Path: filepath.Join(t.TempDir(), "s")},
+		conns: make(map[net.Conn]bool)}
 	p.start(handle)
 	t.Cleanup(p.stop)
 	return p

@@ -76,7 +76,8 @@ func (m *machine) serve(conn net.Conn, in *bufio.Reader) {
 	m.mu.Unlock()
 }
 
-func (m *machine) execute(conn net.Conn, in *bufio.Reader, command string, id json.RawMessage) bool {
+func (m *machine) execute(conn net.Conn, in *bufio.Reader, command string,
+	id json.RawMessage) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.conn = conn
@@ -151,7 +152,8 @@ func (m *machine) status() string {
 }
 
 func monitor(t *testing.T, a Address) *Monitor {
-	m := NewMonitor(MonitorOptions{Address: a, Timeout: 2 * time.Second, Retry: 100 * time.Millisecond, Queue: 8})
+	m := NewMonitor(MonitorOptions{Address: a, Timeout: 2 * time.Second,
+		Retry: 100 * time.Millisecond, Queue: 8})
 	t.Cleanup(func() { m.Close() })
 	return m
 }
@@ -160,11 +162,13 @@ func TestMonitorRun(t *testing.T) {
 	_, p := newMachine(t)
 	m := monitor(t, p.addr)
 	var s struct{ Status string }
-	if err := m.Run(within(t, waitTimeout), "query-status", nil, &s); err != nil || s.Status != "running" {
+	if err := m.Run(within(t, waitTimeout), "query-status", nil, &s); err != nil ||
+		s.Status != "running" {
 		t.Errorf("%+v, %v", s, err)
 	}
 	var e *control.Error
-	if err := m.Run(context.Background(), "nothing", map[string]int{"a": 1}, nil); !errors.As(err, &e) || e.Class != control.CommandNotFound {
+	if err := m.Run(context.Background(), "nothing", map[string]int{"a": 1}, nil); !errors.As(err,
+		&e) || e.Class != control.CommandNotFound {
 		t.Errorf("unknown command: %v", err)
 	}
 	if err := m.Run(context.Background(), "noop", func() {}, nil); err == nil {
@@ -192,9 +196,11 @@ func TestMonitorLateReply(t *testing.T) {
 	}
 	m := monitor(t, p.addr)
 	test.Must(t, m.Run(within(t, waitTimeout), "query-status", nil, nil))
-	test.ErrorIs(t, m.Run(within(t, 5*time.Millisecond), "noop", nil, nil), context.DeadlineExceeded)
+	test.ErrorIs(t, m.Run(within(t, 5*time.Millisecond), "noop", nil, nil),
+		context.DeadlineExceeded)
 	var s struct{ Status string }
-	if err := m.Run(within(t, waitTimeout), "query-status", nil, &s); err != nil || s.Status != "running" {
+	if err := m.Run(within(t, waitTimeout), "query-status", nil, &s); err != nil ||
+		s.Status != "running" {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
@@ -253,7 +259,8 @@ func TestMonitorEventsNeverBlock(t *testing.T) {
 
 func TestMonitorOddPeers(t *testing.T) {
 	for name, bad := range map[string]string{
-		"no greeting": `{"event": "NOPE"}`, "not json": "SSH-2.0-x", "too long": strings.Repeat("x", link.MaxLine+1),
+		"no greeting": `{"event": "NOPE"}`, "not json": "SSH-2.0-x", "too long": strings.Repeat("x",
+			link.MaxLine+1),
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, p := newMachine(t)
@@ -261,7 +268,8 @@ func TestMonitorOddPeers(t *testing.T) {
 			f.bad = bad
 			f.mu.Unlock()
 			m := monitor(t, p.addr)
-			test.ErrorIs(t, m.Run(within(t, 300*time.Millisecond), "noop", nil, nil), context.DeadlineExceeded)
+			test.ErrorIs(t, m.Run(within(t, 300*time.Millisecond), "noop", nil, nil),
+				context.DeadlineExceeded)
 			f.mu.Lock()
 			f.bad = ""
 			f.mu.Unlock()
@@ -288,14 +296,16 @@ func TestPauseFaults(t *testing.T) {
 					if fault == "hang" {
 						// A QEMU that hangs for ever cannot be tested here; one that comes back
 						// can.
-						defer time.AfterFunc(400*time.Millisecond, func() { p.stop(); p.start(f.serve) }).Stop()
+						defer time.AfterFunc(400*time.Millisecond,
+							func() { p.stop(); p.start(f.serve) }).Stop()
 					}
 					called := false
-					err := WhileQuiesced(context.Background(), NewPause(m), freezeTime(command == "cont"), thawTime, func(context.Context) error {
-						called = true
-						test.Equal(t, f.status(), "paused", "f was called while the guest was")
-						return nil
-					})
+					err := WhileQuiesced(context.Background(), NewPause(m),
+						freezeTime(command == "cont"), thawTime, func(context.Context) error {
+							called = true
+							test.Equal(t, f.status(), "paused", "f was called while the guest was")
+							return nil
+						})
 					if s := f.status(); s != "running" {
 						t.Errorf("the guest is %s, after %v", s, f.log)
 					}
@@ -310,13 +320,15 @@ func TestPauseFaults(t *testing.T) {
 
 // A guest that was not running is not continued.
 func TestPauseLeavesOthersAlone(t *testing.T) {
-	for _, state := range []string{"paused", "shutdown", "guest-panicked", "prelaunch", "inmigrate"} {
+	for _, state := range []string{"paused", "shutdown", "guest-panicked", "prelaunch",
+		"inmigrate"} {
 		t.Run(state, func(t *testing.T) {
 			f, p := newMachine(t)
 			f.state = state
 			m := monitor(t, p.addr)
 			q := NewPause(m)
-			test.Check(t, WhileQuiesced(context.Background(), q, waitTimeout, waitTimeout, func(context.Context) error { return nil }))
+			test.Check(t, WhileQuiesced(context.Background(), q, waitTimeout, waitTimeout,
+				func(context.Context) error { return nil }))
 			if s := f.status(); s != state {
 				t.Errorf("the guest is %s now", s)
 			}
@@ -342,7 +354,8 @@ func TestRealQEMU(t *testing.T) {
 		stop := runQEMU(t, addr)
 		q := NewPause(m)
 		// The end of the last QEMU may not have been detected yet.
-		test.Eventually(t, "a connection that works", func() bool { return m.Run(ctx, "query-status", nil, nil) == nil })
+		test.Eventually(t, "a connection that works",
+			func() bool { return m.Run(ctx, "query-status", nil, nil) == nil })
 		test.Must(t, m.Run(ctx, "cont", nil, nil))
 		if e := <-events.C; e.Event != "RESUME" || e.Timestamp.Seconds == 0 {
 			t.Errorf("got %+v, want RESUME", e)
@@ -368,7 +381,8 @@ func TestRealQEMU(t *testing.T) {
 			t.Errorf("schema of %d entries, %v", len(schema), err)
 		}
 		var e *control.Error
-		if err := m.Run(ctx, "device_del", map[string]string{"id": "none"}, nil); !errors.As(err, &e) || e.Class != control.DeviceNotFound {
+		if err := m.Run(ctx, "device_del", map[string]string{"id": "none"}, nil); !errors.As(err,
+			&e) || e.Class != control.DeviceNotFound {
 			t.Errorf("device_del: %#v", err)
 		}
 		stop()
@@ -378,7 +392,8 @@ func TestRealQEMU(t *testing.T) {
 // runQEMU starts a stopped machine without a guest and returns a function that ends it.
 func runQEMU(t *testing.T, addr Address) (stop func()) {
 	t.Helper()
-	cmd := exec.Command("qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-machine", "none",
+	cmd := exec.Command("qemu-system-x86_64", "-S", "-display", "none", "-nodefaults", "-machine",
+		"none",
 		"-qmp", "unix:"+addr.Path+",server=on,wait=off")
 	cmd.Stderr = os.Stderr
 	test.Must(t, cmd.Start())
@@ -401,11 +416,13 @@ func TestGoQEMU(t *testing.T) {
 	if err := q.Thaw(within(t, waitTimeout)); err != nil || f.status() != "running" {
 		t.Errorf("Thaw: %v, %s", err, f.status())
 	}
-	test.Texts(t, "agent.texts")(t, "command unknown to QEMU", GoQEMU(mon).Run(within(t, waitTimeout), "nothing", nil, nil))
+	test.Texts(t, "agent.texts")(t, "command unknown to QEMU",
+		GoQEMU(mon).Run(within(t, waitTimeout), "nothing", nil, nil))
 	f.mu.Lock()
 	f.fault = func(string, int) string { return "hang" }
 	f.mu.Unlock()
-	test.ErrorIs(t, GoQEMU(mon).Run(within(t, 50*time.Millisecond), "noop", nil, nil), context.DeadlineExceeded, "a peer that hangs")
+	test.ErrorIs(t, GoQEMU(mon).Run(within(t, 50*time.Millisecond), "noop", nil, nil),
+		context.DeadlineExceeded, "a peer that hangs")
 }
 
 // shortReply is a monitor that fails as go-libvirt does when the connection is lost.
@@ -414,5 +431,6 @@ type shortReply struct{ qmp.Monitor }
 func (shortReply) Run([]byte) ([]byte, error) { var none []byte; return none[4:], nil }
 
 func TestGoQEMUShortReply(t *testing.T) {
-	test.ErrorIs(t, GoQEMU(shortReply{}).Run(within(t, waitTimeout), "stop", nil, nil), ErrDisconnected)
+	test.ErrorIs(t, GoQEMU(shortReply{}).Run(within(t, waitTimeout), "stop", nil, nil),
+		ErrDisconnected)
 }

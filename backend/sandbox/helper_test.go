@@ -140,39 +140,57 @@ func (t *task) try(name string, held *os.File) map[string]string {
 		return err
 	}
 	ops := map[string]func() error{
-		"read what is open":    func() error { _, err := held.ReadAt(make([]byte, 1), 0); return err },
-		"read foreign":         func() error { return open(at("foreign", "file"), unix.O_RDONLY) },
-		"write foreign":        func() error { return open(at("foreign", "file"), unix.O_WRONLY) },
-		"truncate foreign":     func() error { return os.Truncate(at("foreign", "file"), 1) },
-		"make foreign":         func() error { return write(at("foreign", name)) },
-		"remove foreign":       func() error { return os.Remove(at("foreign", "old-"+name)) },
-		"list foreign":         func() error { _, err := os.ReadDir(at("foreign")); return err },
-		"read /etc/passwd":     func() error { return open("/etc/passwd", unix.O_RDONLY) },
-		"read":                 func() error { return open(at("read", "file"), unix.O_RDONLY) },
-		"list":                 func() error { _, err := os.ReadDir(at("read")); return err },
-		"write to read":        func() error { return open(at("read", "file"), unix.O_WRONLY) },
-		"truncate read":        func() error { return os.Truncate(at("read", "file"), 1) },
-		"make in read":         func() error { return write(at("read", name)) },
-		"write file":           func() error { return open(at("write"), unix.O_RDWR|unix.O_TRUNC) },
-		"make":                 func() error { return write(at("change", name)) },
-		"make directory":       func() error { return os.MkdirAll(at("change", name+".d", "sub"), 0o700) },
-		"sync directory":       func() error { return open(at("change"), unix.O_RDONLY|unix.O_DIRECTORY) },
-		"rename over":          func() error { return renamed(at("change"), at("change2"), name) },
-		"rename to foreign":    func() error { return renamed(at("change"), at("foreign"), name+".out") },
-		"rename from foreign":  func() error { return os.Rename(at("foreign", "mv-"+name), at("change", "stolen-"+name)) },
-		"link foreign":         func() error { return os.Link(at("foreign", "file"), at("change", "link-"+name)) },
-		"symlink":              func() error { return os.Symlink("x", at("change", "sym-"+name)) },
-		"make socket":          func() error { return listen(at("sockets", name)) },
-		"make foreign socket":  func() error { return listen(at("foreign", "sock-"+name)) },
-		"connect to a socket":  func() error { return connect("unix", at("foreign", "listens")) },
-		"connect to abstract":  func() error { return connect("unix", "@"+at("abstract")) },
-		"connect to TCP":       func() error { return connect("tcp", "127.0.0.1:"+t.Port) },
-		"listen on TCP":        func() error { l, err := net.Listen("tcp", "127.0.0.1:0"); return closed(l, err) },
-		"signal the parent":    func() error { return unix.Kill(os.Getppid(), 0) },
-		"signal oneself":       func() error { return unix.Kill(os.Getpid(), 0) },
-		"execute":              func() error { return exec.Command("/bin/true").Run() },
-		"execute one's own":    func() error { return exec.Command(at("change", "program")).Run() },
-		"read another process": func() error { return open(fmt.Sprintf("/proc/%d/mem", os.Getppid()), unix.O_RDONLY) },
+		"read what is open": func() error {
+			_, err := held.ReadAt(make([]byte, 1), 0)
+			return err
+		},
+		"read foreign":     func() error { return open(at("foreign", "file"), unix.O_RDONLY) },
+		"write foreign":    func() error { return open(at("foreign", "file"), unix.O_WRONLY) },
+		"truncate foreign": func() error { return os.Truncate(at("foreign", "file"), 1) },
+		"make foreign":     func() error { return write(at("foreign", name)) },
+		"remove foreign":   func() error { return os.Remove(at("foreign", "old-"+name)) },
+		"list foreign":     func() error { _, err := os.ReadDir(at("foreign")); return err },
+		"read /etc/passwd": func() error { return open("/etc/passwd", unix.O_RDONLY) },
+		"read":             func() error { return open(at("read", "file"), unix.O_RDONLY) },
+		"list":             func() error { _, err := os.ReadDir(at("read")); return err },
+		"write to read":    func() error { return open(at("read", "file"), unix.O_WRONLY) },
+		"truncate read":    func() error { return os.Truncate(at("read", "file"), 1) },
+		"make in read":     func() error { return write(at("read", name)) },
+		"write file":       func() error { return open(at("write"), unix.O_RDWR|unix.O_TRUNC) },
+		"make":             func() error { return write(at("change", name)) },
+		"make directory": func() error {
+			return os.MkdirAll(at("change", name+".d", "sub"), 0o700)
+		},
+		"sync directory": func() error {
+			return open(at("change"), unix.O_RDONLY|unix.O_DIRECTORY)
+		},
+		"rename over": func() error { return renamed(at("change"), at("change2"), name) },
+		"rename to foreign": func() error {
+			return renamed(at("change"), at("foreign"), name+".out")
+		},
+		"rename from foreign": func() error {
+			return os.Rename(at("foreign", "mv-"+name), at("change", "stolen-"+name))
+		},
+		"link foreign": func() error {
+			return os.Link(at("foreign", "file"), at("change", "link-"+name))
+		},
+		"symlink":             func() error { return os.Symlink("x", at("change", "sym-"+name)) },
+		"make socket":         func() error { return listen(at("sockets", name)) },
+		"make foreign socket": func() error { return listen(at("foreign", "sock-"+name)) },
+		"connect to a socket": func() error { return connect("unix", at("foreign", "listens")) },
+		"connect to abstract": func() error { return connect("unix", "@"+at("abstract")) },
+		"connect to TCP":      func() error { return connect("tcp", "127.0.0.1:"+t.Port) },
+		"listen on TCP": func() error {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			return closed(l, err)
+		},
+		"signal the parent": func() error { return unix.Kill(os.Getppid(), 0) },
+		"signal oneself":    func() error { return unix.Kill(os.Getpid(), 0) },
+		"execute":           func() error { return exec.Command("/bin/true").Run() },
+		"execute one's own": func() error { return exec.Command(at("change", "program")).Run() },
+		"read another process": func() error {
+			return open(fmt.Sprintf("/proc/%d/mem", os.Getppid()), unix.O_RDONLY)
+		},
 	}
 	failed := map[string]string{}
 	for op, f := range ops {

@@ -28,13 +28,16 @@ func makeFiles(t *testing.T) *task {
 	program, err := os.ReadFile("/bin/true")
 	test.Must(t, err)
 	for path, content := range map[string][]byte{
-		at("foreign", "file"): []byte("foreign"), at("read", "file"): []byte("read"), at("write"): nil,
-		at("foreign", "old-before"): nil, at("foreign", "old-after"): nil, at("foreign", "mv-before"): nil, at("foreign", "mv-after"): nil,
+		at("foreign", "file"): []byte("foreign"), at("read", "file"): []byte("read"),
+		at("write"):                 nil,
+		at("foreign", "old-before"): nil, at("foreign", "old-after"): nil,
+		at("foreign", "mv-before"): nil, at("foreign", "mv-after"): nil,
 		at("change", "program"): program,
 	} {
 		test.Must(t, os.WriteFile(path, content, 0o700))
 	}
-	for network, address := range map[string]string{"unix": at("foreign", "listens"), "unix ": "@" + at("abstract")} {
+	for network, address := range map[string]string{"unix": at("foreign", "listens"),
+		"unix ": "@" + at("abstract")} {
 		l, err := net.Listen(strings.TrimSpace(network), address)
 		test.Must(t, err)
 		t.Cleanup(func() { l.Close() })
@@ -46,7 +49,8 @@ func makeFiles(t *testing.T) *task {
 	return &task{
 		Mode: Require, Dir: dir, Port: port,
 		Rules: Rules{
-			Change: []string{at("change"), at("change2")}, Write: []string{at("write")}, Read: []string{at("read"), "/proc", at("not there")},
+			Change: []string{at("change"), at("change2")}, Write: []string{at("write")},
+			Read:    []string{at("read"), "/proc", at("not there")},
 			Sockets: []string{at("sockets")},
 		},
 	}
@@ -76,15 +80,22 @@ var denied = map[string]struct {
 	abi  int
 	with string
 }{
-	"read what is open": {}, "read": {}, "list": {}, "write file": {}, "make": {}, "make directory": {}, "sync directory": {},
-	"rename over": {}, "make socket": {}, "connect to a socket": {}, "listen on TCP": {}, "signal oneself": {},
+	"read what is open": {}, "read": {}, "list": {}, "write file": {}, "make": {},
+	"make directory": {}, "sync directory": {},
+	"rename over": {}, "make socket": {}, "connect to a socket": {}, "listen on TCP": {},
+	"signal oneself": {},
 
-	"read foreign": {2, "EACCES"}, "write foreign": {2, "EACCES"}, "truncate foreign": {3, "EACCES"}, "make foreign": {2, "EACCES"},
-	"remove foreign": {2, "EACCES"}, "list foreign": {2, "EACCES"}, "read /etc/passwd": {2, "EACCES"},
+	"read foreign": {2, "EACCES"}, "write foreign": {2, "EACCES"}, "truncate foreign": {3,
+		"EACCES"}, "make foreign": {2, "EACCES"},
+	"remove foreign": {2, "EACCES"}, "list foreign": {2, "EACCES"}, "read /etc/passwd": {2,
+		"EACCES"},
 	"write to read": {2, "EACCES"}, "truncate read": {3, "EACCES"}, "make in read": {2, "EACCES"},
-	"rename to foreign": {2, "EACCES"}, "rename from foreign": {2, "EACCES"}, "link foreign": {2, "EXDEV"}, "symlink": {2, "EACCES"},
-	"make foreign socket": {2, "EACCES"}, "connect to TCP": {4, "EACCES"}, "connect to abstract": {6, "EPERM"}, "signal the parent": {6, "EPERM"},
-	"execute": {2, "EACCES"}, "execute one's own": {2, "EACCES"}, "read another process": {2, "EACCES"},
+	"rename to foreign": {2, "EACCES"}, "rename from foreign": {2, "EACCES"},
+	"link foreign": {2, "EXDEV"}, "symlink": {2, "EACCES"},
+	"make foreign socket": {2, "EACCES"}, "connect to TCP": {4, "EACCES"},
+	"connect to abstract": {6, "EPERM"}, "signal the parent": {6, "EPERM"},
+	"execute": {2, "EACCES"}, "execute one's own": {2, "EACCES"}, "read another process": {2,
+		"EACCES"},
 }
 
 // kernelABI returns the version of this kernel. The test fails if a kernel that should have
@@ -94,7 +105,8 @@ func kernelABI(t *testing.T) int {
 	t.Helper()
 	abi, reason := supported()
 	if abi == 0 && os.Getenv("COWBLK_TEST_NO_LANDLOCK") == "" {
-		t.Fatalf("nothing can be confined here: %s (COWBLK_TEST_NO_LANDLOCK=1 accepts that)", reason)
+		t.Fatalf("nothing can be confined here: %s (COWBLK_TEST_NO_LANDLOCK=1 accepts that)",
+			reason)
 	}
 	return abi
 }
@@ -128,7 +140,8 @@ func TestConfined(t *testing.T) {
 	if len(a.Status) < 3 || slices.ContainsFunc(a.Status, func(s string) bool { return s != "1" }) {
 		t.Errorf("NoNewPrivs of the threads: %v", a.Status)
 	}
-	if left := missing(abi, &k.Rules); !slices.Equal(left, a.Report.Missing) || abi >= 6 && len(left) > 0 {
+	if left := missing(abi, &k.Rules); !slices.Equal(left, a.Report.Missing) || abi >= 6 &&
+		len(left) > 0 {
 		t.Errorf("reported as missing: %v", a.Report.Missing)
 	}
 }
@@ -152,7 +165,8 @@ func TestNotConfined(t *testing.T) {
 // Without landlock, or with it switched off: On reports it, Require fails, and privileges are given
 // up anyway.
 func TestWithoutLandlock(t *testing.T) {
-	for errno, word := range map[unix.Errno]string{unix.ENOSYS: "not built", unix.EOPNOTSUPP: "lsm="} {
+	for errno, word := range map[unix.Errno]string{unix.ENOSYS: "not built",
+		unix.EOPNOTSUPP: "lsm="} {
 		k := makeFiles(t)
 		k.Forbid = errno
 		a := k.helper(t)
@@ -182,7 +196,9 @@ func TestRules(t *testing.T) {
 	}
 	k = makeFiles(t)
 	k.Rules.Abstract = true
-	if a := k.helper(t); a.Error != "" || a.Ops["after"]["connect to abstract"] != "" || a.Report.ABI > 0 && !slices.Contains(a.Report.Missing, "connecting to abstract UNIX sockets") {
+	if a := k.helper(t); a.Error != "" || a.Ops["after"]["connect to abstract"] != "" ||
+		a.Report.ABI > 0 && !slices.Contains(a.Report.Missing,
+			"connecting to abstract UNIX sockets") {
 		t.Errorf("%s: %s", a.Error, a.Ops["after"]["connect to abstract"])
 	}
 }

@@ -58,7 +58,8 @@ func TestMessages(t *testing.T) {
 		got.FD, want.FD = 0, 0
 		test.Equal(t, got, want)
 	}
-	for _, m := range []Message{{Kind: Ready, FD: fd}, {Kind: Connection}, {Kind: Failed, Error: strings.Repeat("x", maxMessage)}} {
+	for _, m := range []Message{{Kind: Ready, FD: fd}, {Kind: Connection},
+		{Kind: Failed, Error: strings.Repeat("x", maxMessage)}} {
 		if err := from.Send(m); err == nil {
 			t.Errorf("%q was sent", m.Kind)
 		}
@@ -125,9 +126,11 @@ func TestRequestToOthers(t *testing.T) {
 	}{
 		"another program": {greeting + `{"return":{}}` + "\n" + `{"event":"X","data":{}}` + "\n" +
 			`{"error":{"class":"CommandNotFound","desc":"The command cow-takeover has not been found"}}` + "\n", nil},
-		"refused by the socket":  {greeting + `{"return":{}}` + "\n" + `{"error":{"class":"GenericError","desc":"this command is for user 1"}}` + "\n", nil},
-		"nonsense":               {greeting + "\x00\x00\x00\x02{]", ErrProtocol},
-		"the wrong message":      {greeting + "\x00\x00\x00\x11" + `{"kind":"serving"}`[:17], ErrProtocol},
+		"refused by the socket": {greeting + `{"return":{}}` + "\n" +
+			`{"error":{"class":"GenericError","desc":"this command is for user 1"}}` + "\n", nil},
+		"nonsense": {greeting + "\x00\x00\x00\x02{]", ErrProtocol},
+		"the wrong message": {greeting + "\x00\x00\x00\x11" + `{"kind":"serving"}`[:17],
+			ErrProtocol},
 		"ready without a socket": {greeting + "\x00\x00\x00\x10" + `{"kind":"ready"}`, ErrProtocol},
 		"nothing":                {"", io.EOF},
 	} {
@@ -149,19 +152,22 @@ func TestRequestToOthers(t *testing.T) {
 			o.Close()
 		}
 		var refused *RefusedError
-		if text(t, name, err); !errors.As(err, &refused) && (tt.want == nil || !errors.Is(err, tt.want)) {
+		if text(t, name, err); !errors.As(err, &refused) &&
+			(tt.want == nil || !errors.Is(err, tt.want)) {
 			t.Errorf("%s: %v, expected %v", name, err, tt.want)
 		}
 		l.Close()
 	}
-	test.ErrorIs(t, test.Err(Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil)), control.ErrNoDaemon, "nobody there")
+	test.ErrorIs(t, test.Err(Request(t.Context(), filepath.Join(t.TempDir(), "nobody"), nil)),
+		control.ErrNoDaemon, "nobody there")
 }
 
 // A stopped process sends no greeting: the error names the process.
 func TestRequestToAStoppedProcess(t *testing.T) {
 	conn, _ := pair(t)
 	_, err := request(t.Context(), conn, "/run/x.ctl", []string{"vm1"}, time.Millisecond)
-	if !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+	if !errors.Is(err, os.ErrDeadlineExceeded) || !strings.Contains(err.Error(),
+		fmt.Sprint(os.Getpid())) {
 		t.Errorf("%v, expected a deadline, and the process named", err)
 	}
 }

@@ -44,7 +44,8 @@ func TestCheckThatFailsDoesNotSayThatNothingIsWrong(t *testing.T) {
 	}
 	var out bytes.Buffer
 	p := start(t, dir, func(cmd *exec.Cmd) { cmd.Stdout = &out }, "check", "a", "--repair")
-	if code := p.outcome(t); code != checkFailed || strings.Contains(out.String(), "nothing is wrong") || !strings.Contains(out.String(), "1 could not be checked") {
+	if code := p.outcome(t); code != checkFailed || strings.Contains(out.String(),
+		"nothing is wrong") || !strings.Contains(out.String(), "1 could not be checked") {
 		t.Errorf("exit %d: %s", code, out.String())
 	}
 }
@@ -68,7 +69,8 @@ func TestServeOfAnotherUsersStore(t *testing.T) {
 	cmd.Env = append(os.Environ(), mainEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "permission denied") || !strings.Contains(string(out), "--read-only") {
+	if err == nil || !strings.Contains(string(out), "permission denied") ||
+		!strings.Contains(string(out), "--read-only") {
 		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -104,7 +104,8 @@ func (a *app) openStore() (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return store.Open(dir, store.Options{FS: a.files, Log: a.logger(), Getenv: a.getenv, Command: a.program()})
+	return store.Open(dir, store.Options{FS: a.files, Log: a.logger(), Getenv: a.getenv,
+		Command: a.program()})
 }
 
 // openTrusted is openStore for a command that changes something, queries a process that serves a

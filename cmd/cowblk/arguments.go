@@ -11,10 +11,12 @@ import (
 func exactArgs(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < len(names) {
-			return usagef("%s: %s is missing\nusage: %s", cmd.CommandPath(), names[len(args)], cmd.UseLine())
+			return usagef("%s: %s is missing\nusage: %s", cmd.CommandPath(), names[len(args)],
+				cmd.UseLine())
 		}
 		if len(args) > len(names) {
-			return usagef("%s: unexpected argument %q\nusage: %s", cmd.CommandPath(), args[len(names)], cmd.UseLine())
+			return usagef("%s: unexpected argument %q\nusage: %s", cmd.CommandPath(),
+				args[len(names)], cmd.UseLine())
 		}
 		return nil
 	}
@@ -34,7 +36,8 @@ func minArgs(n int, name string) cobra.PositionalArgs {
 func maxArgs(n int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) > n {
-			return usagef("%s: unexpected argument %q\nusage: %s", cmd.CommandPath(), args[n], cmd.UseLine())
+			return usagef("%s: unexpected argument %q\nusage: %s", cmd.CommandPath(), args[n],
+				cmd.UseLine())
 		}
 		return nil
 	}

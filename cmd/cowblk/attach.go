@@ -47,7 +47,8 @@ command. "cowblk info NAME" shows which kind is connected.`,
 				return err
 			}
 			if v == nil || v.Control == "" {
-				return fmt.Errorf("disk %q is not served: start it first: %s", args[0], a.command("serve", args[0]))
+				return fmt.Errorf("disk %q is not served: start it first: %s", args[0],
+					a.command("serve", args[0]))
 			}
 			return a.attach(cmd.Context(), v, &o)
 		},
@@ -55,7 +56,8 @@ command. "cowblk info NAME" shows which kind is connected.`,
 	o.register(cmd, "how long QEMU may take")
 	f := cmd.Flags()
 	f.IntVar(&o.args.Queues, "queues", 0, "`NUMBER` of request queues (default: one for each vCPU)")
-	f.StringVar(&o.args.Bus, "bus", "", "plug it into the bus of `PORT` (default: the first free root port)")
+	f.StringVar(&o.args.Bus, "bus", "",
+		"plug it into the bus of `PORT` (default: the first free root port)")
 	return cmd
 }
 
@@ -161,7 +163,8 @@ func (a *app) detach(ctx context.Context, v *store.Serving, o *plugOptions) (err
 
 // runInDaemon runs the command in the process that serves the disk, which may hold the connection
 // to QEMU's monitor.
-func (o *plugOptions) runInDaemon(ctx context.Context, v *store.Serving, command string, out any) error {
+func (o *plugOptions) runInDaemon(ctx context.Context, v *store.Serving, command string,
+	out any) error {
 	c, err := client.Dial(ctx, o.store, v.Control, []string{o.args.Disk})
 	if errors.Is(err, store.ErrRefused) {
 		return err

@@ -64,20 +64,28 @@ func newBench(a *app) *cobra.Command {
 	fl.IntVar(&f.o.QueueDepth, "qd", 1, "requests in flight on each queue")
 	fl.IntVar(&f.o.Queues, "queues", 1, "queues, each with a thread of its own")
 	fl.DurationVar(&f.o.Duration, "time", 5*time.Second, "how long to measure")
-	fl.DurationVar(&f.o.Warmup, "warmup", time.Second, "load before measuring; none with --first-write")
+	fl.DurationVar(&f.o.Warmup, "warmup", time.Second,
+		"load before measuring; none with --first-write")
 	fl.BoolVar(&f.poll, "poll", true, "poll for completions")
 	fl.BoolVar(&f.noPoll, "no-poll", false, "sleep until the back-end notifies")
-	fl.IntVar(&f.o.FsyncEvery, "fsync", 0, "flush after every `N` writes of each of the requests in flight")
+	fl.IntVar(&f.o.FsyncEvery, "fsync", 0,
+		"flush after every `N` writes of each of the requests in flight")
 	fl.StringVar(&f.wce, "wce", "", "switch the write cache `on|off` first (default: leave it)")
 	fl.Var(&f.size, "size", "bytes of the disk to use (default: all)")
 	fl.Var(&f.offset, "offset", "offset of the used part of the disk, in bytes")
-	fl.BoolVar(&f.o.FirstWrite, "first-write", false, "write each block once, in random order, until all are written\nor --time, if given, is over")
+	fl.BoolVar(&f.o.FirstWrite, "first-write", false,
+		"write each block once, in random order, until all are written\nor --time, if given, is over")
 	fl.Uint64Var(&f.o.Seed, "seed", 0, "seed of the random numbers")
-	fl.BoolVar(&f.o.Hugepages, "hugepages", false, "buffers in huge pages of 2 MiB (SPDK needs them)")
-	fl.BoolVar(&f.null, "null", false, "instead of SOCKET: a back-end in this process without a disk")
-	fl.BoolVarP(&f.yes, "yes", "y", false, "do not ask before overwriting; needed without a terminal")
-	_ = cmd.RegisterFlagCompletionFunc("rw", cobra.FixedCompletions(load.Patterns(), cobra.ShellCompDirectiveNoFileComp))
-	_ = cmd.RegisterFlagCompletionFunc("wce", cobra.FixedCompletions([]string{"on", "off"}, cobra.ShellCompDirectiveNoFileComp))
+	fl.BoolVar(&f.o.Hugepages, "hugepages", false,
+		"buffers in huge pages of 2 MiB (SPDK needs them)")
+	fl.BoolVar(&f.null, "null", false,
+		"instead of SOCKET: a back-end in this process without a disk")
+	fl.BoolVarP(&f.yes, "yes", "y", false,
+		"do not ask before overwriting; needed without a terminal")
+	_ = cmd.RegisterFlagCompletionFunc("rw", cobra.FixedCompletions(load.Patterns(),
+		cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("wce", cobra.FixedCompletions([]string{"on", "off"},
+		cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -100,7 +108,8 @@ func (f *benchFlags) options(cmd *cobra.Command, sockets []string) ([]load.Optio
 	case changed("poll") && changed("no-poll"):
 		return nil, usagef("only one of --poll and --no-poll can be given")
 	case !slices.Contains(load.Patterns(), o.RW):
-		return nil, usagef("pattern %q, expected one of %s", o.RW, strings.Join(load.Patterns(), ", "))
+		return nil, usagef("pattern %q, expected one of %s", o.RW, strings.Join(load.Patterns(),
+			", "))
 	case changed("time") && o.Duration <= 0:
 		return nil, usagef("--time must be more than 0")
 	case changed("qd") && o.QueueDepth == 0, changed("queues") && o.Queues == 0, f.bs == 0:
@@ -143,7 +152,8 @@ func (a *app) bench(cmd *cobra.Command, sockets []string, f *benchFlags) error {
 		}
 	}
 	if loads[0].Writes() && !f.null && !f.yes {
-		if err := a.confirm(cmd.Context(), fmt.Sprintf("Overwrite data on the disk behind %s (%s)?", strings.Join(sockets, ", "), loads[0].RW)); err != nil {
+		if err := a.confirm(cmd.Context(), fmt.Sprintf("Overwrite data on the disk behind %s (%s)?",
+			strings.Join(sockets, ", "), loads[0].RW)); err != nil {
 			return notConfirmed(err)
 		}
 	}

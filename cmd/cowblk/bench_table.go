@@ -14,7 +14,8 @@ import (
 // remarks.
 func (a *app) printBench(reports []*load.Report, sum *load.Report) error {
 	a.printf("%s", benchHeading(sum))
-	rows := [][]string{{"", "IOPS", "MiB/s", "MEAN", "P50", "P99", "P99.9", "MAX", "CPU DRIVER", "CPU BACK-END", "ERRORS"}}
+	rows := [][]string{{"", "IOPS", "MiB/s", "MEAN", "P50", "P99", "P99.9", "MAX", "CPU DRIVER",
+		"CPU BACK-END", "ERRORS"}}
 	for _, r := range reports {
 		name := r.Options.Socket
 		if r.Options.Null {
@@ -44,7 +45,8 @@ func benchHeading(r *load.Report) string {
 	if o.FirstWrite {
 		rw += " first writes"
 	}
-	parts := []string{rw + " " + bytesText(int64(o.BlockSize)), fmt.Sprintf("%d in flight", o.QueueDepth), countText(int64(o.Queues), "queue")}
+	parts := []string{rw + " " + bytesText(int64(o.BlockSize)), fmt.Sprintf("%d in flight",
+		o.QueueDepth), countText(int64(o.Queues), "queue")}
 	if o.Poll {
 		parts = append(parts, "polling")
 	} else {
@@ -71,18 +73,22 @@ func appendBench(rows [][]string, name string, r *load.Report) [][]string {
 	if r.CPUBackend != nil {
 		backend = nanosText(*r.CPUBackend)
 	}
-	row := append([]string{name, humanize.Comma(int64(r.IOPS)), humanize.CommafWithDigits(r.BytesPerSecond/(1<<20), 1)}, latencyCells(&r.Latency)...)
-	rows = append(rows, append(row, nanosText(r.CPUDriver), backend, humanize.Comma(int64(r.Errors))))
+	row := append([]string{name, humanize.Comma(int64(r.IOPS)),
+		humanize.CommafWithDigits(r.BytesPerSecond/(1<<20), 1)}, latencyCells(&r.Latency)...)
+	rows = append(rows, append(row, nanosText(r.CPUDriver), backend,
+		humanize.Comma(int64(r.Errors))))
 	for _, part := range []struct {
 		name  string
 		count uint64
 		l     *load.Latency
-	}{{"reads", r.Reads, r.ReadLatency}, {"writes", r.Writes, r.WriteLatency}, {"flushes", r.Flushes, r.FlushLatency}} {
+	}{{"reads", r.Reads, r.ReadLatency}, {"writes", r.Writes, r.WriteLatency},
+		{"flushes", r.Flushes, r.FlushLatency}} {
 		if part.l == nil {
 			continue
 		}
 		perSecond := r.IOPS * float64(part.count) / float64(max(r.Requests, 1))
-		rows = append(rows, append([]string{"  " + part.name, humanize.Comma(int64(perSecond)), ""}, latencyCells(part.l)...))
+		rows = append(rows, append([]string{"  " + part.name, humanize.Comma(int64(perSecond)), ""},
+			latencyCells(part.l)...))
 	}
 	return rows
 }
@@ -133,7 +139,8 @@ func benchRemarks(reports []*load.Report, sum *load.Report) (lines []string) {
 		lines = append(lines, "ended early")
 	}
 	if sum.Errors > 0 {
-		lines = append(lines, countText(int64(sum.Errors), "request")+" failed: the back-end's log says why")
+		lines = append(lines, countText(int64(sum.Errors), "request")+
+			" failed: the back-end's log says why")
 	}
 	return lines
 }

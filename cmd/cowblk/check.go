@@ -96,17 +96,20 @@ func newCheck(a *app) *cobra.Command {
 				a.printCheck(r, o.Repair)
 			}
 			if err := a.outputErr(); err != nil {
-				return checkStatus{checkFailed, err} // the other codes require that the report has been read
+				// the other codes require that the report has been read
+				return checkStatus{checkFailed, err}
 			}
 			if interrupted {
-				return interruptedf("the check is incomplete; %s repaired so far", countText(int64(r.Repaired), "problem"))
+				return interruptedf("the check is incomplete; %s repaired so far",
+					countText(int64(r.Repaired), "problem"))
 			}
 			return checkOutcome(r)
 		},
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.Repair, "repair", false, "repair what can be repaired without guessing")
-	f.BoolVar(&o.Prune, "prune", false, "with --repair: also remove layers that no disk names, and what is kept for\ndisks whose directories were moved away")
+	f.BoolVar(&o.Prune, "prune", false,
+		"with --repair: also remove layers that no disk names, and what is kept for\ndisks whose directories were moved away")
 	f.BoolVar(&fast, "fast", false, "read only what a crash may have left unfinished")
 	f.BoolVar(&full, "full", false, "read all data, and compute the digests of the images")
 	return cmd
@@ -115,7 +118,8 @@ func newCheck(a *app) *cobra.Command {
 // checkError keeps the errors that have a common exit code. Any other error means that the check
 // did not run.
 func checkError(err error) error {
-	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) || errors.Is(err, context.Canceled) {
+	if errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) ||
+		errors.Is(err, context.Canceled) {
 		return err
 	}
 	return checkStatus{checkFailed, err}
@@ -146,7 +150,8 @@ func (a *app) printCheck(r *store.CheckReport, repair bool) {
 		}
 		a.printChecked(k)
 	}
-	text := fmt.Sprintf("checked %s, %s: ", countText(int64(images), "image"), countText(int64(disks), "disk"))
+	text := fmt.Sprintf("checked %s, %s: ", countText(int64(images), "image"),
+		countText(int64(disks), "disk"))
 	if r.Found == 0 && r.Failed > 0 {
 		text += "no problem was found in what could be checked"
 	} else if r.Found == 0 {
@@ -191,7 +196,8 @@ func (a *app) printChecked(k *store.Report) {
 	}
 	a.printf("%s", text)
 	for _, p := range k.Problems {
-		a.printf("  %s: %s: expected %s, found %s (%s)", p.Object, p.What, p.Expected, p.Found, p.File)
+		a.printf("  %s: %s: expected %s, found %s (%s)", p.Object, p.What, p.Expected, p.Found,
+			p.File)
 		switch p.Status {
 		case finding.Repaired:
 			a.printf("    repaired: %s", p.Remedy)

@@ -31,15 +31,18 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 
 	command(t, dir, "promote", "a", "--tag", "two")
 	p = start(t, dir, nil, "serve", "a")
-	waitChecksums(t, layer.Paths{Map: filepath.Join(dir, m.Layers[1].Map), Data: filepath.Join(dir, m.Layers[1].Data)})
+	waitChecksums(t, layer.Paths{Map: filepath.Join(dir, m.Layers[1].Map), Data: filepath.Join(dir,
+		m.Layers[1].Data)})
 	_, events := dialControl(t, dir, "a")
 	f = dial(t, filepath.Join(dir, "run", "a.sock"))
 	test.Must(t, flipBit(data, 20000))
 	var bad *frontend.StatusError
-	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 16384); !errors.As(err, &bad) || bad.Status != frontend.StatusIOErr {
+	if _, err := f.Driver(0).ReadAt(make([]byte, 512), 16384); !errors.As(err, &bad) ||
+		bad.Status != frontend.StatusIOErr {
 		t.Errorf("damaged data: %v", err)
 	}
-	if _, err := f.Driver(0).WriteAt(pattern(3, 512), 16384); !errors.As(err, &bad) || bad.Status != frontend.StatusIOErr {
+	if _, err := f.Driver(0).WriteAt(pattern(3, 512), 16384); !errors.As(err, &bad) ||
+		bad.Status != frontend.StatusIOErr {
 		t.Errorf("a write of part of a damaged block: %v", err)
 	}
 	for limit := time.After(waitTimeout); ; {
@@ -48,7 +51,8 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 			if e.Event != "COW_IO_ERROR" {
 				continue
 			}
-			if reason, _ := e.Data["reason"].(string); !strings.Contains(reason, data) || !strings.Contains(reason, "checksum of the data from byte 16384 to 20479") {
+			if reason, _ := e.Data["reason"].(string); !strings.Contains(reason, data) ||
+				!strings.Contains(reason, "checksum of the data from byte 16384 to 20479") {
 				t.Errorf("%+v", e.Data)
 			}
 		case <-limit:
@@ -62,7 +66,8 @@ func TestDamagedDataIsNeverServed(t *testing.T) {
 
 	command(t, dir, "create", "b", "--from", "a@one")
 	q, g := startServing(t, dir, "b")
-	if _, err := g.Driver(0).ReadAt(make([]byte, 65536), 0); !errors.As(err, &bad) || bad.Status != frontend.StatusIOErr {
+	if _, err := g.Driver(0).ReadAt(make([]byte, 65536), 0); !errors.As(err, &bad) ||
+		bad.Status != frontend.StatusIOErr {
 		t.Errorf("damaged data, in a clone: %v", err)
 	}
 	q.end(t)

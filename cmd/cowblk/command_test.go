@@ -29,7 +29,8 @@ func TestXMLValidates(t *testing.T) {
 	}
 	s := newScript(t)
 	s.command("cowblk create vm1 --size 1M")
-	for _, args := range []string{"", "--type kvm", "--domain", "--domain --type kvm --memory 512M --vcpus 8 --queues 3", "--socket-path '/tmp/a&b <c>'"} {
+	for _, args := range []string{"", "--type kvm", "--domain",
+		"--domain --type kvm --memory 512M --vcpus 8 --queues 3", "--socket-path '/tmp/a&b <c>'"} {
 		file := filepath.Join(s.dir, "domain.xml")
 		test.Must(t, os.WriteFile(file, []byte(s.command("cowblk xml vm1 "+args)), 0o644))
 		if out, err := exec.Command("virt-xml-validate", file).CombinedOutput(); err != nil {
@@ -132,7 +133,8 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%s: no description or no example", cmd.Name())
 		}
 		for _, line := range strings.Split(cmd.Example, "\n") {
-			if i := strings.Index(line, "cowblk "); i >= 0 && !strings.HasPrefix(strings.TrimSpace(line), "#") {
+			if i := strings.Index(line, "cowblk "); i >= 0 &&
+				!strings.HasPrefix(strings.TrimSpace(line), "#") {
 				checkExample(t, root, line[i:])
 			}
 		}
@@ -165,7 +167,8 @@ func checkExample(t *testing.T, root *cobra.Command, line string) {
 
 func TestCompletionScripts(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		if out := newScript(t).command("cowblk completion " + shell); !strings.Contains(out, "__complete") {
+		if out := newScript(t).command("cowblk completion " + shell); !strings.Contains(out,
+			"__complete") {
 			t.Errorf("%s: %.100s", shell, out)
 		}
 	}
@@ -181,7 +184,8 @@ func TestListShowsStrays(t *testing.T) {
 	}
 	var all []listEntry
 	test.Must(t, json.Unmarshal([]byte(command(t, dir, "list", "--json")), &all))
-	if len(all) != 2 || all[1].Kind != "other" || all[1].Name != "notes" || !strings.Contains(all[1].Error, "expected a directory, found a file") {
+	if len(all) != 2 || all[1].Kind != "other" || all[1].Name != "notes" ||
+		!strings.Contains(all[1].Error, "expected a directory, found a file") {
 		t.Errorf("%+v", all)
 	}
 }

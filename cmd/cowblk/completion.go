@@ -15,7 +15,8 @@ type completion func(s *store.Store, typed string) []cobra.Completion
 // complete offers the candidates for the first max arguments (-1: any number), without those
 // already given.
 func (a *app) complete(max int, from ...completion) cobra.CompletionFunc {
-	return func(_ *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return func(_ *cobra.Command, args []string, typed string) ([]cobra.Completion,
+		cobra.ShellCompDirective) {
 		if max >= 0 && len(args) >= max {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

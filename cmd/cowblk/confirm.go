@@ -48,7 +48,8 @@ func (a *app) confirm(ctx context.Context, question string) error {
 	}
 	if line == "" {
 		fmt.Fprintln(a.err)
-		if !a.terminal(a.in) { // every ioctl fails after a hang-up (tty_ioctl(4)); SIGHUP is on its way
+		// every ioctl fails after a hang-up (tty_ioctl(4)); SIGHUP is on its way
+		if !a.terminal(a.in) {
 			return fmt.Errorf("%w: %w", context.Canceled, signalError{syscall.SIGHUP})
 		}
 	}

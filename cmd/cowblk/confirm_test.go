@@ -25,7 +25,8 @@ func terminalApp(s *script, answer string, out, errOut io.Writer) *app {
 
 func TestConfirm(t *testing.T) {
 	for answer, gone := range map[string]bool{
-		"y\n": true, "YES\n": true, " y \n": true, "n\n": false, "\n": false, "": false, "y": false, "yo\n": false, "yes please\n": false,
+		"y\n": true, "YES\n": true, " y \n": true, "n\n": false, "\n": false, "": false, "y": false,
+		"yo\n": false, "yes please\n": false,
 	} {
 		t.Run(fmt.Sprintf("%q", answer), func(t *testing.T) {
 			s := newScript(t)
@@ -35,7 +36,8 @@ func TestConfirm(t *testing.T) {
 			if gone {
 				want = exitOK
 			}
-			if code := run([]string{"rm", "vm1"}, terminalApp(s, answer, &out, &errOut)); code != want {
+			if code := run([]string{"rm", "vm1"}, terminalApp(s, answer, &out,
+				&errOut)); code != want {
 				t.Fatalf("exit %d, want %d: %s", code, want, &errOut)
 			}
 			if !strings.Contains(errOut.String(), "Remove disk vm1 (1 layer, ") {
@@ -46,7 +48,8 @@ func TestConfirm(t *testing.T) {
 				t.Errorf("after %q: %v", answer, err)
 			}
 			if !gone {
-				if code := run([]string{"rm", "--yes", "vm1"}, terminalApp(s, "", io.Discard, &errOut)); code != exitOK {
+				if code := run([]string{"rm", "--yes", "vm1"}, terminalApp(s, "", io.Discard,
+					&errOut)); code != exitOK {
 					t.Errorf("with --yes: exit %d: %s", code, &errOut)
 				}
 			}
@@ -57,7 +60,9 @@ func TestConfirm(t *testing.T) {
 // Input from a pipe or a file never confirms; --yes does.
 func TestNoTerminalNoConsent(t *testing.T) {
 	for _, input := range []string{"", "n\n", "y\n", "yes\n", strings.Repeat("y\n", 1000)} {
-		for _, command := range [][]string{{"rm", "vm1"}, {"remove", "vm1"}, {"rm", "vm1", "--json"}, {"rollback", "vm1@t1"}, {"rollback", "vm1@t1", "--json"}, {"bench", "s", "--rw", "write"}} {
+		for _, command := range [][]string{{"rm", "vm1"}, {"remove", "vm1"},
+			{"rm", "vm1", "--json"}, {"rollback", "vm1@t1"}, {"rollback", "vm1@t1", "--json"},
+			{"bench", "s", "--rw", "write"}} {
 			s := newScript(t)
 			s.command("cowblk create vm1 --size 1M")
 			s.command("cowblk promote vm1 --tag t1")
@@ -66,13 +71,15 @@ func TestNoTerminalNoConsent(t *testing.T) {
 			var out, errOut bytes.Buffer
 			a := s.app(&out, &errOut)
 			a.in = strings.NewReader(input)
-			if code := run(command, a); code != exitUnconfirmed || !strings.Contains(errOut.String(), "--yes") {
+			if code := run(command, a); code != exitUnconfirmed ||
+				!strings.Contains(errOut.String(), "--yes") {
 				t.Errorf("%v with %.10q: exit %d: %s", command, input, code, &errOut)
 			}
 			// Neither does a terminal if the question cannot be shown.
 			a.terminal = func(stream any) bool { return stream == a.in }
 			if code := run(command, a); code != exitUnconfirmed {
-				t.Errorf("%v with %.10q, standard error no terminal: exit %d: %s", command, input, code, &errOut)
+				t.Errorf("%v with %.10q, standard error no terminal: exit %d: %s", command, input,
+					code, &errOut)
 			}
 			after, err := s.store().Disk("vm1")
 			if err != nil || after.Head().UUID != before.Head().UUID {
@@ -84,7 +91,8 @@ func TestNoTerminalNoConsent(t *testing.T) {
 
 func TestRollbackAsks(t *testing.T) {
 	s := newScript(t)
-	for _, line := range []string{"create vm1 --size 1M", "promote vm1 --tag t1", "promote vm1 --tag t2"} {
+	for _, line := range []string{"create vm1 --size 1M", "promote vm1 --tag t1",
+		"promote vm1 --tag t2"} {
 		s.command("cowblk " + line)
 	}
 	var errOut bytes.Buffer
@@ -103,7 +111,8 @@ func TestRollbackAsks(t *testing.T) {
 		if tt.layers == 2 {
 			want = exitOK
 		}
-		if code := run(append([]string{"rollback", "vm1@t1"}, tt.args...), terminalApp(s, tt.answer, io.Discard, &errOut)); code != want {
+		if code := run(append([]string{"rollback", "vm1@t1"}, tt.args...), terminalApp(s, tt.answer,
+			io.Discard, &errOut)); code != want {
 			t.Errorf("%v, answer %q: exit %d: %s", tt.args, tt.answer, code, &errOut)
 		}
 		if m, err := s.store().Disk("vm1"); err != nil || len(m.Layers) != tt.layers {
@@ -123,15 +132,18 @@ func TestRollbackAsks(t *testing.T) {
 // An answer does not cover tags that were created after the question.
 func TestRollbackLosesWhatWasAgreed(t *testing.T) {
 	s := newScript(t)
-	for _, line := range []string{"create vm1 --size 1M", "promote vm1 --tag t1", "promote vm1 --tag t2", "promote vm1 --tag t3"} {
+	for _, line := range []string{"create vm1 --size 1M", "promote vm1 --tag t1",
+		"promote vm1 --tag t2", "promote vm1 --tag t3"} {
 		s.command("cowblk " + line)
 	}
 	st := s.store()
-	test.ErrorIs(t, test.Err(st.RollbackLosing(t.Context(), store.Ref{Name: "vm1", Tag: "t1"}, []string{"t2"})), store.ErrBusy, "rollback that was agreed to lose t2 only")
+	test.ErrorIs(t, test.Err(st.RollbackLosing(t.Context(), store.Ref{Name: "vm1", Tag: "t1"},
+		[]string{"t2"})), store.ErrBusy, "rollback that was agreed to lose t2 only")
 	if m, err := st.Disk("vm1"); err != nil || len(m.Layers) != 4 {
 		t.Errorf("%v, %v", m, err)
 	}
-	if r, err := st.RollbackLosing(t.Context(), store.Ref{Name: "vm1", Tag: "t1"}, []string{"t2", "t3"}); err != nil || r.Depth != 2 {
+	if r, err := st.RollbackLosing(t.Context(), store.Ref{Name: "vm1", Tag: "t1"},
+		[]string{"t2", "t3"}); err != nil || r.Depth != 2 {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -160,7 +172,8 @@ func TestSignalAtTheQuestion(t *testing.T) {
 				if code := p.exit(t); code != tt.code {
 					t.Errorf("exit %d, want %d:\n%s", code, tt.code, p.screen())
 				}
-				if after := listing(t, dir); strings.Join(after, "\n") != strings.Join(before, "\n") {
+				if after := listing(t, dir); strings.Join(after, "\n") != strings.Join(before,
+					"\n") {
 					t.Errorf("changed: %v", difference(after, before))
 				}
 			})
@@ -198,7 +211,8 @@ func TestLongRemovalInterrupted(t *testing.T) {
 	root := newRoot(a)
 	root.SetArgs(append([]string{"rm", "--yes"}, names...))
 	err := root.ExecuteContext(ctx)
-	if exitCodeOf(ctx, err) != exitInterrupted || !strings.HasPrefix(a.errorText(err), "interrupted: removed d00, d01, d02, d03, d04; not removed: d05, d06,") {
+	if exitCodeOf(ctx, err) != exitInterrupted || !strings.HasPrefix(a.errorText(err),
+		"interrupted: removed d00, d01, d02, d03, d04; not removed: d05, d06,") {
 		t.Errorf("%v: %s", err, a.errorText(err))
 	}
 	disks, err := s.store().Disks()
@@ -220,7 +234,8 @@ func TestRemovalOfManyRefused(t *testing.T) {
 		}
 	}
 	s.builtin([]string{"hold", "b"})
-	if out := s.command("cowblk rm --yes a b c"); !strings.Contains(out, "removed: a; not removed: b, c") || !strings.Contains(out, "exit 4") {
+	if out := s.command("cowblk rm --yes a b c"); !strings.Contains(out,
+		"removed: a; not removed: b, c") || !strings.Contains(out, "exit 4") {
 		t.Errorf("a disk in use in the middle: %s", out)
 	}
 }

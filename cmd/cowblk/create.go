@@ -45,7 +45,8 @@ Files of a store and devices that the system uses (mounted, swap, RAID, LVM) are
 					return usagef("--%s must be more than 0", flag)
 				}
 			}
-			for flag, v := range map[string]string{"from": o.From, "base": o.Base, "table": o.Table} {
+			for flag, v := range map[string]string{"from": o.From, "base": o.Base,
+				"table": o.Table} {
 				if cmd.Flags().Changed(flag) && v == "" {
 					return usagef("--%s is empty: expected what the disk is based on", flag)
 				}
@@ -57,7 +58,8 @@ Files of a store and devices that the system uses (mounted, swap, RAID, LVM) are
 			}
 			_, noSocket := s.Socket(m.Name)
 			if err := noSocket; err != nil {
-				a.logger().Warn("the default path of the disk's socket is too long: serve and run it with --socket-path", "err", err)
+				a.logger().Warn(
+					"the default path of the disk's socket is too long: serve and run it with --socket-path", "err", err)
 			}
 			if a.json {
 				return a.printJSON(m)
@@ -71,7 +73,8 @@ Files of a store and devices that the system uses (mounted, swap, RAID, LVM) are
 				a.printf("disk %s: %s of zeros", m.Name, bytesText(m.Size))
 			}
 			if noSocket != nil {
-				a.printf("next: %s", a.command("serve", m.Name, "--socket-path", a.shortSocket(m.Name)))
+				a.printf("next: %s", a.command("serve", m.Name, "--socket-path",
+					a.shortSocket(m.Name)))
 				return nil
 			}
 			a.printf("next: %s, or %s", a.command("run", m.Name), a.command("serve", m.Name))
@@ -79,19 +82,27 @@ Files of a store and devices that the system uses (mounted, swap, RAID, LVM) are
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.From, "from", "", "base the disk on an image, or on a tag of another disk: `IMAGE|DISK@TAG`")
-	f.StringVar(&o.Base, "base", "", "base the disk on a raw file or block device in place: `PATH` is not copied\nand must not change any more")
-	f.StringVar(&o.Table, "table", "", "dm-cow's table `LINE`: START LENGTH cow BASE OFFSET [MAP DATA OFFSET]... MAP DATA OFFSET,\nin 512-byte sectors; the last triple is the writable layer")
-	f.Var(sectors(&size), "size", "size of the disk, at least that of its base: 512, 64K, 20G, 1.5T")
-	f.Var(&block, "block-size", "unit of copy-on-write, a power of two from 512 to 64K (default 4K)")
-	f.BoolVar(&o.Force, "force", false, "overwrite maps and data of --table that hold other content; accept\na --base that looks like a qcow2 image as raw")
-	f.BoolVar(&o.ForceShare, "force-share", false, "use a base although another process holds a lock on it or the system\nuses it: it must not change")
+	f.StringVar(&o.From, "from", "",
+		"base the disk on an image, or on a tag of another disk: `IMAGE|DISK@TAG`")
+	f.StringVar(&o.Base, "base", "",
+		"base the disk on a raw file or block device in place: `PATH` is not copied\nand must not change any more")
+	f.StringVar(&o.Table, "table", "",
+		"dm-cow's table `LINE`: START LENGTH cow BASE OFFSET [MAP DATA OFFSET]... MAP DATA OFFSET,\nin 512-byte sectors; the last triple is the writable layer")
+	f.Var(sectors(&size), "size",
+		"size of the disk, at least that of its base: 512, 64K, 20G, 1.5T")
+	f.Var(&block, "block-size",
+		"unit of copy-on-write, a power of two from 512 to 64K (default 4K)")
+	f.BoolVar(&o.Force, "force", false,
+		"overwrite maps and data of --table that hold other content; accept\na --base that looks like a qcow2 image as raw")
+	f.BoolVar(&o.ForceShare, "force-share", false,
+		"use a base although another process holds a lock on it or the system\nuses it: it must not change")
 	_ = cmd.RegisterFlagCompletionFunc("from", a.complete(-1, imageNames, tagNames))
 	_ = cmd.MarkFlagFilename("base")
 	return cmd
 }
 
-// shortSocket returns a path for a disk's socket that fits sun_path (unix(7)), outside of the store.
+// shortSocket returns a path for a disk's socket that fits sun_path (unix(7)), outside of the
+// store.
 func (a *app) shortSocket(name string) string {
 	dir := a.getenv("XDG_RUNTIME_DIR")
 	switch {

@@ -12,7 +12,8 @@ import (
 var errEmpty = errors.New("expected a value, found the empty string, perhaps of a variable that is not set: leave it out for the default")
 
 // errEmptyRequired is errEmpty for an option that has no default.
-var errEmptyRequired = errors.New("expected a value, found the empty string, perhaps of a variable that is not set; it is required and has no default")
+var errEmptyRequired = errors.New(
+	"expected a value, found the empty string, perhaps of a variable that is not set; it is required and has no default")
 
 // noDefault is the annotation of options that have no default.
 const noDefault = "needed"

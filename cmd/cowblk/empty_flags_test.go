@@ -34,8 +34,10 @@ func TestEmptyOptions(t *testing.T) {
 				var errs bytes.Buffer
 				for _, arg := range [][]string{nil, {"x"}, {"x", "y"}} {
 					errs.Reset()
-					args := append(append(append([]string(nil), words...), "--"+f.Name+"="+value), arg...)
-					if code := run(args, s.app(&bytes.Buffer{}, &errs)); code == exitUsage && strings.Contains(errs.String(), "--"+f.Name+": expected a value") {
+					args := append(append(append([]string(nil), words...), "--"+f.Name+"="+value),
+						arg...)
+					if code := run(args, s.app(&bytes.Buffer{}, &errs)); code == exitUsage &&
+						strings.Contains(errs.String(), "--"+f.Name+": expected a value") {
 						continue values
 					}
 				}
@@ -62,7 +64,8 @@ func TestEmptyEnvironment(t *testing.T) {
 			refused bool
 		}{
 			{[]string{"list"}, refused}, {[]string{"create", "a", "--size", "1M"}, refused},
-			{[]string{"check"}, refused}, {[]string{"--store", s.dir, "list"}, false}, {[]string{"version"}, false}, {[]string{"help"}, false},
+			{[]string{"check"}, refused}, {[]string{"--store", s.dir, "list"}, false},
+			{[]string{"version"}, false}, {[]string{"help"}, false},
 		} {
 			if tc.args[0] == "create" && !refused {
 				continue // succeeds
@@ -75,9 +78,12 @@ func TestEmptyEnvironment(t *testing.T) {
 				}
 				return ""
 			}
-			a.lookupEnv = func(name string) (string, bool) { return a.getenv(name), name == "COWBLK_STORE" }
+			a.lookupEnv = func(name string) (string, bool) {
+				return a.getenv(name), name == "COWBLK_STORE"
+			}
 			code := run(tc.args, a)
-			if tc.refused != (code == exitUsage) || tc.refused && !strings.Contains(errs.String(), "COWBLK_STORE: expected a value") {
+			if tc.refused != (code == exitUsage) || tc.refused && !strings.Contains(errs.String(),
+				"COWBLK_STORE: expected a value") {
 				t.Errorf("COWBLK_STORE=%q %v: exit %d, %s", value, tc.args, code, &errs)
 			}
 		}

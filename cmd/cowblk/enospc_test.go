@@ -78,7 +78,8 @@ func (s *enospcGuest) fill() (event map[string]any) {
 func (s *enospcGuest) waits() int {
 	s.t.Helper()
 	var disks []daemon.DiskInfo
-	if err := s.control.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || len(disks) != 1 {
+	if err := s.control.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil ||
+		len(disks) != 1 {
 		s.t.Fatalf("%+v, %v", disks, err)
 	}
 	return disks[0].Parked
@@ -141,7 +142,8 @@ func TestFullFileSystem(t *testing.T) {
 
 func enospcFails(t *testing.T) {
 	s := newENOSPCGuest(t)
-	if e := s.fill(); e["nospace"] != true || e["action"] != "report" || !strings.Contains(e["reason"].(string), "no space left") {
+	if e := s.fill(); e["nospace"] != true || e["action"] != "report" ||
+		!strings.Contains(e["reason"].(string), "no space left") {
 		t.Errorf("%+v", e)
 	}
 	s.ended(frontend.StatusIOErr)
@@ -207,7 +209,8 @@ func enospcWaits(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	s.checkBeside(1)
-	if now := changeSettings(t, s.control, `{"on-enospc": "report"}`); now.OnENOSPC != daemon.ENOSPCReport {
+	if now := changeSettings(t, s.control,
+		`{"on-enospc": "report"}`); now.OnENOSPC != daemon.ENOSPCReport {
 		t.Errorf("%+v", now)
 	}
 	s.ended(frontend.StatusIOErr)
@@ -215,7 +218,8 @@ func enospcWaits(t *testing.T) {
 	s.f.Close()
 	// There is no space for the map either: the process waits for space before it ends.
 	test.Must(t, s.p.cmd.Process.Signal(unix.SIGTERM))
-	test.Eventually(t, "the control socket is gone", func() bool { return s.control.Run(t.Context(), "query-version", nil, nil) != nil })
+	test.Eventually(t, "the control socket is gone",
+		func() bool { return s.control.Run(t.Context(), "query-version", nil, nil) != nil })
 	s.free()
 	s.p.waitExit(t)
 	q := start(t, s.dir, nil, "serve", "a")
@@ -223,15 +227,16 @@ func enospcWaits(t *testing.T) {
 	q.end(t)
 }
 
-// Waiting requests also wait in the next process, after a takeover or a kill. The policy is given by
-// its former name.
+// Waiting requests also wait in the next process, after a takeover or a kill. The policy is given
+// by its former name.
 func enospcTakenOver(t *testing.T) {
 	s := newENOSPCGuest(t, "--on-enospc", "pause")
 	socket := filepath.Join(s.dir, "run", "a.sock")
 	s.fill()
 	again := func(args ...string) {
 		t.Helper()
-		s.p = start(t, s.dir, nil, append(append([]string{"serve", "a"}, args...), "--on-enospc", "pause")...)
+		s.p = start(t, s.dir, nil, append(append([]string{"serve", "a"}, args...), "--on-enospc",
+			"pause")...)
 	}
 	old := s.p
 	again("--takeover")
@@ -259,7 +264,8 @@ func (s *enospcGuest) checkBeside(slot int) {
 		test.Must(s.t, d.Kick())
 		test.Must(s.t, d.Wait())
 		done := d.Poll(nil)
-		if len(done) != 1 || done[0].ID != slot || done[0].Status != frontend.StatusOK || !bytes.Equal(d.Buffer(slot)[:enospcWrite], pattern(byte(i+1), enospcWrite)) {
+		if len(done) != 1 || done[0].ID != slot || done[0].Status != frontend.StatusOK ||
+			!bytes.Equal(d.Buffer(slot)[:enospcWrite], pattern(byte(i+1), enospcWrite)) {
 			s.t.Fatalf("read %d: %+v", i, done)
 		}
 	}

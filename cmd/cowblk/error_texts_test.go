@@ -15,13 +15,17 @@ import (
 
 // Help or completion for an unknown command is an error.
 func TestUnknownHelpTopics(t *testing.T) {
-	for _, line := range []string{"help nosuch", "help rm nosuch", "help completion nosuch", "completion nosuch", "completion nosuch bash"} {
-		if code, text := runOutcome(t.TempDir(), strings.Fields(line)...); code != exitUsage || !strings.Contains(text, "nosuch") || strings.Contains(text, "Usage:") {
+	for _, line := range []string{"help nosuch", "help rm nosuch", "help completion nosuch",
+		"completion nosuch", "completion nosuch bash"} {
+		if code, text := runOutcome(t.TempDir(), strings.Fields(line)...); code != exitUsage ||
+			!strings.Contains(text, "nosuch") || strings.Contains(text, "Usage:") {
 			t.Errorf("%s: exit %d: %s", line, code, text)
 		}
 	}
-	for _, line := range []string{"help", "help rm", "help remove", "help exit-codes", "help completion bash", "completion", "completion bash", "help help"} {
-		if code, text := runOutcome(t.TempDir(), strings.Fields(line)...); code != exitOK || text == "" {
+	for _, line := range []string{"help", "help rm", "help remove", "help exit-codes",
+		"help completion bash", "completion", "completion bash", "help help"} {
+		if code, text := runOutcome(t.TempDir(), strings.Fields(line)...); code != exitOK ||
+			text == "" {
 			t.Errorf("%s: exit %d: %s", line, code, text)
 		}
 	}
@@ -34,13 +38,15 @@ func TestStopOfASuspendedProcess(t *testing.T) {
 	test.Must(t, p.cmd.Process.Signal(syscall.SIGSTOP))
 	defer p.cmd.Process.Signal(syscall.SIGCONT)
 	for _, limit := range []string{"100ms", "1s"} {
-		if code, text := outcomeOf(t, dir, "stop", "d", "--timeout", limit); code != exitTimeout || !strings.Contains(text, "does not answer") {
+		if code, text := outcomeOf(t, dir, "stop", "d", "--timeout", limit); code != exitTimeout ||
+			!strings.Contains(text, "does not answer") {
 			t.Errorf("%s: exit %d: %s", limit, code, text)
 		}
 	}
 	// A signal ends a longer wait.
 	q := start(t, dir, nil, "stop", "d", "--timeout", "1h")
-	test.Eventually(t, "stop has connected", func() bool { return len(q.log.String()) > 0 || opensSocket(q.cmd.Process.Pid) })
+	test.Eventually(t, "stop has connected",
+		func() bool { return len(q.log.String()) > 0 || opensSocket(q.cmd.Process.Pid) })
 	test.Must(t, q.cmd.Process.Signal(os.Interrupt))
 	if code := q.outcome(t); code != exitInterrupted {
 		t.Errorf("interrupted: exit %d: %s", code, q.log.String())
@@ -64,12 +70,15 @@ func TestPathsOnOneLine(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "e\n"+forged)
 	expectOutput(t, dir, exitNotFound, "not found in store", "info", "x")
 	expectOutput(t, dir, exitOK, "", "create", "d", "--size", "1M")
-	for _, line := range []string{"info x", "list x", "tree x", "serve x", "create d --size 1M", "list", "tree", "rm --yes x", "import nosuch i", "export d@t --listen unix:n", "check x", "check d", "stop x"} {
+	for _, line := range []string{"info x", "list x", "tree x", "serve x", "create d --size 1M",
+		"list", "tree", "rm --yes x", "import nosuch i", "export d@t --listen unix:n", "check x",
+		"check d", "stop x"} {
 		_, text := runOutcome(dir, strings.Fields(line)...)
 		checkNoForgedLine(t, line, text, forged)
 	}
 	file := filepath.Join(t.TempDir(), "f\n"+forged)
-	for _, args := range [][]string{{"import", file, "i"}, {"create", "n", "--base", file}, {"serve", "--fd", "99", "--blk-file", file}} {
+	for _, args := range [][]string{{"import", file, "i"}, {"create", "n", "--base", file},
+		{"serve", "--fd", "99", "--blk-file", file}} {
 		_, text := runOutcome(t.TempDir(), args...)
 		checkNoForgedLine(t, args[0], text, forged)
 	}
@@ -96,26 +105,33 @@ func checkNoForgedLine(t *testing.T, what, text, forged string) {
 
 // An event name with one typing mistake is refused. An unknown event name is accepted.
 func TestMisspelledEvents(t *testing.T) {
-	for _, name := range []string{"SHUTDWON", "SHUTDOW", "SHUTDOWNN", "shutdawn", "RESTE", "GUEST-PANICED", "SOTP"} {
-		expectOutput(t, t.TempDir(), exitUsage, "did you mean", "serve", "d", "--qmp", "unix:q", "--promote-on", name)
+	for _, name := range []string{"SHUTDWON", "SHUTDOW", "SHUTDOWNN", "shutdawn", "RESTE",
+		"GUEST-PANICED", "SOTP"} {
+		expectOutput(t, t.TempDir(), exitUsage, "did you mean", "serve", "d", "--qmp", "unix:q",
+			"--promote-on", name)
 	}
 	for _, name := range []string{"SHUTDOWN", "stop", "guest-panicked", "NOBODY_KNOWS"} {
-		expectOutput(t, t.TempDir(), exitNotFound, "not found", "serve", "d", "--qmp", "unix:q", "--promote-on", name)
+		expectOutput(t, t.TempDir(), exitNotFound, "not found", "serve", "d", "--qmp", "unix:q",
+			"--promote-on", name)
 	}
 	code, text := runOutcome(t.TempDir(), "serve", "d", "--socket-group", "nosuchgroup")
-	if code != exitUsage || strings.Contains(text, "unknown group") || !strings.Contains(text, "none of that name") {
+	if code != exitUsage || strings.Contains(text, "unknown group") || !strings.Contains(text,
+		"none of that name") {
 		t.Errorf("exit %d: %s", code, text)
 	}
 }
 
 // Help whose output is lost does not report that the command has done its work.
 func TestHelpOutputIsLost(t *testing.T) {
-	for _, line := range []string{"create d --size 1M --help", "rm d -h", "help create", "import --help"} {
+	for _, line := range []string{"create d --size 1M --help", "rm d -h", "help create",
+		"import --help"} {
 		out, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 		test.Must(t, err)
 		defer out.Close()
 		var errOut bytes.Buffer
-		if code := run(append([]string{"--store", t.TempDir()}, strings.Fields(line)...), testApp(out, &errOut)); code != exitFailure || strings.Contains(errOut.String(), "has done") {
+		if code := run(append([]string{"--store", t.TempDir()}, strings.Fields(line)...),
+			testApp(out, &errOut)); code != exitFailure || strings.Contains(errOut.String(),
+			"has done") {
 			t.Errorf("%s: exit %d: %s", line, code, &errOut)
 		}
 	}
@@ -127,14 +143,16 @@ func TestSocketPathsTooLong(t *testing.T) {
 	command(t, dir, "create", "d", "--size", "1M")
 	command(t, dir, "promote", "d", "--tag", "t")
 	long := "/tmp/" + strings.Repeat("x", 110)
-	for _, args := range [][]string{{"serve", "d", "--socket-path", long}, {"export", "d@t", "--listen", "unix:" + long}, {"bench", long}} {
+	for _, args := range [][]string{{"serve", "d", "--socket-path", long},
+		{"export", "d@t", "--listen", "unix:" + long}, {"bench", long}} {
 		expectOutput(t, dir, exitUsage, "the path has 115 bytes, at most 107 are possible", args...)
 	}
 }
 
 // A lock that is a symbolic link is refused with an advised command, which works.
 func TestLockIsSymlink(t *testing.T) {
-	for _, words := range [][]string{{"rm", "--yes", "d"}, {"rm", "--damaged", "--yes", "d"}, {"serve", "d"}, {"promote", "d"}, {"stop", "d"}} {
+	for _, words := range [][]string{{"rm", "--yes", "d"}, {"rm", "--damaged", "--yes", "d"},
+		{"serve", "d"}, {"promote", "d"}, {"stop", "d"}} {
 		dir := t.TempDir()
 		command(t, dir, "create", "d", "--size", "1M")
 		if words[1] == "--damaged" {
@@ -155,14 +173,17 @@ func TestLockIsSymlink(t *testing.T) {
 
 // An error is printed once.
 func TestErrorIsPrintedOnce(t *testing.T) {
-	if code, text := runOutcome("/", "create", "x", "--size", "1M"); code != exitUsage || strings.Count(text, "store /:") != 1 {
+	if code, text := runOutcome("/", "create", "x", "--size", "1M"); code != exitUsage ||
+		strings.Count(text, "store /:") != 1 {
 		t.Errorf("exit %d: %s", code, text)
 	}
 	out, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	test.Must(t, err)
 	defer out.Close()
 	var errOut bytes.Buffer
-	if code := run([]string{"bench", "--null", "--time", "50ms", "--warmup", "0"}, testApp(out, &errOut)); code != exitFailure || strings.Count(errOut.String(), "no space left") != 1 {
+	if code := run([]string{"bench", "--null", "--time", "50ms", "--warmup", "0"},
+		testApp(out, &errOut)); code != exitFailure || strings.Count(errOut.String(),
+		"no space left") != 1 {
 		t.Errorf("exit %d: %s", code, &errOut)
 	}
 }

@@ -151,7 +151,8 @@ func (a *app) errorText(err error) string {
 	switch {
 	case !errors.Is(err, context.Canceled):
 		// All time limits bound an answer of a process, of QEMU or of a guest.
-		return strings.ReplaceAll(err.Error(), context.DeadlineExceeded.Error(), "no answer in time")
+		return strings.ReplaceAll(err.Error(), context.DeadlineExceeded.Error(),
+			"no answer in time")
 	case errors.As(err, &partial):
 		return "interrupted: " + partial.text
 	}
@@ -187,7 +188,8 @@ func newExitCodes() *cobra.Command {
 		fmt.Fprintf(&b, "  %3d  %s\n", e.code, e.text)
 	}
 	b.WriteString("\n\"cowblk check\" has codes of its own, as fsck(8) has: 1, 4 and 8; see \"cowblk help check\".\n")
-	return &cobra.Command{Use: "exit-codes", Short: "Exit codes of every command", Long: strings.TrimSuffix(b.String(), "\n")}
+	return &cobra.Command{Use: "exit-codes", Short: "Exit codes of every command",
+		Long: strings.TrimSuffix(b.String(), "\n")}
 }
 
 // interruptedError is an interruption after part of the work was done.

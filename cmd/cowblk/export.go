@@ -67,14 +67,17 @@ read all exports. Over a network, use a tunnel, such as ssh -L, to a port on 127
 	}
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.listen, "listen", nil, "`ADDRESS` to listen on; may be repeated")
-	fl.StringVar(&f.group, "socket-group", "", "let `GROUP` connect to the UNIX sockets too (mode 0660)")
+	fl.StringVar(&f.group, "socket-group", "",
+		"let `GROUP` connect to the UNIX sockets too (mode 0660)")
 	fl.BoolVar(&f.forceShare, "force-share", false, forceShareHelp)
 	return cmd
 }
 
 func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Address, err error) {
 	if len(f.listen) == 0 {
-		return nil, nil, usagef("export: --listen is missing: the address that clients connect to, such as --listen %s", shell.Word("unix:/tmp/"+args[0]+".nbd"))
+		return nil, nil, usagef(
+			"export: --listen is missing: the address that clients connect to, such as --listen %s",
+			shell.Word("unix:/tmp/"+args[0]+".nbd"))
 	}
 	for _, l := range f.listen {
 		at, err := nbd.ParseAddress(l)
@@ -108,8 +111,10 @@ func (f *exportFlags) check(args []string) (refs []store.Ref, addresses []nbd.Ad
 }
 
 // export serves until ctx is done.
-func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Address, f *exportFlags) (err error) {
-	o := daemon.TagOptions{Log: a.serveLogger(), Refs: refs, Addresses: addresses, Group: f.group, ForceShare: f.forceShare}
+func (a *app) export(ctx context.Context, refs []store.Ref, addresses []nbd.Address,
+	f *exportFlags) (err error) {
+	o := daemon.TagOptions{Log: a.serveLogger(), Refs: refs, Addresses: addresses, Group: f.group,
+		ForceShare: f.forceShare}
 	if o.Store, err = a.openTrusted(); err != nil {
 		return err
 	}

@@ -85,7 +85,8 @@ func TestExportOfServedDisk(t *testing.T) {
 		command(t, dir, "promote", "vm1", "--tag", tag)
 	}
 	scribble()
-	q, uris := startExport(t, dir, 4, "vm1@two", "vm1@one", "--listen", "unix:"+filepath.Join(dir, "nbd & more"), "--listen", "tcp:0")
+	q, uris := startExport(t, dir, 4, "vm1@two", "vm1@one", "--listen", "unix:"+filepath.Join(dir,
+		"nbd & more"), "--listen", "tcp:0")
 	for _, uri := range uris {
 		u, err := url.Parse(uri)
 		test.Must(t, err)
@@ -130,7 +131,8 @@ func TestExportByDaemon(t *testing.T) {
 	socket := filepath.Join(dir, "run", "nbd") // a confined process can make sockets there
 	ask("nbd-server-start", map[string]string{"addr": "unix:" + socket}, nil)
 	ask("cow-export-add", map[string]string{"name": "vm1@t"}, nil)
-	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "vm1"}, nil); err == nil || !strings.Contains(err.Error(), "vm1@t") {
+	if err := c.Run(t.Context(), "cow-export-add", map[string]string{"name": "vm1"},
+		nil); err == nil || !strings.Contains(err.Error(), "vm1@t") {
 		t.Errorf("export of the served disk itself: %v", err)
 	}
 	var info daemon.NBDInfo

@@ -27,8 +27,10 @@ func canMount(t *testing.T) bool {
 	if os.Geteuid() == 0 {
 		return true
 	}
-	cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+	cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", os.Args[0],
+		"-test.run=^"+t.Name()+"$", "-test.v")
+	if out, err := cmd.CombinedOutput(); err != nil ||
+		!bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
 		t.Fatalf("%v: %v\n%s", cmd, err, out)
 	}
 	return false
@@ -78,11 +80,21 @@ func TestStoreOnAFullFileSystem(t *testing.T) {
 	}{
 		{"promote one", promoteCommand("a")},
 		{"promote two", promoteCommand("a", "b")},
-		{"promote stopped", func(st string, _ *control.Client) error { return runCommand(st, "promote", "stopped", "--tag", "t") }},
-		{"create", func(st string, _ *control.Client) error { return runCommand(st, "create", "c", "--size", "1M") }},
-		{"clone", func(st string, _ *control.Client) error { return runCommand(st, "create", "c", "--from", "stopped@t0") }},
-		{"import", func(st string, _ *control.Client) error { return runCommand(st, "import", image, "i") }},
-		{"rollback", func(st string, _ *control.Client) error { return runCommand(st, "rollback", "stopped@t0", "--yes") }},
+		{"promote stopped", func(st string, _ *control.Client) error {
+			return runCommand(st, "promote", "stopped", "--tag", "t")
+		}},
+		{"create", func(st string, _ *control.Client) error {
+			return runCommand(st, "create", "c", "--size", "1M")
+		}},
+		{"clone", func(st string, _ *control.Client) error {
+			return runCommand(st, "create", "c", "--from", "stopped@t0")
+		}},
+		{"import", func(st string, _ *control.Client) error {
+			return runCommand(st, "import", image, "i")
+		}},
+		{"rollback", func(st string, _ *control.Client) error {
+			return runCommand(st, "rollback", "stopped@t0", "--yes")
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -113,11 +125,13 @@ func TestStoreOnAFullFileSystem(t *testing.T) {
 					break
 				}
 				failures++
-				if !strings.Contains(err.Error(), "no space left") || strings.Contains(err.Error(), "put back") {
+				if !strings.Contains(err.Error(), "no space left") || strings.Contains(err.Error(),
+					"put back") {
 					t.Errorf("with %d pages free: %v", pages, err)
 				}
 				if now := listing(t, st); !slices.Equal(now, before) {
-					t.Errorf("with %d pages free it has left something: %v\n%v", pages, err, strings.Join(difference(now, before), "\n"))
+					t.Errorf("with %d pages free it has left something: %v\n%v", pages, err,
+						strings.Join(difference(now, before), "\n"))
 				}
 				overwrite()
 				if t.Failed() || pages > 100 {
@@ -140,7 +154,8 @@ func TestStoreOnAFullFileSystem(t *testing.T) {
 
 func promoteCommand(disks ...string) func(string, *control.Client) error {
 	return func(_ string, ctl *control.Client) error {
-		return ctl.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: disks, Tag: "t"}, nil)
+		return ctl.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: disks,
+			Tag: "t"}, nil)
 	}
 }
 

@@ -58,10 +58,12 @@ func (k *fullKind) keepsReserveForMaps(t *testing.T) {
 		k.exhaust(t, m)
 		if code, text := outcomeOf(t, st, "rollback", "b@t", "--yes"); code == exitOK {
 			rolledBack++
-		} else if !strings.Contains(text, "no room left") || !strings.Contains(text, "larger file system") {
+		} else if !strings.Contains(text, "no room left") || !strings.Contains(text,
+			"larger file system") {
 			t.Errorf("rollback: exit %d, no advice: %s", code, text)
 		}
-		if code, text := outcomeOf(t, st, "promote", "c"); code != exitOK && !strings.Contains(text, "larger file system") {
+		if code, text := outcomeOf(t, st, "promote", "c"); code != exitOK && !strings.Contains(text,
+			"larger file system") {
 			t.Errorf("promote: exit %d, no advice: %s", code, text)
 		}
 		k.exhaust(t, m)
@@ -73,8 +75,10 @@ func (k *fullKind) keepsReserveForMaps(t *testing.T) {
 		t.Errorf("%d of 12 rollbacks: each returns the inodes that it has used", rolledBack)
 	}
 	t.Logf("%d of 12 rollbacks, reserve %v", rolledBack, left)
-	if got := strings.Join(left, " "); !strings.HasPrefix(got, "00 01 02 03 04 05 06 07 08 09 10 11") {
-		t.Errorf("expected files 00 to 11 of the reserve to be left, was %v, found %v", before, left)
+	if got := strings.Join(left, " "); !strings.HasPrefix(got,
+		"00 01 02 03 04 05 06 07 08 09 10 11") {
+		t.Errorf("expected files 00 to 11 of the reserve to be left, was %v, found %v", before,
+			left)
 	}
 	k.exhaust(t, m)
 	guest.Close()
@@ -93,8 +97,10 @@ func TestRemoveWithoutSpace(t *testing.T) {
 		if k.size > 0 && os.Getuid() != 0 {
 			continue
 		}
-		for _, args := range [][]string{{"rm", "--damaged", "damaged", "--yes"}, {"rm", "img", "--yes"}, {"rm", "x", "y", "z", "--yes"}} {
-			t.Run(k.name+"/"+strings.Join(args[:2], " "), func(t *testing.T) { k.removesWithoutSpace(t, args) })
+		for _, args := range [][]string{{"rm", "--damaged", "damaged", "--yes"},
+			{"rm", "img", "--yes"}, {"rm", "x", "y", "z", "--yes"}} {
+			t.Run(k.name+"/"+strings.Join(args[:2], " "),
+				func(t *testing.T) { k.removesWithoutSpace(t, args) })
 		}
 	}
 }
@@ -110,7 +116,8 @@ func (k *fullKind) removesWithoutSpace(t *testing.T, args []string) {
 	}
 	command(t, st, "promote", "x", "--tag", "t")
 	if args[1] == "--damaged" {
-		test.Must(t, os.WriteFile(filepath.Join(st, "disks", "damaged", "disk.json"), []byte("{"), 0o600))
+		test.Must(t, os.WriteFile(filepath.Join(st, "disks", "damaged", "disk.json"), []byte("{"),
+			0o600))
 	}
 	test.Must(t, os.RemoveAll(filepath.Join(st, "reserve")))
 	k.exhaust(t, m)

@@ -124,7 +124,8 @@ func TestFullStore(t *testing.T) {
 			if k.name == "btrfs" && !reserve {
 				continue // btrfs writes a head's header to a new place, for which there is no space
 			}
-			t.Run(fmt.Sprintf("%s/reserve=%v", k.name, reserve), func(t *testing.T) { k.test(t, reserve) })
+			t.Run(fmt.Sprintf("%s/reserve=%v", k.name, reserve),
+				func(t *testing.T) { k.test(t, reserve) })
 		}
 	}
 }
@@ -153,7 +154,8 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 	reads := func() {
 		t.Helper()
 		k.exhaust(t, m)
-		for _, args := range [][]string{{"list"}, {"tree"}, {"info", "served"}, {"info", "stopped"}, {"check"}, {"check", "--full"}, {"check", "stopped"}} {
+		for _, args := range [][]string{{"list"}, {"tree"}, {"info", "served"}, {"info", "stopped"},
+			{"check"}, {"check", "--full"}, {"check", "stopped"}} {
 			command(t, st, args...)
 		}
 		wantAt(t, guest, 0, pattern(1, 64<<10))
@@ -164,7 +166,8 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 		}
 	}
 	reads()
-	if err := runCommand(st, "promote", "served", "--tag", "x"); err != nil && !strings.Contains(err.Error(), "no space left") {
+	if err := runCommand(st, "promote", "served", "--tag", "x"); err != nil &&
+		!strings.Contains(err.Error(), "no space left") {
 		t.Error(err)
 	}
 	var ended chan struct{} // closed when the killed process has ended
@@ -187,7 +190,8 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 			default:
 			}
 			i := infoOf(t, st, "killed")
-			return i.Serving != nil && i.Serving.PID == killed.cmd.Process.Pid && i.Serving.Control != ""
+			return i.Serving != nil && i.Serving.PID == killed.cmd.Process.Pid &&
+				i.Serving.Control != ""
 		})
 		i := infoOf(t, st, "killed")
 		other = dial(t, i.Socket)
@@ -197,7 +201,11 @@ func (k *fullKind) test(t *testing.T, reserve bool) {
 	reads()
 	k.exhaust(t, m)
 	fresh := start(t, st, nil, "serve", "fresh")
-	test.Eventually(t, "a disk is served for the first time", func() bool { i := infoOf(t, st, "fresh"); return i.Serving != nil && i.Serving.Control != "" })
+	test.Eventually(t, "a disk is served for the first time",
+		func() bool {
+			i := infoOf(t, st, "fresh")
+			return i.Serving != nil && i.Serving.Control != ""
+		})
 	f := dial(t, infoOf(t, st, "fresh").Socket)
 	wantAt(t, f, 0, pattern(9, 64<<10))
 	f.Close()

@@ -21,10 +21,12 @@ type guestOptions struct {
 func (g *guestOptions) register(cmd *cobra.Command) {
 	g.memory = 2 << 30
 	f := cmd.Flags()
-	f.Var(multipleFlag{&g.memory, 1 << 20, math.MaxInt64}, "memory", "memory of the guest; shared with cowblk")
+	f.Var(multipleFlag{&g.memory, 1 << 20, math.MaxInt64}, "memory",
+		"memory of the guest; shared with cowblk")
 	f.Lookup("memory").DefValue = "2G"
 	f.UintVar(&g.vcpus, "vcpus", 2, "`NUMBER` of virtual CPUs")
-	f.UintVar(&g.queues, "queues", 0, "`NUMBER` of request queues of the disk (default: one for each vCPU)")
+	f.UintVar(&g.queues, "queues", 0,
+		"`NUMBER` of request queues of the disk (default: one for each vCPU)")
 	f.StringVar(&g.socket, "socket-path", "", "`PATH` of the socket, if serve has --socket-path")
 	_ = cmd.MarkFlagFilename("socket-path")
 }

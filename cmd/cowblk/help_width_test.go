@@ -20,7 +20,8 @@ func TestHelpWidth(t *testing.T) {
 			var out, errOut bytes.Buffer
 			a := s.app(&out, &errOut)
 			a.width = func(any) int { return columns }
-			if code := run([]string{"help", c.Name()}[:1+min(1, len(c.Name()))], a); code != exitOK {
+			if code := run([]string{"help", c.Name()}[:1+min(1, len(c.Name()))],
+				a); code != exitOK {
 				t.Fatalf("help %s: exit %d: %s", c.Name(), code, &errOut)
 			}
 			// Examples are for pasting, and so is the line that shows the usage.
@@ -32,7 +33,8 @@ func TestHelpWidth(t *testing.T) {
 				}
 			}
 			long := strings.Join(strings.Fields(c.Long), " ")
-			if got := strings.Join(strings.Fields(out.String()), " "); !strings.Contains(got, long) {
+			if got := strings.Join(strings.Fields(out.String()), " "); !strings.Contains(got,
+				long) {
 				t.Errorf("help %s lacks words of its text", c.Name())
 			}
 		}

@@ -10,7 +10,8 @@ import (
 // The events of a QEMU that starts after the daemon, ends and starts again.
 func TestHooksOnQEMUsEvents(t *testing.T) {
 	dir := storeWith(t, "16M", "a", "b")
-	p := start(t, dir, nil, "serve", "a", "b", "--qmp", "unix:"+filepath.Join(dir, "qmp"), "--promote-min-interval", "1us",
+	p := start(t, dir, nil, "serve", "a", "b", "--qmp", "unix:"+filepath.Join(dir, "qmp"),
+		"--promote-min-interval", "1us",
 		"--promote-on", "reset,SHUTDOWN", "--keep", "3")
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -18,7 +19,8 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 		}
 	})
 	c, events := dialControl(t, dir, "a")
-	if s := changeSettings(t, c, `{}`); fmt.Sprint(s.PromoteOn) != "[RESET SHUTDOWN]" || s.Keep != 3 || s.SpaceLow != "5%" {
+	if s := changeSettings(t, c, `{}`); fmt.Sprint(s.PromoteOn) != "[RESET SHUTDOWN]" ||
+		s.Keep != 3 || s.SpaceLow != "5%" {
 		t.Errorf("settings %+v", s)
 	}
 
@@ -36,7 +38,8 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 		got := nextEvent(t, events, "COW_PROMOTED")
 		tag, _ := got["tag"].(string)
 		disks, _ := got["disks"].([]any)
-		if got["trigger"] != event || len(disks) != 2 || !strings.HasPrefix(tag, strings.ToLower(event)+"-2") {
+		if got["trigger"] != event || len(disks) != 2 || !strings.HasPrefix(tag,
+			strings.ToLower(event)+"-2") {
 			t.Errorf("%s: promoted %v", event, got)
 		}
 		for _, disk := range []string{"a", "b"} {
@@ -54,7 +57,8 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 
 	q = startQEMU(t, dir, []string{"-machine", "q35"})
 	pause("by-hand-again")
-	if s := changeSettings(t, c, `{"promote-on": ["STOP", "RESUME"]}`); fmt.Sprint(s.PromoteOn) != "[STOP RESUME]" {
+	if s := changeSettings(t, c, `{"promote-on": ["STOP", "RESUME"]}`); fmt.Sprint(
+		s.PromoteOn) != "[STOP RESUME]" {
 		t.Errorf("settings %+v", s)
 	}
 	q.run("cont", nil, nil)
@@ -63,7 +67,8 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	pause("paused")
 	q.run("stop", nil, nil)
 	refused := nextEvent(t, events, "COW_PROMOTE_REFUSED")
-	if reason := fmt.Sprint(refused["reason"]); refused["trigger"] != "STOP" || !strings.Contains(reason, "3 tags made by hooks") || !strings.Contains(reason, "--keep") {
+	if reason := fmt.Sprint(refused["reason"]); refused["trigger"] != "STOP" ||
+		!strings.Contains(reason, "3 tags made by hooks") || !strings.Contains(reason, "--keep") {
 		t.Errorf("refused %v", refused)
 	}
 	changeSettings(t, c, `{"keep": 4, "promote-on": ["SHUTDOWN"]}`)
@@ -72,7 +77,8 @@ func TestHooksOnQEMUsEvents(t *testing.T) {
 	p.end(t)
 
 	// A new process counts the tags that hooks have made.
-	p = start(t, dir, nil, "serve", "a", "b", "--qmp", q.qmp, "--promote-on", "RESET", "--keep", "4")
+	p = start(t, dir, nil, "serve", "a", "b", "--qmp", q.qmp, "--promote-on", "RESET", "--keep",
+		"4")
 	_, events = dialControl(t, dir, "a")
 	q = startQEMU(t, dir, []string{"-machine", "q35"})
 	pause("connected")

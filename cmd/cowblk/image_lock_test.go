@@ -20,8 +20,11 @@ func storageDaemon(t *testing.T, dir, format, file string, writable bool) (stop 
 	os.Remove(ready)
 	export := map[bool]string{true: "on", false: "off"}[writable]
 	cmd := exec.Command("qemu-storage-daemon", "--pidfile", ready,
-		"--blockdev", "driver=file,node-name=f,filename="+file+",auto-read-only=on", "--blockdev", "driver="+format+",node-name=n,file=f,read-only="+map[bool]string{true: "off", false: "on"}[writable],
-		"--nbd-server", "addr.type=unix,addr.path="+filepath.Join(dir, "nbd"), "--export", "type=nbd,id=e,node-name=n,writable="+export)
+		"--blockdev", "driver=file,node-name=f,filename="+file+",auto-read-only=on", "--blockdev",
+		"driver="+format+",node-name=n,file=f,read-only="+map[bool]string{true: "off",
+			false: "on"}[writable],
+		"--nbd-server", "addr.type=unix,addr.path="+filepath.Join(dir, "nbd"), "--export",
+		"type=nbd,id=e,node-name=n,writable="+export)
 	cmd.Stderr = os.Stderr
 	test.Must(t, cmd.Start())
 	stopped := false
@@ -33,7 +36,8 @@ func storageDaemon(t *testing.T, dir, format, file string, writable bool) (stop 
 		}
 	}
 	t.Cleanup(stop)
-	test.Eventually(t, "qemu-storage-daemon to be ready", func() bool { _, err := os.Stat(ready); return err == nil })
+	test.Eventually(t, "qemu-storage-daemon to be ready",
+		func() bool { _, err := os.Stat(ready); return err == nil })
 	return stop
 }
 
@@ -64,7 +68,8 @@ func TestQEMUsImageLocks(t *testing.T) {
 	}
 	refused := func(args ...string) {
 		t.Helper()
-		if code, text := outcome(args...); code != exitInUse || !strings.Contains(text, "qemu-") || !strings.Contains(text, "(process ") {
+		if code, text := outcome(args...); code != exitInUse || !strings.Contains(text, "qemu-") ||
+			!strings.Contains(text, "(process ") {
 			t.Errorf("cowblk %q: exit %d, %s", args, code, text)
 		}
 	}
@@ -100,17 +105,20 @@ func TestQEMUsImageLocks(t *testing.T) {
 	// An open disk locks its base: QEMU may read it but not write to it.
 	open, err := s.store().OpenDisk(t.Context(), "d1", store.OpenOptions{})
 	test.Must(t, err)
-	if err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 512", file("raw")).Run(); err == nil {
+	err = exec.Command("qemu-io", "-f", "raw", "-c", "write 0 512", file("raw")).Run()
+	if err == nil {
 		t.Error("QEMU writes to the base of an open disk")
 	}
-	if err := exec.Command("qemu-img", "convert", "-f", "raw", "-O", "raw", file("raw"), file("copy")).Run(); err != nil {
+	if err := exec.Command("qemu-img", "convert", "-f", "raw", "-O", "raw", file("raw"),
+		file("copy")).Run(); err != nil {
 		t.Errorf("QEMU does not read the base of an open disk: %v", err)
 	}
 	test.Must(t, open.Close())
 	sh("qemu-io -f raw -c 'write 0 512' raw")
 
 	// A complete QEMU with the image as a disk.
-	e := startQEMU(t, s.dir, sharedMemory, []string{"-drive", "if=none,id=d,format=qcow2,file=" + file("a.qcow2"), "-device", "virtio-blk-pci,drive=d"})
+	e := startQEMU(t, s.dir, sharedMemory, []string{"-drive", "if=none,id=d,format=qcow2,file=" +
+		file("a.qcow2"), "-device", "virtio-blk-pci,drive=d"})
 	e.run("query-status", nil, nil) // QEMU has opened its disks when its monitor answers
 	refused("import", file("a.qcow2"), "i5")
 	e.quit()

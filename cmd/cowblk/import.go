@@ -35,7 +35,8 @@ compressed files and archives are refused with the command that converts or unpa
   cowblk import --format raw disk.img fedora
   cowblk import /dev/vg0/golden golden`,
 		Args: exactArgs("FILE", "NAME"),
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion,
+			cobra.ShellCompDirective) {
 			if len(args) == 0 {
 				return nil, cobra.ShellCompDirectiveDefault // a file
 			}
@@ -59,7 +60,8 @@ compressed files and archives are refused with the command that converts or unpa
 			for _, b := range img.Backing {
 				a.printf("with the content of its backing file %s", b)
 			}
-			a.printf("image %s: %s, chunk digest %s", img.Name, bytesText(img.Size), img.ChunkSHA256)
+			a.printf("image %s: %s, chunk digest %s", img.Name, bytesText(img.Size),
+				img.ChunkSHA256)
 			if img.SHA256 != "" {
 				a.printf("SHA-256 of the whole: %s", img.SHA256)
 			}
@@ -68,11 +70,16 @@ compressed files and archives are refused with the command that converts or unpa
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.Format, "format", "", "`FORMAT` of the file, raw or qcow2 (default: found from its content)")
+	f.StringVar(&o.Format, "format", "",
+		"`FORMAT` of the file, raw or qcow2 (default: found from its content)")
 	f.BoolVar(&o.Backing, "backing", false, "include the backing files of a qcow2 in the image")
-	f.BoolVar(&o.ForceShare, "force-share", false, "read a file that another process has open for writing: the result may mix\nold and new data")
-	f.BoolVar(&o.SHA256, "sha256", false, "also record the SHA-256 of the whole content, including holes: the time\ndepends on the size")
-	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]cobra.Completion{imagefile.Raw, imagefile.Qcow2}, cobra.ShellCompDirectiveNoFileComp))
+	f.BoolVar(&o.ForceShare, "force-share", false,
+		"read a file that another process has open for writing: the result may mix\nold and new data")
+	f.BoolVar(&o.SHA256, "sha256", false,
+		"also record the SHA-256 of the whole content, including holes: the time\ndepends on the size")
+	_ = cmd.RegisterFlagCompletionFunc("format",
+		cobra.FixedCompletions([]cobra.Completion{imagefile.Raw, imagefile.Qcow2},
+			cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -82,14 +89,16 @@ const importGrace = 5 * time.Second
 // importInterruptible is Import that also returns when ctx ends during a system call that does not
 // return, as on a network file system whose server is gone. The unfinished import stays in the
 // store as a stale transaction, which the next command removes.
-func importInterruptible(ctx context.Context, s *store.Store, path, name string, o store.ImportOptions) (*store.Image, error) {
+func importInterruptible(ctx context.Context, s *store.Store, path, name string,
+	o store.ImportOptions) (*store.Image, error) {
 	var img *store.Image
 	err, returned := abandonable(ctx, importGrace, func() (err error) {
 		img, err = s.Import(ctx, path, name, o)
 		return err
 	})
 	if !returned {
-		return nil, interruptedf("import of %s, because the file or the store does not answer; the next command that changes the store cleans up",
+		return nil, interruptedf(
+			"import of %s, because the file or the store does not answer; the next command that changes the store cleans up",
 			shell.Text(path))
 	}
 	return img, err
@@ -117,7 +126,8 @@ func (b *bars) update(phase string, done, total int64) {
 		b.phase = phase
 		b.bar = b.out.AddBar(total,
 			mpb.PrependDecorators(decor.Name(phase, decor.WC{W: 7, C: decor.DindentRight})),
-			mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f"), decor.Percentage(decor.WC{W: 6})))
+			mpb.AppendDecorators(decor.CountersKibiByte("% .1f / % .1f"),
+				decor.Percentage(decor.WC{W: 6})))
 	}
 	b.bar.SetCurrent(done)
 }

@@ -87,7 +87,8 @@ layers, which reads the manifest of every disk in the store.`,
 
 func (a *app) printImage(s *store.Store, img *store.Image) error {
 	roots, _ := s.Tree() // a damaged disk must not hide its image
-	info := imageInfo{Kind: store.KindImage, Image: img, Path: s.ImageData(img.Name), Users: []string{}}
+	info := imageInfo{Kind: store.KindImage, Image: img, Path: s.ImageData(img.Name),
+		Users: []string{}}
 	if n, err := s.Find(roots, img.Name); err == nil {
 		info.Allocated = n[0].Allocated
 		info.Users = append(info.Users, n[0].UserNames...)
@@ -217,7 +218,8 @@ func (a *app) printDiskText(info *diskInfo) error {
 				owns += " at the last flush"
 			}
 		}
-		rows = append(rows, []string{"  " + strconv.Itoa(i+1), tag, state, owns, blocks, shared, l.UUID.String()})
+		rows = append(rows, []string{"  " + strconv.Itoa(i+1), tag, state, owns, blocks, shared,
+			l.UUID.String()})
 	}
 	return a.printTable(rows, columns{})
 }
@@ -247,7 +249,8 @@ func baseText(b *store.Base) string {
 	case b.Image != "":
 		return fmt.Sprintf("image %s (%s)", b.Image, bytesText(b.Size))
 	case b.Offset != 0:
-		return fmt.Sprintf("%s from byte %s (%s), in place", b.Path, humanize.Comma(b.Offset), bytesText(b.Size))
+		return fmt.Sprintf("%s from byte %s (%s), in place", b.Path, humanize.Comma(b.Offset),
+			bytesText(b.Size))
 	}
 	return fmt.Sprintf("%s (%s), in place", b.Path, bytesText(b.Size))
 }

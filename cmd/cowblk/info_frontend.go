@@ -18,7 +18,8 @@ func frontEndRows(l *daemon.DiskInfo, socket string) (rows [][]string) {
 		rows = append(rows, []string{"front-end", frontEndText(f) + reconnectText(f.PID, socket)})
 	}
 	if f := l.Waiting; f != nil {
-		rows = append(rows, []string{"waiting", frontEndText(f) + ", until the front-end disconnects"})
+		rows = append(rows, []string{"waiting",
+			frontEndText(f) + ", until the front-end disconnects"})
 	}
 	return rows
 }

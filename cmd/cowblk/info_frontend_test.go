@@ -21,7 +21,8 @@ func TestFrontEndRows(t *testing.T) {
 	if len(rows) != 2 || name == "" {
 		t.Fatal(rows, name)
 	}
-	for i, want := range []string{fmt.Sprintf("process %d (%s) of user 7 since ", me, name), "process 0 (other) of user 8 since "} {
+	for i, want := range []string{fmt.Sprintf("process %d (%s) of user 7 since ", me, name),
+		"process 0 (other) of user 8 since "} {
 		if !strings.HasPrefix(rows[i][1], want) {
 			t.Errorf("row %q, expected %q", rows[i], want)
 		}
@@ -50,7 +51,8 @@ func TestReconnects(t *testing.T) {
 			t.Errorf("%s: %t, %t", line, on, found)
 		}
 	}
-	if on, found := reconnects([]string{"qemu", "-chardev", "socket,path=/run/a,,b.sock,reconnect=1"}, "/run/a,b.sock"); !on || !found {
+	if on, found := reconnects([]string{"qemu", "-chardev",
+		"socket,path=/run/a,,b.sock,reconnect=1"}, "/run/a,b.sock"); !on || !found {
 		t.Error("a comma in the path")
 	}
 }

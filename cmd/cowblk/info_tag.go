@@ -42,7 +42,8 @@ func (a *app) printTag(s *store.Store, ref store.Ref) error {
 	}
 	l := &m.Layers[i]
 	info := tagInfo{
-		Kind: "tag", Name: ref.String(), Disk: m.Name, Tag: l.Tag, UUID: l.UUID, BlockSize: m.BlockSize, Created: l.Created, Sealed: l.Sealed,
+		Kind: "tag", Name: ref.String(), Disk: m.Name, Tag: l.Tag, UUID: l.UUID,
+		BlockSize: m.BlockSize, Created: l.Created, Sealed: l.Sealed,
 		Base: m.Base, Depth: i + 1, Map: l.Map, Data: l.Data, SharedBy: layerUsers(s, m)[i],
 	}
 	usage, damage := s.LayerUsage(l)

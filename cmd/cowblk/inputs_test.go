@@ -59,21 +59,33 @@ var inputs = []input{
 	{name: "qcow2", sh: "qemu-img convert -O qcow2 raw in"},
 	{name: "qcow2, version 2", sh: "qemu-img convert -O qcow2 -o compat=0.10 raw in"},
 	{name: "qcow2, compressed", sh: "qemu-img convert -c -O qcow2 raw in"},
-	{name: "qcow2, compressed with zstd", sh: "qemu-img convert -c -O qcow2 -o compression_type=zstd raw in"},
-	{name: "qcow2, subclusters", sh: "qemu-img convert -O qcow2 -o extended_l2=on,cluster_size=128k raw in"},
-	{name: "qcow2, clusters of 512 bytes", sh: "qemu-img convert -O qcow2 -o cluster_size=512 raw in"},
+	{name: "qcow2, compressed with zstd",
+		sh: "qemu-img convert -c -O qcow2 -o compression_type=zstd raw in"},
+	{name: "qcow2, subclusters",
+		sh: "qemu-img convert -O qcow2 -o extended_l2=on,cluster_size=128k raw in"},
+	{name: "qcow2, clusters of 512 bytes",
+		sh: "qemu-img convert -O qcow2 -o cluster_size=512 raw in"},
 	{name: "qcow2, clusters of 2 MiB", sh: "qemu-img convert -O qcow2 -o cluster_size=2M raw in"},
 	{name: "qcow2, lazy refcounts", sh: "qemu-img convert -O qcow2 -o lazy_refcounts=on raw in"},
-	{name: "qcow2, preallocated", sh: "qemu-img create -q -f qcow2 -o preallocation=metadata in 1M"},
-	{name: "qcow2, snapshot in it", sh: "qemu-img convert -O qcow2 raw in && qemu-img snapshot -c s in"},
+	{name: "qcow2, preallocated",
+		sh: "qemu-img create -q -f qcow2 -o preallocation=metadata in 1M"},
+	{name: "qcow2, snapshot in it",
+		sh: "qemu-img convert -O qcow2 raw in && qemu-img snapshot -c s in"},
 	{name: "qcow2, overlay", sh: "qemu-img create -q -f qcow2 -b raw -F raw in"},
-	{name: "qcow2, overlay, --backing", options: "--backing", sh: "qemu-img create -q -f qcow2 -b raw -F raw in"},
-	{name: "qcow2, overlay of a FIFO, --backing", options: "--backing", sh: "qemu-img create -q -f qcow2 -b raw -F raw in && mkfifo pipe && qemu-img rebase -u -b pipe -F raw in"},
-	{name: "qcow2, overlay of a host file", sh: "qemu-img create -q -f qcow2 -u -b /etc/shadow -F raw in 1M"},
-	{name: "qcow2, overlay of nothing, --backing", options: "--backing", sh: "qemu-img create -q -f qcow2 -u -b nosuch -F raw in 1M"},
-	{name: "qcow2, overlay over NBD, --backing", options: "--backing", sh: "qemu-img create -q -f qcow2 -u -b nbd://localhost/x -F raw in 1M"},
-	{name: "qcow2, overlay over JSON, --backing", options: "--backing", sh: `qemu-img create -q -f qcow2 -u -b 'json:{"driver":"raw","file":{"driver":"file","filename":"raw"}}' -F raw in 1M`},
-	{name: "qcow2, external data file", sh: "qemu-img create -q -f qcow2 -o data_file=data,data_file_raw=on in 1M"},
+	{name: "qcow2, overlay, --backing", options: "--backing",
+		sh: "qemu-img create -q -f qcow2 -b raw -F raw in"},
+	{name: "qcow2, overlay of a FIFO, --backing", options: "--backing",
+		sh: "qemu-img create -q -f qcow2 -b raw -F raw in && mkfifo pipe && qemu-img rebase -u -b pipe -F raw in"},
+	{name: "qcow2, overlay of a host file",
+		sh: "qemu-img create -q -f qcow2 -u -b /etc/shadow -F raw in 1M"},
+	{name: "qcow2, overlay of nothing, --backing", options: "--backing",
+		sh: "qemu-img create -q -f qcow2 -u -b nosuch -F raw in 1M"},
+	{name: "qcow2, overlay over NBD, --backing", options: "--backing",
+		sh: "qemu-img create -q -f qcow2 -u -b nbd://localhost/x -F raw in 1M"},
+	{name: "qcow2, overlay over JSON, --backing", options: "--backing",
+		sh: `qemu-img create -q -f qcow2 -u -b 'json:{"driver":"raw","file":{"driver":"file","filename":"raw"}}' -F raw in 1M`},
+	{name: "qcow2, external data file",
+		sh: "qemu-img create -q -f qcow2 -o data_file=data,data_file_raw=on in 1M"},
 	{name: "qcow2, encrypted with LUKS", sh: patched("", 35, `\002`)},
 	{name: "qcow2, encrypted with AES", sh: patched("", 35, `\001`)},
 	{name: "qcow2, marked dirty", sh: patched("", 79, `\001`)},
@@ -82,11 +94,16 @@ var inputs = []input{
 	{name: "qcow2, version 4", sh: patched("", 7, `\004`)},
 	{name: "qcow2, L1 table lost", sh: patched("", 40, `\000\000\000\000\000\000\000\001`)},
 	{name: "qcow2, L1 entry lost", sh: patched("", 196608, `\200\000\000\000\000\000\022\000`)},
-	{name: "qcow2, cut in the header", sh: "qemu-img convert -O qcow2 raw all && head -c 60 all >in"},
-	{name: "qcow2, cut in the tables", sh: "qemu-img convert -O qcow2 raw all && head -c 200000 all >in"},
-	{name: "qcow2, cut in the data", sh: "qemu-img convert -O qcow2 raw all && head -c 500000 all >in"},
-	{name: "qcow2, cut in compressed data", sh: "qemu-img convert -c -O qcow2 raw all && head -c 400000 all >in"},
-	{name: "qcow2, as raw", options: "--format raw", sh: "qemu-img create -q -f qcow2 in 1M && truncate -s %512 in"},
+	{name: "qcow2, cut in the header",
+		sh: "qemu-img convert -O qcow2 raw all && head -c 60 all >in"},
+	{name: "qcow2, cut in the tables",
+		sh: "qemu-img convert -O qcow2 raw all && head -c 200000 all >in"},
+	{name: "qcow2, cut in the data",
+		sh: "qemu-img convert -O qcow2 raw all && head -c 500000 all >in"},
+	{name: "qcow2, cut in compressed data",
+		sh: "qemu-img convert -c -O qcow2 raw all && head -c 400000 all >in"},
+	{name: "qcow2, as raw", options: "--format raw",
+		sh: "qemu-img create -q -f qcow2 in 1M && truncate -s %512 in"},
 	{name: "raw, as qcow2", options: "--format qcow2", sh: "cp raw in"},
 
 	{name: "qcow", sh: "qemu-img convert -O qcow raw in"},
@@ -114,7 +131,8 @@ var inputs = []input{
 	{name: "bzip2 of nothing, padded", sh: "bzip2 </dev/null >in && truncate -s %512 in"},
 	{name: "zstd", sh: "zstd -qc raw >in"},
 	{name: "zstd, padded", sh: "zstd -qc raw >in && truncate -s %512 in"},
-	{name: "zstd behind a skippable frame", data: magic("\x5e\x2a\x4d\x18\x04\x00\x00\x00abcd\x28\xb5\x2f\xfd", 0)},
+	{name: "zstd behind a skippable frame",
+		data: magic("\x5e\x2a\x4d\x18\x04\x00\x00\x00abcd\x28\xb5\x2f\xfd", 0)},
 	{name: "lz4", sh: "lz4 -qc raw >in && truncate -s %512 in"},
 	{name: "lz4, legacy", sh: "lz4 -lqc raw >in && truncate -s %512 in"},
 	{name: "lzma", sh: "xz --format=lzma -c raw >in && truncate -s %512 in"},
@@ -142,13 +160,16 @@ var inputs = []input{
 	{name: "directory", make: func(p string) error { return os.Mkdir(p, 0o700) }},
 	{name: "FIFO", make: func(p string) error { return syscall.Mkfifo(p, 0o600) }},
 	{name: "character device", make: func(p string) error { return os.Symlink("/dev/zero", p) }},
-	{name: "file of /proc", make: func(p string) error { return os.Symlink("/proc/self/environ", p) }},
+	{name: "file of /proc", make: func(p string) error {
+		return os.Symlink("/proc/self/environ", p)
+	}},
 	{name: "symbolic link to itself", make: func(p string) error { return os.Symlink("in", p) }},
 	{name: "nothing", make: func(string) error { return nil }},
 }
 
 // inputTools are the programs that make the files.
-var inputTools = []string{"qemu-img", "gzip", "xz", "bzip2", "zstd", "lz4", "tar", "cpio", "zip", "ar"}
+var inputTools = []string{"qemu-img", "gzip", "xz", "bzip2", "zstd", "lz4", "tar", "cpio", "zip",
+	"ar"}
 
 // The outcome of import for each kind of file, one line each: exit code and message. The golden
 // file shows it.
@@ -215,8 +236,12 @@ func importOutcome(t *testing.T, in input, raw []byte) string {
 	test.Must(t, err, in.name)
 	var out, errOut bytes.Buffer
 	a := &app{
-		in: strings.NewReader(""), out: &out, err: &errOut, terminal: func(any) bool { return false },
-		getenv: func(k string) string { return map[string]string{"COWBLK_STORE": filepath.Join(dir, "store")}[k] },
+		in: strings.NewReader(""), out: &out, err: &errOut, terminal: func(any) bool {
+			return false
+		},
+		getenv: func(k string) string {
+			return map[string]string{"COWBLK_STORE": filepath.Join(dir, "store")}[k]
+		},
 	}
 	code := run(append(strings.Fields("import "+in.options), file, "img"), a)
 	text := strings.TrimSpace(out.String() + errOut.String())

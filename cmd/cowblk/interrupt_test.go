@@ -32,18 +32,25 @@ func TestSignalsEndWaits(t *testing.T) {
 	test.Must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 	before := listing(t, dir)
 	for _, args := range [][]string{
-		{"create", "new", "--size", "1M"}, {"import", golden, "img"}, {"rm", "--yes", "vm1"}, {"rollback", "--yes", "vm1@t"}, {"promote", "vm1", "--tag", "u"}, {"check", "--repair"},
+		{"create", "new", "--size", "1M"}, {"import", golden, "img"}, {"rm", "--yes", "vm1"},
+		{"rollback", "--yes", "vm1@t"}, {"promote", "vm1", "--tag", "u"}, {"check", "--repair"},
 	} {
 		for signal, code := range map[syscall.Signal]int{unix.SIGINT: 130, unix.SIGTERM: 143} {
 			p := start(t, dir, nil, args...)
 			// It has opened the lock file, so it waits.
-			test.Eventually(t, strings.Join(args, " ")+" waits for the store", func() bool { return opens(p.cmd.Process.Pid, lock.Name()) })
+			test.Eventually(t, strings.Join(args, " ")+" waits for the store",
+				func() bool { return opens(p.cmd.Process.Pid, lock.Name()) })
 			test.Must(t, p.cmd.Process.Signal(signal))
-			if got := p.outcome(t); got != code || !strings.Contains(p.log.String(), "interrupted") {
+			if got := p.outcome(t); got != code || !strings.Contains(p.log.String(),
+				"interrupted") {
 				t.Errorf("%v, %s: exit %d, want %d: %s", args, signal, got, code, p.log.String())
 			}
-			after := slices.DeleteFunc(listing(t, dir), func(line string) bool { return strings.Contains(line, "lock") })
-			if want := slices.DeleteFunc(slices.Clone(before), func(line string) bool { return strings.Contains(line, "lock") }); !slices.Equal(after, want) {
+			after := slices.DeleteFunc(listing(t, dir), func(line string) bool {
+				return strings.Contains(line, "lock")
+			})
+			if want := slices.DeleteFunc(slices.Clone(before), func(line string) bool {
+				return strings.Contains(line, "lock")
+			}); !slices.Equal(after, want) {
 				t.Errorf("%v, %s has changed %v", args, signal, difference(after, want))
 			}
 		}
@@ -79,11 +86,13 @@ func TestPromotionInterrupted(t *testing.T) {
 		}
 	}()
 	serving, _ := startServing(t, dir, "a")
-	p := start(t, dir, nil, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "mute"), "--timeout", "10m")
+	p := start(t, dir, nil, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent",
+		"unix:"+filepath.Join(dir, "mute"), "--timeout", "10m")
 	c := <-asked
 	defer c.Close()
 	test.Must(t, p.cmd.Process.Signal(unix.SIGINT))
-	if code := p.outcome(t); code != exitInterrupted || !strings.Contains(p.log.String(), "cowblk --store "+dir+" info a") {
+	if code := p.outcome(t); code != exitInterrupted || !strings.Contains(p.log.String(),
+		"cowblk --store "+dir+" info a") {
 		t.Errorf("exit %d: %s", code, p.log.String())
 	}
 	// The daemon cancels it, too.
@@ -115,7 +124,8 @@ func TestCheckInterrupted(t *testing.T) {
 	root := newRoot(a)
 	root.SetArgs([]string{"check"})
 	err = root.ExecuteContext(ctx)
-	if exitCodeOf(ctx, err) != exitInterrupted || strings.Contains(a.errorText(err), "nothing was changed") {
+	if exitCodeOf(ctx, err) != exitInterrupted || strings.Contains(a.errorText(err),
+		"nothing was changed") {
 		t.Errorf("%v: %s", err, a.errorText(err))
 	}
 }
@@ -126,12 +136,16 @@ func TestNamedTwice(t *testing.T) {
 	for _, name := range []string{"a", "b"} {
 		s.command("cowblk create " + name + " --size 1M")
 	}
-	for _, line := range []string{"promote a a", "rm a a", "rm b a b --yes", "stop a a", "check a a", "watch a a", "promote a b a", "resume a a", "qemu-args a a", "serve a a", "export a@t a@t --listen tcp:0"} {
-		if out := s.command("cowblk " + line); !strings.Contains(out, "exit 2") || !strings.Contains(out, "twice") {
+	for _, line := range []string{"promote a a", "rm a a", "rm b a b --yes", "stop a a",
+		"check a a", "watch a a", "promote a b a", "resume a a", "qemu-args a a", "serve a a",
+		"export a@t a@t --listen tcp:0"} {
+		if out := s.command("cowblk " + line); !strings.Contains(out, "exit 2") ||
+			!strings.Contains(out, "twice") {
 			t.Errorf("%s: %s", line, out)
 		}
 	}
-	if _, err := s.store().Promote(t.Context(), []string{"a", "a"}, "t"); exitCode(err) != exitUsage {
+	if _, err := s.store().Promote(t.Context(), []string{"a", "a"}, "t"); exitCode(
+		err) != exitUsage {
 		t.Errorf("the store promotes a disk twice: %v", err)
 	}
 }

@@ -46,11 +46,12 @@ func killMain(spec string) int {
 	first := regexp.MustCompile(from)
 	a := newApp()
 	begin := func(c faultfs.Call) bool { return first.MatchString(c.Op + " " + c.Name) }
-	a.files = faultfs.NewKillFS(vfs.OS{}, faultfs.Kill{At: n, Begin: begin, OnKill: func(c faultfs.Call) {
-		fmt.Fprintln(os.Stderr, "killed at:", c)
-		syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
-	}})
+	a.files = faultfs.NewKillFS(vfs.OS{}, faultfs.Kill{At: n, Begin: begin,
+		OnKill: func(c faultfs.Call) {
+			fmt.Fprintln(os.Stderr, "killed at:", c)
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}})
 	return run(os.Args[1:], a)
 }
 
@@ -100,7 +101,8 @@ func TestKilledDaemon(t *testing.T) {
 			if outcomes[false] == 0 || outcomes[true] == 0 {
 				t.Errorf("killed %d times: %v", kills, outcomes)
 			}
-			t.Logf("killed at each of %d points: %d times on the old heads, %d on the new", kills, outcomes[false], outcomes[true])
+			t.Logf("killed at each of %d points: %d times on the old heads, %d on the new", kills,
+				outcomes[false], outcomes[true])
 		})
 	}
 }
@@ -140,7 +142,8 @@ func (k *killedPromotion) at(t *testing.T, n int) (killed, promoted bool) {
 	}
 	later := answered
 	for _, f := range disks { // fails if the process is gone
-		if _, err := f.Driver(0).WriteAt(pattern(2, 4096), 4096); err != nil || f.Driver(0).Flush() != nil {
+		if _, err := f.Driver(0).WriteAt(pattern(2, 4096), 4096); err != nil ||
+			f.Driver(0).Flush() != nil {
 			later = false
 		}
 	}
@@ -162,7 +165,9 @@ func (k *killedPromotion) promote(dir string, g *backendtest.Guest) bool {
 	if k.cli {
 		var out bytes.Buffer
 		a := &app{
-			in: strings.NewReader(""), out: &out, err: &out, getenv: func(string) string { return "" },
+			in: strings.NewReader(""), out: &out, err: &out, getenv: func(string) string {
+				return ""
+			},
 			terminal: func(any) bool { return false }, kvm: func() bool { return false },
 		}
 		args := []string{"--store", dir, "promote", "a", "b", "--tag", "t", "--quiesce", k.mode}
@@ -183,11 +188,13 @@ func (k *killedPromotion) promote(dir string, g *backendtest.Guest) bool {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	return c.Run(ctx, "cow-promote", daemon.PromoteArgs{Disks: []string{"a", "b"}, Tag: "t", Spec: spec}, nil) == nil
+	return c.Run(ctx, "cow-promote", daemon.PromoteArgs{Disks: []string{"a", "b"}, Tag: "t",
+		Spec: spec}, nil) == nil
 }
 
 // check starts the next process. later: data written after the promotion was flushed.
-func (k *killedPromotion) check(t *testing.T, dir string, g *backendtest.Guest, answered, later bool) (promoted bool) {
+func (k *killedPromotion) check(t *testing.T, dir string, g *backendtest.Guest, answered,
+	later bool) (promoted bool) {
 	p := start(t, dir, nil, "serve", "a", "b")
 	for i, name := range []string{"a", "b"} {
 		f := dial(t, filepath.Join(dir, "run", name+".sock"))

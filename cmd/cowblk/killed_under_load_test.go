@@ -74,7 +74,9 @@ type killRequest struct {
 func newKillLoad(t *testing.T, f *frontend.Frontend, seed uint64) *killLoad {
 	l := &killLoad{t: t, f: f, paused: make(chan int, killQueues)}
 	for i := range l.queues {
-		l.queues[i] = &killQueue{l: l, index: i, d: f.Driver(i), rng: rand.New(rand.NewPCG(seed, uint64(i))), slots: make([]killRequest, f.Driver(i).Slots())}
+		l.queues[i] = &killQueue{l: l, index: i, d: f.Driver(i),
+			rng: rand.New(rand.NewPCG(seed, uint64(i))), slots: make([]killRequest,
+				f.Driver(i).Slots())}
 		l.resume[i] = make(chan struct{})
 	}
 	return l
@@ -100,8 +102,11 @@ func (q *killQueue) check(p []byte, block int, version uint64) error {
 	for i := range want {
 		if p[i] != want[i] {
 			at := i &^ 511
-			return fmt.Errorf("queue %d, block %d: sector %d holds version %d of queue %d, block %d; expected version %d",
-				q.index, block, at/512, binary.LittleEndian.Uint64(p[at:]), binary.LittleEndian.Uint32(p[at+8:]), binary.LittleEndian.Uint32(p[at+12:]), version)
+			return fmt.Errorf(
+				"queue %d, block %d: sector %d holds version %d of queue %d, block %d; expected version %d",
+				q.index, block, at/512, binary.LittleEndian.Uint64(p[at:]),
+				binary.LittleEndian.Uint32(p[at+8:]), binary.LittleEndian.Uint32(p[at+12:]),
+				version)
 		}
 	}
 	return nil
@@ -139,7 +144,8 @@ func (q *killQueue) finish(c frontend.Completion) error {
 	r := &q.slots[c.ID]
 	q.requests++
 	if c.Status != frontend.StatusOK {
-		return fmt.Errorf("queue %d: request type %d on block %d: status %d", q.index, r.op, r.block, c.Status)
+		return fmt.Errorf("queue %d: request type %d on block %d: status %d", q.index, r.op,
+			r.block, c.Status)
 	}
 	if r.block < 0 {
 		return nil

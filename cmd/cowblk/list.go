@@ -69,7 +69,8 @@ Other outputs get the complete table.`,
 			for _, l := range all {
 				rows = append(rows, l.row())
 			}
-			return errors.Join(a.printTable(rows, columns{shrink: []int{0, 5, 6}, drop: []int{4, 5, 1, 2, 3, 6}}), err)
+			return errors.Join(a.printTable(rows, columns{shrink: []int{0, 5, 6},
+				drop: []int{4, 5, 1, 2, 3, 6}}), err)
 		},
 	}
 }
@@ -89,7 +90,8 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 	}
 	for _, r := range roots {
 		if r.Kind == store.KindImage && r.Err == nil {
-			l := listEntry{Kind: r.Kind, Name: r.Name, Size: r.Size, Owns: r.Allocated, Tags: []string{}, Users: append([]string{}, r.UserNames...), node: r}
+			l := listEntry{Kind: r.Kind, Name: r.Name, Size: r.Size, Owns: r.Allocated,
+				Tags: []string{}, Users: append([]string{}, r.UserNames...), node: r}
 			if img, err := s.Image(r.Name); err == nil {
 				l.Created = img.Imported
 			}
@@ -103,7 +105,9 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 			// An unreadable disk is listed by its name. A disk that was removed meanwhile has no
 			// error from Tree.
 			if names, nerr := s.DiskNames(); nerr == nil && slices.Contains(names, name) {
-				all = append(all, listEntry{Kind: store.KindDisk, Name: name, Tags: []string{}, Users: []string{}, Error: derr.Error(), node: &store.Node{Err: derr}, unreadable: true})
+				all = append(all, listEntry{Kind: store.KindDisk, Name: name, Tags: []string{},
+					Users: []string{}, Error: derr.Error(), node: &store.Node{Err: derr},
+					unreadable: true})
 			}
 			continue
 		}
@@ -112,7 +116,8 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 			continue // created meanwhile
 		}
 		l := listEntry{
-			Kind: store.KindDisk, Name: m.Name, Size: m.Size, Base: m.Base.String(), Depth: len(m.Layers), Tags: []string{}, Users: []string{},
+			Kind: store.KindDisk, Name: m.Name, Size: m.Size, Base: m.Base.String(),
+			Depth: len(m.Layers), Tags: []string{}, Users: []string{},
 			Created: m.Created, Serving: n.Serving, Error: n.Error, node: n,
 		}
 		for _, sealed := range m.Sealed() {
@@ -127,7 +132,9 @@ func listAll(ctx context.Context, s *store.Store) ([]listEntry, error) {
 	}
 	strays, serr := s.NotDirectories()
 	for _, t := range strays {
-		all = append(all, listEntry{Kind: kindOther, Name: t.Name, Tags: []string{}, Users: []string{}, Error: t.Err().Error(), state: fmt.Sprintf("not %s %s: %s", article(t.Kind), t.Kind, t.What)})
+		all = append(all, listEntry{Kind: kindOther, Name: t.Name, Tags: []string{},
+			Users: []string{}, Error: t.Err().Error(), state: fmt.Sprintf("not %s %s: %s",
+				article(t.Kind), t.Kind, t.What)})
 	}
 	return all, errors.Join(err, serr)
 }
@@ -170,7 +177,8 @@ func (l *listEntry) row() []string {
 	case l.Kind == store.KindImage:
 		state = "base of " + countText(int64(len(l.Users)), "disk")
 	}
-	return []string{l.Name, l.Kind, bytesText(l.Size), owns, depth, l.Base, withProblem(state, l.node.Err)}
+	return []string{l.Name, l.Kind, bytesText(l.Size), owns, depth, l.Base,
+		withProblem(state, l.node.Err)}
 }
 
 // agoText formats a time for a person.

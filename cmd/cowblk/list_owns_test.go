@@ -40,22 +40,26 @@ func TestOwnedOfServedDisks(t *testing.T) {
 		var nodes []store.Node
 		test.Must(t, json.Unmarshal([]byte(command(t, dir, "tree", "--json")), &nodes))
 		for _, n := range nodes {
-			if n.Kind == store.KindDisk && (n.Usage.Owned != owns[n.Name] || n.Usage.Source != from[n.Name] || n.Usage.Blocks != uint64(owns[n.Name])/4096) {
+			if n.Kind == store.KindDisk && (n.Usage.Owned != owns[n.Name] ||
+				n.Usage.Source != from[n.Name] || n.Usage.Blocks != uint64(owns[n.Name])/4096) {
 				t.Errorf("tree: %+v, list: %d bytes, %s", n.Usage, owns[n.Name], from[n.Name])
 			}
 		}
 		return owns, from
 	}
 	owns, from := owned()
-	if owns["vm1"] != 3*4096 || owns["vm2"] != 4*4096 || from["vm1"] != store.SourceProcess || from["vm2"] != store.SourceProcess {
+	if owns["vm1"] != 3*4096 || owns["vm2"] != 4*4096 || from["vm1"] != store.SourceProcess ||
+		from["vm2"] != store.SourceProcess {
 		t.Errorf("owned %v, from %v", owns, from)
 	}
-	if text := command(t, dir, "list"); !strings.Contains(text, "12 KiB") || !strings.Contains(text, "16 KiB") {
+	if text := command(t, dir, "list"); !strings.Contains(text, "12 KiB") || !strings.Contains(text,
+		"16 KiB") {
 		t.Errorf("list:\n%s", text)
 	}
 	test.Must(t, p.cmd.Process.Signal(syscall.SIGSTOP))
 	owns, from = owned()
-	if from["vm1"] != store.SourceMap || from["vm2"] != store.SourceProcess || owns["vm2"] != 4*4096 {
+	if from["vm1"] != store.SourceMap || from["vm2"] != store.SourceProcess ||
+		owns["vm2"] != 4*4096 {
 		t.Errorf("while one does not answer: owned %v, from %v", owns, from)
 	}
 	if text := command(t, dir, "list"); !strings.Contains(text, "≥ ") {
@@ -77,11 +81,14 @@ func TestInfoOfTag(t *testing.T) {
 	s.command("cowblk create vm2 --from vm1@t1 --size 2M")
 	var info tagInfo
 	test.Must(t, json.Unmarshal([]byte(s.command("cowblk info vm1@t1 --json")), &info))
-	if info.Kind != "tag" || info.Name != "vm1@t1" || info.Size != 1<<20 || info.Depth != 1 || info.Usage.Blocks != 1 || strings.Join(info.SharedBy, ",") != "vm2" || info.Sealed == nil {
+	if info.Kind != "tag" || info.Name != "vm1@t1" || info.Size != 1<<20 || info.Depth != 1 ||
+		info.Usage.Blocks != 1 || strings.Join(info.SharedBy, ",") != "vm2" || info.Sealed == nil {
 		t.Errorf("%+v", info)
 	}
 	for line, want := range map[string]string{
-		"info vm2@t1": "1.0 MiB (1,048,576 bytes)", "info vm1@nosuch": "exit 3", "info nosuch@t1": "exit 3", "info vm1@": "exit 2", "info vm1@a@b": "exit 2", "info @": "exit 2",
+		"info vm2@t1": "1.0 MiB (1,048,576 bytes)", "info vm1@nosuch": "exit 3",
+		"info nosuch@t1": "exit 3", "info vm1@": "exit 2", "info vm1@a@b": "exit 2",
+		"info @": "exit 2",
 	} {
 		if out := s.command("cowblk " + line); !strings.Contains(out, want) {
 			t.Errorf("%s: %s, expected %q", line, out, want)
@@ -94,8 +101,10 @@ func TestErrorsAsJSON(t *testing.T) {
 	s := newScript(t)
 	s.command("cowblk create vm1 --size 1M")
 	for line, code := range map[string]int{
-		"info nosuch --json": 3, "--json info nosuch": 3, "list --nosuch --json": 2, "nosuch --json": 2, "create vm1 --size 1M --json": 6,
-		"create vm2 --size 1,5G --json=true": 2, "rm vm1 --json": 9, "create --json": 2, "stop a/b --json": 2,
+		"info nosuch --json": 3, "--json info nosuch": 3, "list --nosuch --json": 2,
+		"nosuch --json": 2, "create vm1 --size 1M --json": 6,
+		"create vm2 --size 1,5G --json=true": 2, "rm vm1 --json": 9, "create --json": 2,
+		"stop a/b --json": 2,
 	} {
 		var out, errOut bytes.Buffer
 		test.Equal(t, run(split("x " + line)[1:], s.app(&out, &errOut)), code, "exit", line)
@@ -103,12 +112,14 @@ func TestErrorsAsJSON(t *testing.T) {
 			Error    string `json:"error"`
 			ExitCode int    `json:"exit-code"`
 		}
-		if err := json.Unmarshal(errOut.Bytes(), &e); err != nil || e.Error == "" || e.ExitCode != code || strings.Count(errOut.String(), "\n") != 1 {
+		if err := json.Unmarshal(errOut.Bytes(), &e); err != nil || e.Error == "" ||
+			e.ExitCode != code || strings.Count(errOut.String(), "\n") != 1 {
 			t.Errorf("%s: %v: %s", line, err, &errOut)
 		}
 	}
 	var errOut bytes.Buffer
-	if run([]string{"run", "nosuch", "--", "--json"}, s.app(&errOut, &errOut)); strings.HasPrefix(errOut.String(), "{") {
+	if run([]string{"run", "nosuch", "--", "--json"}, s.app(&errOut, &errOut)); strings.HasPrefix(
+		errOut.String(), "{") {
 		t.Errorf("--json of QEMU's arguments: %s", &errOut)
 	}
 }
@@ -120,7 +131,8 @@ func TestAdviceNamesTheStore(t *testing.T) {
 		var out, errOut bytes.Buffer
 		t.Chdir(t.TempDir())
 		a := newApp()
-		a.in, a.out, a.err, a.terminal = strings.NewReader(""), &out, &errOut, func(any) bool { return false }
+		a.in, a.out, a.err, a.terminal = strings.NewReader(""), &out, &errOut,
+			func(any) bool { return false }
 		run([]string{"--store", dir, "create", "vm1", "--size", "1M"}, a)
 		_, advice, ok := strings.Cut(strings.TrimSpace(out.String()), "next: ")
 		advice, _, _ = strings.Cut(advice, ", or ")
@@ -130,7 +142,8 @@ func TestAdviceNamesTheStore(t *testing.T) {
 		}
 		// A shell with a function of the program's name returns its arguments.
 		got := shellArgs(t, advice)
-		if want := []string{"--store", dir, "run", "vm1"}; strings.Join(got, "|") != strings.Join(want, "|") {
+		if want := []string{"--store", dir, "run", "vm1"}; strings.Join(got, "|") != strings.Join(
+			want, "|") {
 			t.Errorf("%q: advice %s is read as %q", name, advice, got)
 		}
 	}
@@ -138,12 +151,15 @@ func TestAdviceNamesTheStore(t *testing.T) {
 
 // Paths in errors are shell words, whatever they contain.
 func TestAdviceQuotesPaths(t *testing.T) {
-	for _, name := range []string{"plain.raw", "a b.raw", "it's", "-dash", "new\nline", "$(touch x)`y`", "\xff", "größe", "*?"} {
+	for _, name := range []string{"plain.raw", "a b.raw", "it's", "-dash", "new\nline",
+		"$(touch x)`y`", "\xff", "größe", "*?"} {
 		s := newScript(t)
 		path := filepath.Join(s.dir, name)
-		test.Must(t, os.WriteFile(path, append([]byte("\x1f\x8b\x08"), make([]byte, 1021)...), 0o644))
+		test.Must(t, os.WriteFile(path, append([]byte("\x1f\x8b\x08"), make([]byte, 1021)...),
+			0o644))
 		var errOut bytes.Buffer
-		if code := run([]string{"import", path, "image"}, s.app(io.Discard, &errOut)); code == exitOK {
+		if code := run([]string{"import", path, "image"},
+			s.app(io.Discard, &errOut)); code == exitOK {
 			t.Errorf("%q was accepted", name)
 		}
 		_, advice, ok := strings.Cut(errOut.String(), "gzip -dc")
@@ -170,7 +186,8 @@ func TestNoRawLibraryLines(t *testing.T) {
 		}
 		errOut.Reset()
 		log.Print("library: WARNING: odd")
-		if got := errOut.String(); debug == "" && got != "" || debug != "" && !strings.Contains(got, `level=INFO msg="library: WARNING: odd"`) {
+		if got := errOut.String(); debug == "" && got != "" || debug != "" && !strings.Contains(got,
+			`level=INFO msg="library: WARNING: odd"`) {
 			t.Errorf("%q: %s", debug, got)
 		}
 	}

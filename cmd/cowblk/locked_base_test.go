@@ -66,7 +66,8 @@ func TestLockedBase(t *testing.T) {
 				if c.also {
 					return
 				}
-				for _, word := range []string{fmt.Sprintf("(process %d) holds a lock", os.Getpid()), "--force-share"} {
+				for _, word := range []string{fmt.Sprintf("(process %d) holds a lock", os.Getpid()),
+					"--force-share"} {
 					if !strings.Contains(text, word) {
 						t.Errorf("%v: expected %q in: %s", args, word, text)
 					}
@@ -114,7 +115,8 @@ func TestLockedBaseNamesTheProcess(t *testing.T) {
 		t.Fatal(line, err)
 	}
 	code, text := outcomeOf(t, st, "serve", "a")
-	if code != exitInUse || !strings.Contains(text, fmt.Sprintf("flock (process %d)", holder.Process.Pid)) {
+	if code != exitInUse || !strings.Contains(text, fmt.Sprintf("flock (process %d)",
+		holder.Process.Pid)) {
 		t.Errorf("exit %d: %s", code, text)
 	}
 	in.Close()

@@ -34,15 +34,18 @@ func TestLongSocketPaths(t *testing.T) {
 			var errs bytes.Buffer
 			var printed bytes.Buffer
 			a := newScript(t).app(&printed, &errs)
-			if code := run([]string{"--store", dir, "create", name, "--size", "1M"}, a); code != exitOK || !strings.Contains(errs.String(), "--socket-path") {
+			if code := run([]string{"--store", dir, "create", name, "--size", "1M"},
+				a); code != exitOK || !strings.Contains(errs.String(), "--socket-path") {
 				t.Fatalf("create: exit %d, %s", code, &errs)
 			}
 			_, advice, _ := strings.Cut(printed.String(), "\nnext: ")
-			if words := strings.Fields(advice); len(words) != 7 || words[3] != "serve" || words[5] != "--socket-path" || len(words[6]) > 107 {
+			if words := strings.Fields(advice); len(words) != 7 || words[3] != "serve" ||
+				words[5] != "--socket-path" || len(words[6]) > 107 {
 				t.Errorf("create advises %s", advice)
 			}
 			p := start(t, dir, nil, "serve", name)
-			if code := p.outcome(t); code != exitUsage || !strings.Contains(p.log.String(), "--socket-path") {
+			if code := p.outcome(t); code != exitUsage || !strings.Contains(p.log.String(),
+				"--socket-path") {
 				t.Errorf("serve without a path: exit %d\n%s", code, p.log.String())
 			}
 			p = start(t, dir, nil, "serve", name, "--socket-path", socket)
@@ -68,7 +71,8 @@ func TestLongSocketPaths(t *testing.T) {
 			f = dial(t, socket)
 			wantAt(t, f, 0, pattern(1, 4096))
 			f.Close()
-			if text := command(t, dir, "info", name); !strings.Contains(text, fmt.Sprintf("process %d", next.cmd.Process.Pid)) {
+			if text := command(t, dir, "info", name); !strings.Contains(text,
+				fmt.Sprintf("process %d", next.cmd.Process.Pid)) {
 				t.Errorf("info:\n%s", text)
 			}
 			next.end(t)

@@ -25,22 +25,28 @@ func TestLostDocument(t *testing.T) {
 			command(t, st, "create", "d", "--size", "1M")
 			command(t, st, "promote", "d", "--tag", "t")
 			command(t, st, "import", golden, "img")
-			disk, image := filepath.Join(st, "disks/d/disk.json"), filepath.Join(st, "images/img/image.json")
+			disk, image := filepath.Join(st, "disks/d/disk.json"),
+				filepath.Join(st, "images/img/image.json")
 			for _, path := range []string{disk, image} {
 				test.Must(t, lose(path))
 			}
 			for file, lines := range map[string][]string{
-				disk: {"info d", "info d@t", "rm --yes d", "serve d", "promote d", "rollback --yes d@t", "export d@t --listen unix:nbd", "create e --from d@t",
-					"trust-base d", "watch d --timeout 1ms", "resume d", "xml d", "qemu-args d", "run d", "tree d"},
+				disk: {"info d", "info d@t", "rm --yes d", "serve d", "promote d",
+					"rollback --yes d@t", "export d@t --listen unix:nbd", "create e --from d@t",
+					"trust-base d", "watch d --timeout 1ms", "resume d", "xml d", "qemu-args d",
+					"run d", "tree d"},
 				image: {"info img", "tree img", "create e --from img"},
 			} {
 				for _, line := range lines {
-					if code, text := runOutcome(st, strings.Fields(line)...); code != exitRefused && name != "directory" || !strings.Contains(text, file) || strings.Contains(text, "not found in store") {
+					if code, text := runOutcome(st, strings.Fields(line)...); code != exitRefused &&
+						name != "directory" || !strings.Contains(text, file) ||
+						strings.Contains(text, "not found in store") {
 						t.Errorf("%s: exit %d: %s", line, code, text)
 					}
 				}
 			}
-			if _, text := runOutcome(st, "list"); !strings.Contains(text, "damaged") && name != "directory" {
+			if _, text := runOutcome(st, "list"); !strings.Contains(text, "damaged") &&
+				name != "directory" {
 				t.Errorf("list: %s", text)
 			}
 			expectOutput(t, st, exitNotFound, "not found", "info", "nosuch")

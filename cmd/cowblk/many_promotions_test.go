@@ -27,7 +27,8 @@ func TestPromotionAtTheLimitOfOpenFiles(t *testing.T) {
 	made := 0
 	for ; err == nil && made < 64; made++ {
 		writeAt(t, f, 4096, pattern(byte(made), 4096))
-		err = c.Run(context.Background(), "cow-promote", map[string]any{"disks": []string{"a"}, "tag": fmt.Sprintf("t%d", made)}, nil)
+		err = c.Run(context.Background(), "cow-promote", map[string]any{"disks": []string{"a"},
+			"tag": fmt.Sprintf("t%d", made)}, nil)
 	}
 	if err == nil {
 		t.Fatal("64 layers fit into 64 descriptors")

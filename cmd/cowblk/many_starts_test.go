@@ -33,7 +33,8 @@ func TestManyStartsOfOneDisk(t *testing.T) {
 	dir := shortDir(t)
 	st := filepath.Join(dir, "st")
 	command(t, st, "create", "a", "--size", "1M")
-	names := []string{st, filepath.Join(dir, "link"), filepath.Join(dir, "bound"), dir + "//./st/../st"}
+	names := []string{st, filepath.Join(dir, "link"), filepath.Join(dir, "bound"),
+		dir + "//./st/../st"}
 	test.Must(t, os.Symlink("st", names[1]))
 	test.Must(t, os.Mkdir(names[2], 0o700))
 	if err := unix.Mount(st, names[2], "", unix.MS_BIND, ""); err == nil {
@@ -47,7 +48,8 @@ func TestManyStartsOfOneDisk(t *testing.T) {
 		var all []*process
 		for i := range 8 {
 			// Each has its own socket, so that the sockets do not decide.
-			all = append(all, start(t, names[i%len(names)], nil, "serve", "a", "--socket-path", filepath.Join(dir, fmt.Sprintf("s%d", i))))
+			all = append(all, start(t, names[i%len(names)], nil, "serve", "a", "--socket-path",
+				filepath.Join(dir, fmt.Sprintf("s%d", i))))
 		}
 		ended := make(chan int, len(all))
 		codes := make([]int, len(all))
@@ -57,7 +59,8 @@ func TestManyStartsOfOneDisk(t *testing.T) {
 		for range len(all) - 1 {
 			i := <-ended
 			if codes[i] != exitInUse || !strings.Contains(all[i].log.String(), " stop a") {
-				t.Errorf("round %d: start %d ended with exit code %d\n%s", round, i, codes[i], all[i].log.String())
+				t.Errorf("round %d: start %d ended with exit code %d\n%s", round, i, codes[i],
+					all[i].log.String())
 			}
 			all[i] = nil
 		}
@@ -92,7 +95,8 @@ func TestTwoStoresOneLayer(t *testing.T) {
 	base := filepath.Join(dir, "base")
 	test.Must(t, os.WriteFile(base, make([]byte, 1<<20), 0o600))
 	for st, prefix := range map[string]string{one: "", two: "other-"} {
-		table := fmt.Sprintf("0 2048 cow %s 0 %s %s 0", base, filepath.Join(dir, prefix+"map"), filepath.Join(dir, prefix+"data"))
+		table := fmt.Sprintf("0 2048 cow %s 0 %s %s 0", base, filepath.Join(dir, prefix+"map"),
+			filepath.Join(dir, prefix+"data"))
 		command(t, st, "create", "a", "--table", table)
 	}
 	p := start(t, one, nil, "serve", "a")
@@ -112,37 +116,47 @@ func TestTwoStoresOneLayer(t *testing.T) {
 	f = dial(t, filepath.Join(dir, "p"))
 	q = start(t, one, nil, "serve", "--blk-file", raw, "--socket-path", filepath.Join(dir, "q"))
 	if code := q.outcome(t); code == 0 || !strings.Contains(q.log.String(), raw) {
-		t.Errorf("the second process with the raw file ended with exit code %d\n%s", code, q.log.String())
+		t.Errorf("the second process with the raw file ended with exit code %d\n%s", code,
+			q.log.String())
 	}
 	f.Close()
 	p.end(t)
 
-	// A raw file that a served disk lies on, in both orders: by the locks, and by one's own store also
-	// if nothing serves the disk.
+	// A raw file that a served disk lies on, in both orders: by the locks, and by one's own store
+	// also if nothing serves the disk.
 	nowhere := filepath.Join(dir, "nowhere")
 	for _, under := range []string{base, filepath.Join(dir, "data"), filepath.Join(dir, "map")} {
 		p = start(t, one, nil, "serve", "a")
 		f = dial(t, filepath.Join(one, "run", "a.sock"))
-		q = start(t, one, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path", filepath.Join(dir, "q"))
+		q = start(t, one, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path",
+			filepath.Join(dir, "q"))
 		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), under) {
-			t.Errorf("%s raw beside a disk that lies on it: expected exit code %d, found %d\n%s", under, exitInUse, code, q.log.String())
+			t.Errorf("%s raw beside a disk that lies on it: expected exit code %d, found %d\n%s",
+				under, exitInUse, code, q.log.String())
 		}
 		wantAt(t, f, 0, pattern(1, 4096))
 		f.Close()
-		q = start(t, nowhere, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path", filepath.Join(dir, "q"))
+		q = start(t, nowhere, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path",
+			filepath.Join(dir, "q"))
 		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), under) {
-			t.Errorf("%s raw, by another store: expected exit code %d, found %d\n%s", under, exitInUse, code, q.log.String())
+			t.Errorf("%s raw, by another store: expected exit code %d, found %d\n%s", under,
+				exitInUse, code, q.log.String())
 		}
 		p.end(t)
-		q = start(t, one, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path", filepath.Join(dir, "q"))
-		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), `disk "a"`) {
-			t.Errorf("%s raw, of a disk that is not served: expected exit code %d, found %d\n%s", under, exitInUse, code, q.log.String())
+		q = start(t, one, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path",
+			filepath.Join(dir, "q"))
+		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(),
+			`disk "a"`) {
+			t.Errorf("%s raw, of a disk that is not served: expected exit code %d, found %d\n%s",
+				under, exitInUse, code, q.log.String())
 		}
-		p = start(t, nowhere, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path", filepath.Join(dir, "p"))
+		p = start(t, nowhere, nil, "serve", "--blk-file", under, "--format", "raw", "--socket-path",
+			filepath.Join(dir, "p"))
 		f = dial(t, filepath.Join(dir, "p"))
 		q = start(t, one, nil, "serve", "a")
 		if code := q.outcome(t); code != exitInUse || !strings.Contains(q.log.String(), under) {
-			t.Errorf("a disk beside %s, which is served raw: expected exit code %d, found %d\n%s", under, exitInUse, code, q.log.String())
+			t.Errorf("a disk beside %s, which is served raw: expected exit code %d, found %d\n%s",
+				under, exitInUse, code, q.log.String())
 		}
 		f.Close()
 		p.end(t)
@@ -154,9 +168,11 @@ func TestTwoStoresOneLayer(t *testing.T) {
 	link := filepath.Join(dir, "link")
 	test.Must(t, os.Link(own, link))
 	for _, path := range []string{own, link, filepath.Join(one, "disks", "a", "lock")} {
-		q = start(t, one, nil, "serve", "--blk-file", path, "--format", "raw", "--socket-path", filepath.Join(dir, "q"))
+		q = start(t, one, nil, "serve", "--blk-file", path, "--format", "raw", "--socket-path",
+			filepath.Join(dir, "q"))
 		if code := q.outcome(t); code != exitRefused {
-			t.Errorf("%s of a store raw: expected exit code %d, found %d\n%s", path, exitRefused, code, q.log.String())
+			t.Errorf("%s of a store raw: expected exit code %d, found %d\n%s", path, exitRefused,
+				code, q.log.String())
 		}
 	}
 }

@@ -25,7 +25,8 @@ func TestMemoryNotShared(t *testing.T) {
 	dir := storeWith(t, "1M", "a")
 	socket := filepath.Join(dir, "run", "a.sock")
 	memfd := func(share string) []string {
-		return []string{"-machine", "q35,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=" + share}
+		return []string{"-machine", "q35,memory-backend=mem", "-m", "64", "-object",
+			"memory-backend-memfd,id=mem,size=64M,share=" + share}
 	}
 	for _, tc := range []struct {
 		name, want string
@@ -42,8 +43,10 @@ func TestMemoryNotShared(t *testing.T) {
 			defer file.Close()
 			p := start(t, dir, func(c *exec.Cmd) { c.Stderr = file }, "serve", "a")
 			dial(t, socket).Close()
-			q := exec.Command(binary, append(tc.memory, "-accel", "tcg", "-nodefaults", "-display", "none",
-				"-chardev", "socket,id=c,path="+socket, "-device", "vhost-user-blk-pci,chardev=c,bootindex=1")...)
+			q := exec.Command(binary, append(tc.memory, "-accel", "tcg", "-nodefaults", "-display",
+				"none",
+				"-chardev", "socket,id=c,path="+socket, "-device",
+				"vhost-user-blk-pci,chardev=c,bootindex=1")...)
 			test.Must(t, q.Start())
 			defer func() { q.Process.Kill(); q.Wait() }()
 			test.Eventually(t, tc.want, func() bool {
@@ -57,7 +60,8 @@ func TestMemoryNotShared(t *testing.T) {
 				if advice {
 					t.Fatal(text)
 				}
-				return strings.Contains(command(t, dir, "info", "a"), "connected, ") && served(t, dir)
+				return strings.Contains(command(t, dir, "info", "a"), "connected, ") &&
+					served(t, dir)
 			})
 			p.end(t)
 		})

@@ -37,7 +37,8 @@ func (p *process) allow(t *testing.T, more int) {
 		// used.
 		limit.Cur = 0
 		for free := 0; ; limit.Cur++ {
-			if _, err := os.Lstat(fmt.Sprintf("/proc/%d/fd/%d", p.cmd.Process.Pid, limit.Cur)); err == nil {
+			if _, err := os.Lstat(fmt.Sprintf("/proc/%d/fd/%d", p.cmd.Process.Pid,
+				limit.Cur)); err == nil {
 				continue
 			}
 			if free++; free > more {
@@ -77,7 +78,8 @@ func TestOutOfDescriptors(t *testing.T) {
 			break
 		}
 		failures++
-		if !strings.Contains(err.Error(), "too many open files") || !strings.Contains(err.Error(), "LimitNOFILE") {
+		if !strings.Contains(err.Error(), "too many open files") || !strings.Contains(err.Error(),
+			"LimitNOFILE") {
 			t.Errorf("promotion with %d descriptors: %v", more, err)
 		}
 		if now := listing(t, dir); !slices.Equal(now, files) {
@@ -95,14 +97,16 @@ func TestOutOfDescriptors(t *testing.T) {
 	refused := 0
 	for more := range 12 {
 		p.allow(t, more)
-		g, err := frontend.Dial(filepath.Join(dir, "run", "b.sock"), frontend.Options{Timeout: 300 * time.Millisecond})
+		g, err := frontend.Dial(filepath.Join(dir, "run", "b.sock"),
+			frontend.Options{Timeout: 300 * time.Millisecond})
 		if err == nil {
 			g.Close()
 		} else {
 			refused++
 		}
 		healthy()
-		if err := ctl.run("nbd-server-start", map[string]string{"addr": "unix:" + filepath.Join(dir, "run", fmt.Sprint("nbd", more))}); err == nil {
+		if err := ctl.run("nbd-server-start", map[string]string{"addr": "unix:" + filepath.Join(dir,
+			"run", fmt.Sprint("nbd", more))}); err == nil {
 			if err := ctl.run("cow-export-add", map[string]string{"name": "a@t"}); err == nil {
 				healthy()
 			} else if !strings.Contains(err.Error(), "too many open files") {
@@ -141,7 +145,8 @@ func TestOutOfDescriptors(t *testing.T) {
 	test.Check(t, <-served, "a front-end that waited")
 	f.Close()
 	p.end(t)
-	if log := p.log.String(); strings.Contains(log, "broke the protocol") || !strings.Contains(log, "raise its limit") {
+	if log := p.log.String(); strings.Contains(log, "broke the protocol") || !strings.Contains(log,
+		"raise its limit") {
 		t.Errorf("a front-end was blamed for want of descriptors, or none was:\n%s", log)
 	}
 	if n := strings.Count(p.log.String(), "\n"); n > 150 {
@@ -159,7 +164,8 @@ func TestLargerThanFileSystemAllows(t *testing.T) {
 		t.Skipf("this file system takes files of 17 TiB (%v): ext4 does not", err)
 	}
 	os.Remove(probe)
-	expectFailure(t, dir, []string{"create", "a", "--size", "17T"}, "file system's limit", "16 TiB", "XFS")
+	expectFailure(t, dir, []string{"create", "a", "--size", "17T"}, "file system's limit", "16 TiB",
+		"XFS")
 	command(t, dir, "create", "a", "--size", "15T")
 	if text := command(t, dir, "list"); strings.Count(text, "\n") != 2 {
 		t.Errorf("the store has\n%s", text)
@@ -168,7 +174,8 @@ func TestLargerThanFileSystemAllows(t *testing.T) {
 
 func awaitDescriptors(t *testing.T, p *process, want int) {
 	t.Helper()
-	test.Eventually(t, fmt.Sprint(want, " descriptors"), func() bool { return p.descriptors(t) == want })
+	test.Eventually(t, fmt.Sprint(want, " descriptors"),
+		func() bool { return p.descriptors(t) == want })
 }
 
 // A disk with more layers than the process may open: every command refuses with advice, and changes
@@ -184,10 +191,12 @@ func TestMoreLayersThanDescriptors(t *testing.T) {
 	}
 	before := listing(t, dir)
 	for _, args := range [][]string{
-		{"serve", "a"}, {"promote", "a", "--tag", "u"}, {"rollback", "a@t10", "--yes", "--discard-tags"}, {"export", "a@t19", "--listen", "unix:" + filepath.Join(dir, "nbd")},
+		{"serve", "a"}, {"promote", "a", "--tag", "u"}, {"rollback", "a@t10", "--yes",
+			"--discard-tags"}, {"export", "a@t19", "--listen", "unix:" + filepath.Join(dir, "nbd")},
 	} {
 		p := start(t, dir, limited, args...)
-		if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "open files") || !strings.Contains(p.log.String(), "LimitNOFILE") {
+		if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(),
+			"open files") || !strings.Contains(p.log.String(), "LimitNOFILE") {
 			t.Errorf("%v: exit code %d\n%s", args, code, p.log.String())
 		}
 		if now := listing(t, dir); !slices.Equal(now, before) {
@@ -195,7 +204,8 @@ func TestMoreLayersThanDescriptors(t *testing.T) {
 		}
 	}
 	// Commands that open no layers, or one at a time, work.
-	for _, args := range [][]string{{"info", "a"}, {"tree"}, {"create", "b", "--from", "a@t19"}, {"check"}} {
+	for _, args := range [][]string{{"info", "a"}, {"tree"}, {"create", "b", "--from", "a@t19"},
+		{"check"}} {
 		p := start(t, dir, limited, args...)
 		if code := p.outcome(t); code != exitOK {
 			t.Errorf("%v: exit code %d\n%s", args, code, p.log.String())

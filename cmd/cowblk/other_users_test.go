@@ -41,8 +41,10 @@ func TestOtherUsersHoldNoLock(t *testing.T) {
 			return err
 		})
 		test.Must(t, err)
-		cmd := exec.Command("sh", "-c", `while read -r p; do (exec 9<"$p" && flock -n -x 9 && echo "$p") 2>/dev/null; done; echo end`)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		cmd := exec.Command("sh", "-c",
+			`while read -r p; do (exec 9<"$p" && flock -n -x 9 && echo "$p") 2>/dev/null; done; echo end`)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody,
+			Gid: nobody}}
 		cmd.Stdin = strings.NewReader(strings.Join(all, "\n") + "\n")
 		out, err := cmd.CombinedOutput()
 		if err != nil || strings.TrimSpace(string(out)) != "end" {

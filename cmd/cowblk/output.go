@@ -31,8 +31,10 @@ func (o *output) check(cmd *cobra.Command, err error) error {
 	switch {
 	case o.err == nil:
 		return err
-	case o.onlyLostOutput(err) && cmd != nil && changingCommands[cmd.Name()] && !cmd.Flags().Changed("help"):
-		return fmt.Errorf("%w\n%s has succeeded: only its output is lost", outputError(o.err), cmd.CommandPath())
+	case o.onlyLostOutput(err) && cmd != nil && changingCommands[cmd.Name()] &&
+		!cmd.Flags().Changed("help"):
+		return fmt.Errorf("%w\n%s has succeeded: only its output is lost", outputError(o.err),
+			cmd.CommandPath())
 	case err != nil && strings.Contains(err.Error(), o.err.Error()):
 		return err // it, or that of a later write
 	}
@@ -41,8 +43,9 @@ func (o *output) check(cmd *cobra.Command, err error) error {
 
 // changingCommands names the commands that change something and then report it.
 var changingCommands = map[string]bool{
-	"import": true, "create": true, "promote": true, "rollback": true, "rm": true, "trust-base": true,
-	"attach": true, "detach": true, "resume": true, "stop": true,
+	"import": true, "create": true, "promote": true, "rollback": true, "rm": true,
+	"trust-base": true,
+	"attach":     true, "detach": true, "resume": true, "stop": true,
 }
 
 // onlyLostOutput reports whether err is nothing but lost output.

@@ -66,10 +66,12 @@ func TestPastedAdvice(t *testing.T) {
 			paste := exec.Command("sh", "-c", advice)
 			paste.Dir = t.TempDir()
 			if out, err := paste.CombinedOutput(); err != nil {
-				t.Errorf("%q advises a command that fails in another directory: %s: %v: %s", args, advice, err, out)
+				t.Errorf("%q advises a command that fails in another directory: %s: %v: %s", args,
+					advice, err, out)
 				continue
 			}
-			for _, made := range []string{filepath.Join(paste.Dir, "raw"), tt.file + ".new.raw", tt.file + ".new.qcow2", tt.file + ".unpacked"} {
+			for _, made := range []string{filepath.Join(paste.Dir, "raw"), tt.file + ".new.raw",
+				tt.file + ".new.qcow2", tt.file + ".unpacked"} {
 				if _, err := os.Stat(made); err != nil {
 					continue
 				}
@@ -81,7 +83,8 @@ func TestPastedAdvice(t *testing.T) {
 					verb[1] = "./" + verb[1]
 				}
 				if code, text := runOutcome(st, verb...); code != exitOK {
-					t.Errorf("%q advises a command whose result is refused: %s: exit %d: %s", args, advice, code, text)
+					t.Errorf("%q advises a command whose result is refused: %s: exit %d: %s", args,
+						advice, code, text)
 				}
 				if filepath.Dir(made) == "." {
 					os.Remove(made)
@@ -101,11 +104,14 @@ func TestFilesOfUnusableSize(t *testing.T) {
 			want = "it is empty: copy or download it again"
 		}
 		for _, words := range append([][]string{
-			{"import", "FILE", "img", "--format", "raw"}, {"create", "d", "--base", "FILE", "--force"}, {"serve", "--fd", "99", "--blk-file", "FILE", "--format", "raw"},
+			{"import", "FILE", "img", "--format", "raw"}, {"create", "d", "--base", "FILE",
+				"--force"}, {"serve", "--fd", "99", "--blk-file", "FILE", "--format", "raw"},
 		}, fileCommands...) {
 			line := strings.ReplaceAll(strings.Join(words, " "), "FILE", name)
 			code, text := runOutcome(t.TempDir(), strings.Fields(line)...)
-			if code != exitRefused || !strings.Contains(text, want) || strings.Contains(text, "truncate") != (size > 0) || !strings.Contains(text, "a positive multiple of 512 bytes") {
+			if code != exitRefused || !strings.Contains(text, want) || strings.Contains(text,
+				"truncate") != (size > 0) || !strings.Contains(text,
+				"a positive multiple of 512 bytes") {
 				t.Errorf("%s: exit %d: %s", line, code, text)
 			}
 		}
@@ -121,13 +127,19 @@ func TestRefusedFormats(t *testing.T) {
 	layerMap, err := os.ReadFile(filepath.Join(st, m.Head().Map))
 	test.Must(t, err)
 	for found, data := range map[string][]byte{
-		"cow (User-mode Linux)": magic("OOOM\x00\x00\x00\x02", 0), "cow (User-mode Linux) ": magic("MOOO\x01\x00\x00\x00", 0), "PNG": magic("\x89PNG\r\n\x1a\n", 0),
-		"zoo": magic("\xdc\xa7\xc4\xfd", 20), "arj": magic("\x60\xea\x29\x00\x1e\x0b\x01\x00\x10\x00\x02", 0), "map of a cowblk layer": layerMap,
+		"cow (User-mode Linux)":  magic("OOOM\x00\x00\x00\x02", 0),
+		"cow (User-mode Linux) ": magic("MOOO\x01\x00\x00\x00", 0),
+		"PNG":                    magic("\x89PNG\r\n\x1a\n", 0),
+		"zoo":                    magic("\xdc\xa7\xc4\xfd", 20),
+		"arj":                    magic("\x60\xea\x29\x00\x1e\x0b\x01\x00\x10\x00\x02", 0),
+		"map of a cowblk layer":  layerMap,
 	} {
 		test.Must(t, os.WriteFile("in", data, 0o600))
 		for _, words := range fileCommands {
 			args := strings.Fields(strings.ReplaceAll(strings.Join(words, " "), "FILE", "in"))
-			if code, text := runOutcome(t.TempDir(), args...); code != exitRefused || !strings.Contains(text, "found "+strings.TrimSpace(found)) && !strings.Contains(text, "the map of a layer") {
+			if code, text := runOutcome(t.TempDir(), args...); code != exitRefused ||
+				!strings.Contains(text, "found "+strings.TrimSpace(found)) &&
+					!strings.Contains(text, "the map of a layer") {
 				t.Errorf("%s: %q: exit %d: %s", found, args, code, text)
 			}
 		}
@@ -137,11 +149,14 @@ func TestRefusedFormats(t *testing.T) {
 // watch has no threshold "off", and does not offer it.
 func TestWatchThresholdTexts(t *testing.T) {
 	for _, text := range []string{"0", "0%", "off", "0K", "little", "1,5G"} {
-		if code, runOutcome := runOutcome(t.TempDir(), "watch", "--threshold", text); code != exitUsage || strings.Contains(runOutcome, "or off") || !strings.Contains(runOutcome, "such as 5% or 10G") {
+		if code, runOutcome := runOutcome(t.TempDir(), "watch", "--threshold",
+			text); code != exitUsage || strings.Contains(runOutcome, "or off") ||
+			!strings.Contains(runOutcome, "such as 5% or 10G") {
 			t.Errorf("%s: exit %d: %s", text, code, runOutcome)
 		}
 		if text != "off" {
-			if code, runOutcome := runOutcome(t.TempDir(), "serve", "vm1", "--space-low", text); code != exitUsage || !strings.Contains(runOutcome, "or off") {
+			if code, runOutcome := runOutcome(t.TempDir(), "serve", "vm1", "--space-low",
+				text); code != exitUsage || !strings.Contains(runOutcome, "or off") {
 				t.Errorf("serve: %s: exit %d: %s", text, code, runOutcome)
 			}
 		}

@@ -56,7 +56,8 @@ After any failure the guest is thawed and continued, and runs on the old head or
 			path, err := client.ControlSocket(s, args)
 			var apart *client.NotOneProcessError
 			if errors.As(err, &apart) {
-				return fmt.Errorf("%w, so they cannot be promoted at one moment: promote them one by one, or serve them from one process", err)
+				return fmt.Errorf(
+					"%w, so they cannot be promoted at one moment: promote them one by one, or serve them from one process", err)
 			}
 			if err != nil {
 				return err
@@ -68,15 +69,20 @@ After any failure the guest is thawed and continued, and runs on the old head or
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.tag, "tag", "", "`TAG` of the sealed layer (default: the time, as 20061127T120000Z)")
-	f.StringVar(&o.spec.Mode, "quiesce", qmp.QuiesceNone, "how the guest is quiesced: none, guest or pause")
+	f.StringVar(&o.tag, "tag", "",
+		"`TAG` of the sealed layer (default: the time, as 20061127T120000Z)")
+	f.StringVar(&o.spec.Mode, "quiesce", qmp.QuiesceNone,
+		"how the guest is quiesced: none, guest or pause")
 	f.StringVar(&o.spec.QMP, "qmp", "", "`ADDRESS` of QEMU's monitor: unix:PATH")
-	f.StringVar(&o.spec.Agent, "agent", "", "`ADDRESS` of the guest agent: unix:PATH or vsock:CID:PORT")
-	f.StringVar(&o.spec.Libvirt, "libvirt", "", "`URI` of the libvirt that runs the guest, such as qemu:///system")
+	f.StringVar(&o.spec.Agent, "agent", "",
+		"`ADDRESS` of the guest agent: unix:PATH or vsock:CID:PORT")
+	f.StringVar(&o.spec.Libvirt, "libvirt", "",
+		"`URI` of the libvirt that runs the guest, such as qemu:///system")
 	f.StringVar(&o.spec.Domain, "domain", "", "`NAME` of the guest in libvirt")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "time limit of freezing, and of thawing")
 	_ = cmd.RegisterFlagCompletionFunc("quiesce", cobra.FixedCompletions(
-		[]cobra.Completion{qmp.QuiesceNone, qmp.QuiesceGuest, qmp.QuiescePause}, cobra.ShellCompDirectiveNoFileComp))
+		[]cobra.Completion{qmp.QuiesceNone, qmp.QuiesceGuest, qmp.QuiescePause},
+		cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -101,13 +107,15 @@ func (o *promoteOptions) check(explicit bool) error {
 	return nil
 }
 
-func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string, o *promoteOptions) error {
+func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string,
+	o *promoteOptions) error {
 	if o.spec.Active() {
 		return usagef("promote: disk %q is stopped: there is no guest to quiesce; leave --quiesce out", names[0])
 	}
 	done, err := s.Promote(ctx, names, o.tag)
 	for _, p := range done {
-		a.printf("%s@%s is sealed; %s now has %s", p.Disk, p.Tag, p.Disk, countText(int64(p.Depth), "layer"))
+		a.printf("%s@%s is sealed; %s now has %s", p.Disk, p.Tag, p.Disk, countText(int64(p.Depth),
+			"layer"))
 	}
 	if a.json && done != nil {
 		err = errors.Join(err, a.printJSON(done))
@@ -117,7 +125,8 @@ func (a *app) promoteStopped(ctx context.Context, s *store.Store, names []string
 
 // promoteServed promotes the disks in their daemon. If the daemon dies meanwhile, this process
 // thaws the guest; if this process dies, the daemon does.
-func (a *app) promoteServed(ctx context.Context, s *store.Store, path string, names []string, o *promoteOptions) error {
+func (a *app) promoteServed(ctx context.Context, s *store.Store, path string, names []string,
+	o *promoteOptions) error {
 	c, err := client.Dial(ctx, s, path, names)
 	if errors.Is(err, store.ErrRefused) {
 		return fmt.Errorf("promote: %w", err)
@@ -132,16 +141,19 @@ func (a *app) promoteServed(ctx context.Context, s *store.Store, path string, na
 	if err := c.Run(wait, "cow-promote", args, &p); err != nil {
 		if ctx.Err() != nil {
 			// The daemon cancels what is not done yet and thaws the guest.
-			return interruptedf("the process that serves the disks may have promoted them already: %s shows their tags", a.command("info", names[0]))
+			return interruptedf(
+				"the process that serves the disks may have promoted them already: %s shows their tags", a.command("info", names[0]))
 		}
 		var answered *control.Error
 		if !errors.As(err, &answered) && o.spec.Active() {
-			err = errors.Join(fmt.Errorf("the daemon ended: the disks are on the old heads or on the new ones, %s shows which: %w", a.command("info", names[0]), err), o.thaw())
+			err = errors.Join(
+				fmt.Errorf("the daemon ended: the disks are on the old heads or on the new ones, %s shows which: %w", a.command("info", names[0]), err), o.thaw())
 		}
 		return fmt.Errorf("promote: %w", err)
 	}
 	for _, d := range p.Disks {
-		a.printf("%s@%s is tagged; %s now has %s", d.Disk, p.Tag, d.Disk, countText(int64(d.Depth), "layer"))
+		a.printf("%s@%s is tagged; %s now has %s", d.Disk, p.Tag, d.Disk, countText(int64(d.Depth),
+			"layer"))
 	}
 	if p.HeldTime > 0 {
 		a.printf("the guest was quiesced for %.1f ms (quiesce %s)", p.HeldTime, p.Quiesce)

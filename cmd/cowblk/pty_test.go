@@ -100,7 +100,8 @@ func (p *terminal) screen() string {
 // await waits until the output contains text.
 func (p *terminal) await(t *testing.T, text string) {
 	t.Helper()
-	test.Eventually(t, text+" on the terminal", func() bool { return strings.Contains(p.screen(), text) })
+	test.Eventually(t, text+" on the terminal",
+		func() bool { return strings.Contains(p.screen(), text) })
 }
 
 func (p *terminal) typed(t *testing.T, text string) {
@@ -122,7 +123,8 @@ func (p *terminal) exit(t *testing.T) int {
 // shellArgs returns the arguments that a shell passes to cowblk for line.
 func shellArgs(t *testing.T, line string) []string {
 	t.Helper()
-	out, err := exec.Command("sh", "-c", `cowblk() { for a; do printf '%s\0' "$a"; done; }`+"\n"+line).Output()
+	out, err := exec.Command("sh", "-c", `cowblk() { for a; do printf '%s\0' "$a"; done; }`+"\n"+
+		line).Output()
 	test.Must(t, err, line)
 	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
 }

@@ -47,7 +47,8 @@ accept both, earlier versions only "reconnect=1".`,
 				line = append(line, g.diskArgs(name, socket, i, reconnectMS)...)
 			}
 			if !reconnectMS && a.terminal(a.err) {
-				fmt.Fprintln(a.err, "note: for QEMU before 10.1; later ones refuse reconnect=1 and need --reconnect-ms")
+				fmt.Fprintln(a.err,
+					"note: for QEMU before 10.1; later ones refuse reconnect=1 and need --reconnect-ms")
 			}
 			if a.json {
 				return a.printJSON(line)
@@ -61,7 +62,8 @@ accept both, earlier versions only "reconnect=1".`,
 		},
 	}
 	g.register(cmd)
-	cmd.Flags().BoolVar(&reconnectMS, "reconnect-ms", false, "for QEMU 9.2 and later: \"reconnect-ms=1000\" instead of \"reconnect=1\",\nwhich QEMU 10.1 and later refuse")
+	cmd.Flags().BoolVar(&reconnectMS, "reconnect-ms", false,
+		"for QEMU 9.2 and later: \"reconnect-ms=1000\" instead of \"reconnect=1\",\nwhich QEMU 10.1 and later refuse")
 	return cmd
 }
 
@@ -85,7 +87,10 @@ func (g *guestOptions) diskArgs(name, socket string, index int, reconnectMS bool
 		reconnect = "reconnect-ms=1000"
 	}
 	return []string{
-		"-chardev", fmt.Sprintf("socket,id=sock-%s,path=%s,%s", name, strings.ReplaceAll(socket, ",", ",,"), reconnect),
-		"-device", fmt.Sprintf("vhost-user-blk-pci,id=disk-%s,chardev=sock-%s,num-queues=%d,bootindex=%d", name, name, g.queues, index+1),
+		"-chardev", fmt.Sprintf("socket,id=sock-%s,path=%s,%s", name, strings.ReplaceAll(socket,
+			",", ",,"), reconnect),
+		"-device", fmt.Sprintf(
+			"vhost-user-blk-pci,id=disk-%s,chardev=sock-%s,num-queues=%d,bootindex=%d", name, name,
+			g.queues, index+1),
 	}
 }

@@ -18,19 +18,22 @@ func TestQEMUArgsNameTheQEMU(t *testing.T) {
 		spelling string
 	}{
 		{nil, true, true, "reconnect=1 "}, {nil, false, false, "reconnect=1 "},
-		{[]string{"--reconnect-ms"}, true, false, "reconnect-ms=1000 "}, {[]string{"--reconnect-ms"}, false, false, "reconnect-ms=1000 "},
+		{[]string{"--reconnect-ms"}, true, false, "reconnect-ms=1000 "},
+		{[]string{"--reconnect-ms"}, false, false, "reconnect-ms=1000 "},
 	} {
 		var out, errOut bytes.Buffer
 		a := s.app(&out, &errOut)
 		a.terminal = func(any) bool { return tt.terminal }
-		if code := run(append([]string{"qemu-args", "vm1"}, tt.args...), a); code != exitOK || !strings.Contains(out.String(), tt.spelling) || strings.Contains(out.String(), "note") {
+		if code := run(append([]string{"qemu-args", "vm1"}, tt.args...), a); code != exitOK ||
+			!strings.Contains(out.String(), tt.spelling) || strings.Contains(out.String(), "note") {
 			t.Errorf("%v: exit %d: %s", tt.args, code, &out)
 		}
 		if strings.Contains(errOut.String(), "--reconnect-ms") != tt.note {
 			t.Errorf("%v, terminal %t: %s", tt.args, tt.terminal, &errOut)
 		}
 	}
-	if help := s.command("cowblk qemu-args --help"); !strings.Contains(help, "QEMU 10.1 and later refuse") {
+	if help := s.command("cowblk qemu-args --help"); !strings.Contains(help,
+		"QEMU 10.1 and later refuse") {
 		t.Error(help)
 	}
 }

@@ -35,9 +35,11 @@ type emulator struct {
 // Shared memory and two root ports. Without ACPI, hot-plugging needs no guest system as long as a
 // port is off.
 var (
-	sharedMemory = []string{"-machine", "q35,memory-backend=mem", "-m", "64", "-object", "memory-backend-memfd,id=mem,size=64M,share=on"}
-	rootPorts    = []string{"-device", "pcie-root-port,id=port0,chassis=1", "-device", "pcie-root-port,id=port1,chassis=2"}
-	nativePlug   = []string{"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"}
+	sharedMemory = []string{"-machine", "q35,memory-backend=mem", "-m", "64", "-object",
+		"memory-backend-memfd,id=mem,size=64M,share=on"}
+	rootPorts = []string{"-device", "pcie-root-port,id=port0,chassis=1", "-device",
+		"pcie-root-port,id=port1,chassis=2"}
+	nativePlug = []string{"-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"}
 )
 
 // startQEMU runs QEMU with its sockets in dir until the test ends.
@@ -49,14 +51,16 @@ func startQEMU(t *testing.T, dir string, args ...[]string) *emulator {
 	}
 	theirs, ours := filepath.Join(dir, "qmp"), filepath.Join(dir, "test.qmp")
 	all := []string{"-S", "-accel", "tcg", "-nodefaults", "-display", "none",
-		"-qmp", "unix:" + theirs + ",server=on,wait=off", "-qmp", "unix:" + ours + ",server=on,wait=off"}
+		"-qmp", "unix:" + theirs + ",server=on,wait=off", "-qmp",
+		"unix:" + ours + ",server=on,wait=off"}
 	for _, more := range args {
 		all = append(all, more...)
 	}
 	e := &emulator{t: t, cmd: exec.Command(binary, all...), qmp: "unix:" + theirs}
 	e.cmd.Stderr = os.Stderr
 	test.Must(t, e.cmd.Start())
-	e.monitor = qmp.NewMonitor(qmp.MonitorOptions{Address: qmp.Address{Path: ours}, Timeout: waitTimeout})
+	e.monitor = qmp.NewMonitor(qmp.MonitorOptions{Address: qmp.Address{Path: ours},
+		Timeout: waitTimeout})
 	t.Cleanup(func() {
 		e.monitor.Close()
 		if e.cmd.ProcessState == nil {
@@ -99,7 +103,9 @@ func expectFailure(t *testing.T, dir string, args []string, words ...string) {
 	t.Helper()
 	var errs bytes.Buffer
 	a := &app{
-		in: strings.NewReader(""), out: &errs, err: &errs, getenv: func(string) string { return "" },
+		in: strings.NewReader(""), out: &errs, err: &errs, getenv: func(string) string {
+			return ""
+		},
 		terminal: func(any) bool { return false }, kvm: func() bool { return false },
 	}
 	if code := run(append([]string{"--store", dir}, args...), a); code == exitOK {

@@ -34,12 +34,16 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 		{"--quiesce", "guest", "--agent", "unix:" + filepath.Join(dir, "refuses")},
 		{"--quiesce", "guest", "--agent", "unix:" + filepath.Join(dir, "none")},
 		{"--quiesce", "guest", "--agent", "vsock:4000000000:1"},
-		{"--quiesce", "guest", "--libvirt", "qemu:///system?socket=" + filepath.Join(dir, "refuses"), "--domain", "x"},
-		{"--quiesce", "guest", "--libvirt", "qemu:///system?socket=" + filepath.Join(dir, "none"), "--domain", "x"},
+		{"--quiesce", "guest", "--libvirt", "qemu:///system?socket=" + filepath.Join(dir,
+			"refuses"), "--domain", "x"},
+		{"--quiesce", "guest", "--libvirt", "qemu:///system?socket=" + filepath.Join(dir, "none"),
+			"--domain", "x"},
 		{"--quiesce", "pause", "--qmp", "unix:" + filepath.Join(dir, "refuses")},
-		{"--quiesce", "pause", "--libvirt", "qemu:///system?socket=" + filepath.Join(dir, "none"), "--domain", "x"},
+		{"--quiesce", "pause", "--libvirt", "qemu:///system?socket=" + filepath.Join(dir, "none"),
+			"--domain", "x"},
 	} {
-		code, text := outcomeOf(t, dir, append([]string{"promote", "a", "--tag", "t", "--timeout", "1s"}, args...)...)
+		code, text := outcomeOf(t, dir, append([]string{"promote", "a", "--tag", "t", "--timeout",
+			"1s"}, args...)...)
 		if code != exitFailure || !strings.Contains(text, "the guest was not quiesced") {
 			t.Errorf("%v: exit %d: %s", args, code, text)
 		}
@@ -48,9 +52,11 @@ func TestUnreachableGuestLeavesNoRecord(t *testing.T) {
 		}
 	}
 	backendtest.NewGuest(t, dir)
-	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
+	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent",
+		"unix:"+filepath.Join(dir, "agent"))
 	p.end(t)
-	if log := p.log.String(); strings.Contains(log, "level=ERROR") || strings.Contains(log, "frozen or paused") {
+	if log := p.log.String(); strings.Contains(log, "level=ERROR") ||
+		strings.Contains(log, "frozen or paused") {
 		t.Errorf("log:\n%s", log)
 	}
 }
@@ -68,33 +74,39 @@ func TestForget(t *testing.T) {
 		test.Must(t, err)
 		return there
 	}
-	if out := command(t, dir, "resume", "--forget", "a"); !strings.Contains(out, "a has no record") {
+	if out := command(t, dir, "resume", "--forget", "a"); !strings.Contains(out,
+		"a has no record") {
 		t.Error(out)
 	}
 	test.Must(t, s.SetQuiesceRecord("a", spec))
-	if out := command(t, dir, "resume", "--forget", "a"); noted() || !strings.Contains(out, "a no longer has a record") {
+	if out := command(t, dir, "resume", "--forget", "a"); noted() || !strings.Contains(out,
+		"a no longer has a record") {
 		t.Errorf("stopped: %s", out)
 	}
 	// Also a record that cannot be read.
-	test.Must(t, os.WriteFile(filepath.Join(dir, "disks", "a", "quiesced.json"), []byte("{"), 0o600))
+	test.Must(t, os.WriteFile(filepath.Join(dir, "disks", "a", "quiesced.json"), []byte("{"),
+		0o600))
 	if command(t, dir, "resume", "--forget", "a"); noted() {
 		t.Error("damaged: it is still there")
 	}
 	test.Must(t, s.SetQuiesceRecord("a", spec))
 	p, _ := startServing(t, dir, "a") // tries to thaw the guest
-	if code, text := outcomeOf(t, dir, "promote", "a", "--quiesce", "guest", "--agent", spec.Agent, "--timeout", "10ms"); code != exitFailure || !strings.Contains(text, "--forget") {
+	if code, text := outcomeOf(t, dir, "promote", "a", "--quiesce", "guest", "--agent", spec.Agent,
+		"--timeout", "10ms"); code != exitFailure || !strings.Contains(text, "--forget") {
 		t.Errorf("exit %d: %s", code, text)
 	}
 	if command(t, dir, "resume", "--forget", "a"); noted() {
 		t.Error("served: it is still there")
 	}
 	backendtest.NewGuest(t, dir)
-	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent", "unix:"+filepath.Join(dir, "agent"))
+	command(t, dir, "promote", "a", "--tag", "t", "--quiesce", "guest", "--agent",
+		"unix:"+filepath.Join(dir, "agent"))
 	p.end(t)
 	if log := p.log.String(); strings.Contains(log, "level=ERROR") {
 		t.Errorf("log:\n%s", log)
 	}
-	for _, args := range [][]string{{"resume", "--forget", "nosuch"}, {"resume", "--forget", "a", "a"}} {
+	for _, args := range [][]string{{"resume", "--forget", "nosuch"}, {"resume", "--forget", "a",
+		"a"}} {
 		if code, text := outcomeOf(t, dir, args...); code == exitOK {
 			t.Errorf("%v: %s", args, text)
 		}

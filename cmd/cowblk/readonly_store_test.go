@@ -20,7 +20,8 @@ func TestReadOnlyStore(t *testing.T) {
 	if !canMount(t) {
 		return
 	}
-	kinds := []fullKind{{name: "tmpfs", tmpfs: "size=16m"}, {name: "ext4", size: 64 << 20, mkfs: "mkfs.ext4 -q"}}
+	kinds := []fullKind{{name: "tmpfs", tmpfs: "size=16m"}, {name: "ext4", size: 64 << 20,
+		mkfs: "mkfs.ext4 -q"}}
 	for _, k := range kinds {
 		for _, bind := range []bool{false, true} {
 			if k.size > 0 && os.Getuid() != 0 {
@@ -70,7 +71,8 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 	if strings.Contains(list, "damaged") || bind != strings.Contains(list, "served by process") {
 		t.Error(list)
 	}
-	for _, args := range [][]string{{"tree"}, {"info", "closed"}, {"info", "killed"}, {"check"}, {"check", "--full"}, {"check", "closed"}} {
+	for _, args := range [][]string{{"tree"}, {"info", "closed"}, {"info", "killed"}, {"check"},
+		{"check", "--full"}, {"check", "closed"}} {
 		command(t, st, args...)
 	}
 	at := filepath.Join(shortDir(t), "nbd")
@@ -81,7 +83,11 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 	}
 	for _, d := range []string{"closed", "killed"} {
 		p := start(t, st, nil, "serve", d, "--read-only")
-		test.Eventually(t, "others know where "+d+" is served", func() bool { i := infoOf(t, st, d); return i.Serving != nil && i.Serving.Control != "" })
+		test.Eventually(t, "others know where "+d+" is served",
+			func() bool {
+				i := infoOf(t, st, d)
+				return i.Serving != nil && i.Serving.Control != ""
+			})
 		f := dial(t, infoOf(t, st, d).Socket)
 		if f.Offered()&frontend.FeatureRO == 0 {
 			t.Errorf("%s: VIRTIO_BLK_F_RO is not offered", d)
@@ -91,9 +97,11 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 		p.end(t)
 	}
 	for _, args := range [][]string{
-		{"create", "c", "--size", "1M"}, {"rm", "closed", "--yes"}, {"rollback", "closed@t", "--yes"}, {"promote", "closed", "--tag", "x"}, {"serve", "closed"},
+		{"create", "c", "--size", "1M"}, {"rm", "closed", "--yes"}, {"rollback", "closed@t",
+			"--yes"}, {"promote", "closed", "--tag", "x"}, {"serve", "closed"},
 	} {
-		if err := runCommand(st, args...); err == nil || !strings.Contains(err.Error(), "read-only file system") {
+		if err := runCommand(st, args...); err == nil || !strings.Contains(err.Error(),
+			"read-only file system") {
 			t.Errorf("cowblk %v: %v", args, err)
 		}
 	}
@@ -106,7 +114,8 @@ func readOnlyStore(t *testing.T, k *fullKind, bind bool) {
 // process that has a disk open.
 func snapshotOf(t *testing.T, dir string) string {
 	t.Helper()
-	return runTool(t, "sh", "-c", `cd "$0" && find . -type f ! -name lock -print0 | sort -z | xargs -0 sha256sum`, dir)
+	return runTool(t, "sh", "-c",
+		`cd "$0" && find . -type f ! -name lock -print0 | sort -z | xargs -0 sha256sum`, dir)
 }
 
 // Unreadable files are not reported as damaged or stopped, and a command that could not read them
@@ -149,7 +158,8 @@ func TestUnreadableStore(t *testing.T) {
 	if out, err := exec.Command("chmod", "-R", "go+rX", st).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, name := range []string{"disks/a/lock", "disks/a/disk.json", manifestOf(t, st, "a").Head().Map} {
+	for _, name := range []string{"disks/a/lock", "disks/a/disk.json",
+		manifestOf(t, st, "a").Head().Map} {
 		path := filepath.Join(st, name)
 		test.Must(t, os.Chmod(path, 0o600))
 		everything(name)

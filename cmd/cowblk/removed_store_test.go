@@ -29,19 +29,25 @@ func TestStoreRemovedUnderneath(t *testing.T) {
 		word   string // expected in the promotion's error
 	}{
 		{"store", os.RemoveAll, "was removed"},
-		{"store moved away", func(st string) error { return os.Rename(st, st+".away") }, "was removed"},
-		{"disk", func(st string) error { return os.RemoveAll(filepath.Join(st, "disks", "a")) }, "was removed"},
-		{"all disks", func(st string) error { return os.RemoveAll(filepath.Join(st, "disks")) }, "was removed"},
+		{"store moved away", func(st string) error { return os.Rename(st, st+".away") },
+			"was removed"},
+		{"disk", func(st string) error { return os.RemoveAll(filepath.Join(st, "disks", "a")) },
+			"was removed"},
+		{"all disks", func(st string) error { return os.RemoveAll(filepath.Join(st, "disks")) },
+			"was removed"},
 		{"copied back", func(st string) error {
-			return exec.Command("sh", "-ec", `cp -a "$0" "$0.copy"; rm -r "$0"; mv "$0.copy" "$0"`, st).Run()
+			return exec.Command("sh", "-ec", `cp -a "$0" "$0.copy"; rm -r "$0"; mv "$0.copy" "$0"`,
+				st).Run()
 		}, "replaced"},
-		{"layers", func(st string) error { return os.RemoveAll(filepath.Join(st, "layers")) }, "was removed"},
+		{"layers", func(st string) error { return os.RemoveAll(filepath.Join(st, "layers")) },
+			"was removed"},
 		{"head", func(st string) error {
 			maps, err := filepath.Glob(filepath.Join(st, "layers", "*"))
 			return errors.Join(err, os.RemoveAll(maps[0]))
 		}, "was removed"},
 		{"head copied back", func(st string) error {
-			return exec.Command("sh", "-ec", `cd "$0"/layers/*; cp -a data copy; mv copy data`, st).Run()
+			return exec.Command("sh", "-ec", `cd "$0"/layers/*; cp -a data copy; mv copy data`,
+				st).Run()
 		}, "replaced"},
 	} {
 		for _, mode := range []string{"on", "off"} {
@@ -51,25 +57,30 @@ func TestStoreRemovedUnderneath(t *testing.T) {
 				command(t, st, "create", "a", "--size", "4M")
 				p := start(t, st, nil, "serve", "a", "--sandbox", mode)
 				f := dial(t, filepath.Join(st, "run", "a.sock"))
-				ctl := dialRaw(t, filepath.Join(st, "run", "a.ctl")) // the socket file may be gone, too
+				// the socket file may be gone, too
+				ctl := dialRaw(t, filepath.Join(st, "run", "a.ctl"))
 				writeAt(t, f, 0, pattern(1, 8192))
 				before := listing(t, st)
 				test.Must(t, c.remove(st))
 				left := listing(t, st)
-				if fmt.Sprint(before) == fmt.Sprint(left) && c.name != "copied back" && c.name != "head copied back" {
+				if fmt.Sprint(before) == fmt.Sprint(left) && c.name != "copied back" &&
+					c.name != "head copied back" {
 					t.Fatalf("nothing was removed: %v", left)
 				}
 				writeAt(t, f, 4096, pattern(2, 512))
 				writeAt(t, f, 1<<20, pattern(3, 4096))
 				test.Check(t, f.Driver(0).Flush(), "flush")
 				err := ctl.run("cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: "t"})
-				if err == nil || !strings.Contains(err.Error(), c.word) || !strings.Contains(err.Error(), `"a"`) {
+				if err == nil || !strings.Contains(err.Error(), c.word) ||
+					!strings.Contains(err.Error(), `"a"`) {
 					t.Errorf("promotion: %v", err)
 				}
 				if now := listing(t, st); fmt.Sprint(now) != fmt.Sprint(left) {
-					t.Errorf("the promotion has left something: %v, before it there was %v", now, left)
+					t.Errorf("the promotion has left something: %v, before it there was %v", now,
+						left)
 				}
-				wantAt(t, f, 0, append(append(pattern(1, 4096), pattern(2, 512)...), pattern(1, 3584)...))
+				wantAt(t, f, 0, append(append(pattern(1, 4096), pattern(2, 512)...),
+					pattern(1, 3584)...))
 				wantAt(t, f, 1<<20, pattern(3, 4096))
 				f.Close()
 				p.end(t)

@@ -61,7 +61,8 @@ the guest: if the guest still runs, thaw or continue it (virsh domfsthaw, QEMU's
 			return errors.Join(errs...)
 		},
 	}
-	cmd.Flags().BoolVar(&forget, "forget", false, "remove the record that the guest may be frozen or paused")
+	cmd.Flags().BoolVar(&forget, "forget", false,
+		"remove the record that the guest may be frozen or paused")
 	return cmd
 }
 

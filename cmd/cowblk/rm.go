@@ -46,7 +46,8 @@ confirms. If it is interrupted, it reports what was removed and what was not.`,
 					}
 				}
 			}
-			removed, err := a.removeAll(cmd.Context(), s, args, removeOptions{yes: yes, damaged: damaged})
+			removed, err := a.removeAll(cmd.Context(), s, args, removeOptions{yes: yes,
+				damaged: damaged})
 			if a.json {
 				err = errors.Join(err, a.printJSON(removed))
 			}
@@ -54,7 +55,8 @@ confirms. If it is interrupted, it reports what was removed and what was not.`,
 		},
 	}
 	registerYes(cmd, &yes)
-	cmd.Flags().BoolVar(&damaged, "damaged", false, "remove the remains of disks whose manifest is missing or damaged")
+	cmd.Flags().BoolVar(&damaged, "damaged", false,
+		"remove the remains of disks whose manifest is missing or damaged")
 	return cmd
 }
 
@@ -94,7 +96,8 @@ func checkExists(s *store.Store, name string) error {
 
 // removeAll removes names in order and stops at the first error, which lists the names that were
 // removed and those that were not.
-func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o removeOptions) ([]*store.Removal, error) {
+func (a *app) removeAll(ctx context.Context, s *store.Store, names []string,
+	o removeOptions) ([]*store.Removal, error) {
 	removed := []*store.Removal{}
 	for i, name := range names {
 		err := ctx.Err()
@@ -111,7 +114,8 @@ func (a *app) removeAll(ctx context.Context, s *store.Store, names []string, o r
 		switch {
 		case errors.Is(err, context.Canceled) && len(done) > 0:
 			others := withoutCanceled(err)
-			err = errors.Join(append([]error{interruptedf("removed %s; not removed: %s", strings.Join(done, ", "), strings.Join(left, ", "))}, others...)...)
+			err = errors.Join(append([]error{interruptedf("removed %s; not removed: %s",
+				strings.Join(done, ", "), strings.Join(left, ", "))}, others...)...)
 		case errors.Is(err, errNotConfirmed) && len(done) == 0:
 			err = notConfirmed(err)
 		case len(names) > 1 && !errors.Is(err, context.Canceled):
@@ -131,7 +135,8 @@ func removedText(done, left []string) string {
 	return text
 }
 
-func (a *app) remove(ctx context.Context, s *store.Store, name string, o removeOptions) (*store.Removal, error) {
+func (a *app) remove(ctx context.Context, s *store.Store, name string,
+	o removeOptions) (*store.Removal, error) {
 	plan, do := s.PlanRemove, s.Remove
 	if o.damaged {
 		plan, do = s.PlanRemoveDamaged, s.RemoveDamaged
@@ -141,7 +146,8 @@ func (a *app) remove(ctx context.Context, s *store.Store, name string, o removeO
 		return nil, err
 	}
 	if !o.yes {
-		if err := a.confirm(ctx, fmt.Sprintf("Remove %s %s (%s)?", p.Kind, name, removalText(p))); err != nil {
+		if err := a.confirm(ctx, fmt.Sprintf("Remove %s %s (%s)?", p.Kind, name,
+			removalText(p))); err != nil {
 			return nil, err
 		}
 	}
@@ -161,7 +167,8 @@ func removalText(r *store.Removal) string {
 	if r.Kind == store.KindDisk {
 		text = countText(int64(len(r.Layers)), "layer") + ", " + text
 		if len(r.Kept) > 0 {
-			text += "; " + countText(int64(len(r.Kept)), "layer") + " shared or outside the store: kept"
+			text += "; " + countText(int64(len(r.Kept)), "layer") +
+				" shared or outside the store: kept"
 		}
 	}
 	return text

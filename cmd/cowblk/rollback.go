@@ -41,7 +41,8 @@ otherwise --yes is needed. Input from a pipe never confirms.`,
 	return cmd
 }
 
-func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes, discardTags bool) error {
+func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes,
+	discardTags bool) error {
 	plan, err := s.PlanRollback(ref)
 	if err != nil {
 		return err
@@ -52,10 +53,12 @@ func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes, 
 			verb = "is"
 		}
 		return unconfirmedf("rollback to %s would discard %s of disk %q that %s newer: %s\n--discard-tags confirms that; to keep them, make a new disk: %s",
-			ref, countText(int64(len(plan.Lost)), "tag"), ref.Name, verb, firstNames(plan.Lost, 10), a.command("create", "NEW", "--from", ref.String()))
+			ref, countText(int64(len(plan.Lost)), "tag"), ref.Name, verb, firstNames(plan.Lost, 10),
+			a.command("create", "NEW", "--from", ref.String()))
 	}
 	if !yes {
-		if err := a.confirm(ctx, fmt.Sprintf("Discard everything in %s that is newer than %s: %s?", ref.Name, ref, lossText(plan))); err != nil {
+		if err := a.confirm(ctx, fmt.Sprintf("Discard everything in %s that is newer than %s: %s?",
+			ref.Name, ref, lossText(plan))); err != nil {
 			return notConfirmed(err)
 		}
 	}
@@ -84,7 +87,8 @@ func lossText(r *store.Rollback) string {
 	parts = append(parts, countText(int64(len(r.Layers)), "layer")+", "+bytesText(r.Freed))
 	switch {
 	case len(r.KeptBy) > 0:
-		parts = append(parts, fmt.Sprintf("%s more for %s: kept", countText(int64(len(r.Kept)), "layer"), strings.Join(r.KeptBy, ", ")))
+		parts = append(parts, fmt.Sprintf("%s more for %s: kept", countText(int64(len(r.Kept)),
+			"layer"), strings.Join(r.KeptBy, ", ")))
 	case len(r.Kept) > 0:
 		parts = append(parts, countText(int64(len(r.Kept)), "layer")+" outside the store: kept")
 	}

@@ -68,19 +68,23 @@ func newRoot(a *app) *cobra.Command {
 		return usagef("%s: %s", cmd.CommandPath(), flagText(err))
 	})
 	pf := root.PersistentFlags()
-	pf.StringVar(&a.storeDir, "store", "", "`DIR` of images and disks (default $COWBLK_STORE, else\n/var/lib/cowblk for root, $XDG_DATA_HOME/cowblk for others)")
+	pf.StringVar(&a.storeDir, "store", "",
+		"`DIR` of images and disks (default $COWBLK_STORE, else\n/var/lib/cowblk for root, $XDG_DATA_HOME/cowblk for others)")
 	pf.BoolVar(&a.json, "json", false, "print JSON instead of text")
 	pf.BoolVar(&a.debug, "debug", false, "log more to standard error")
 	_ = root.MarkPersistentFlagDirname("store")
 
-	root.AddGroup(&cobra.Group{ID: groupDisks, Title: "Images and disks:"}, &cobra.Group{ID: groupRun, Title: "Guests:"})
+	root.AddGroup(&cobra.Group{ID: groupDisks, Title: "Images and disks:"},
+		&cobra.Group{ID: groupRun, Title: "Guests:"})
 	for _, c := range []*cobra.Command{
-		newImport(a), newCreate(a), newList(a), newTree(a), newInfo(a), newPromote(a), newRollback(a), newExport(a), newRemove(a), newCheck(a), newTrustBase(a),
+		newImport(a), newCreate(a), newList(a), newTree(a), newInfo(a), newPromote(a),
+		newRollback(a), newExport(a), newRemove(a), newCheck(a), newTrustBase(a),
 	} {
 		c.GroupID = groupDisks
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{newRun(a), newServe(a), newStop(a), newQEMUArgs(a), newXML(a), newAttach(a), newDetach(a), newWatch(a), newResume(a), newBench(a)} {
+	for _, c := range []*cobra.Command{newRun(a), newServe(a), newStop(a), newQEMUArgs(a),
+		newXML(a), newAttach(a), newDetach(a), newWatch(a), newResume(a), newBench(a)} {
 		c.GroupID = groupRun
 		root.AddCommand(c)
 	}
@@ -101,7 +105,8 @@ func refuseUnknownTopics(root *cobra.Command) {
 			c.Run, c.RunE = nil, func(_ *cobra.Command, args []string) error {
 				topic, rest, err := root.Find(args)
 				if err != nil || len(rest) > 0 {
-					return usagef("help: %q is not a cowblk command nor a topic of its help", strings.Join(args, " "))
+					return usagef("help: %q is not a cowblk command nor a topic of its help",
+						strings.Join(args, " "))
 				}
 				topic.InitDefaultHelpFlag()
 				return topic.Help()
@@ -110,7 +115,8 @@ func refuseUnknownTopics(root *cobra.Command) {
 			c.Args = cobra.ArbitraryArgs
 			c.RunE = func(c *cobra.Command, args []string) error {
 				if len(args) > 0 {
-					return usagef("completion: %q is not a shell that scripts can be made for: expected bash, zsh, fish or powershell", args[0])
+					return usagef(
+						"completion: %q is not a shell that scripts can be made for: expected bash, zsh, fish or powershell", args[0])
 				}
 				return c.Help()
 			}

@@ -60,7 +60,8 @@ If --qemu is a script, it must exec QEMU; -daemonize is refused.`,
 				return err
 			}
 			if daemonizes(args[1:]) {
-				return usagef("run: -daemonize would leave QEMU behind: serve the disk (%s) and start QEMU yourself (%s)",
+				return usagef(
+					"run: -daemonize would leave QEMU behind: serve the disk (%s) and start QEMU yourself (%s)",
 					a.command("serve", args[0]), a.command("qemu-args", args[0]))
 			}
 			o.dataFlagsSet = slices.ContainsFunc(dataFlagNames(), cmd.Flags().Changed)
@@ -71,7 +72,8 @@ If --qemu is a script, it must exec QEMU; -daemonize is refused.`,
 	o.data.register(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&o.qemu, "qemu", "qemu-system-x86_64", "QEMU `BINARY` to run")
-	fl.StringVar(&o.accel, "accel", "", "accelerator, as QEMU's -accel has it (default: kvm if you can use /dev/kvm, else tcg)")
+	fl.StringVar(&o.accel, "accel", "",
+		"accelerator, as QEMU's -accel has it (default: kvm if you can use /dev/kvm, else tcg)")
 	return cmd
 }
 
@@ -86,14 +88,16 @@ func runArgs(cmd *cobra.Command, args []string) error {
 
 // runGuest runs QEMU on the disk until QEMU ends or ctx is done. It serves the disk unless another
 // process does.
-func (a *app) runGuest(ctx context.Context, name string, o *runOptions, extra []string) (err error) {
+func (a *app) runGuest(ctx context.Context, name string, o *runOptions,
+	extra []string) (err error) {
 	st, err := a.openTrusted()
 	if err != nil {
 		return err
 	}
 	binary, err := exec.LookPath(o.qemu)
 	if err != nil {
-		return fmt.Errorf("QEMU: %w: install it (Debian: qemu-system-x86), or name it with --qemu", err)
+		return fmt.Errorf("QEMU: %w: install it (Debian: qemu-system-x86), or name it with --qemu",
+			err)
 	}
 	reconnectMS, err := wantsReconnectMS(ctx, binary)
 	if err != nil {
@@ -148,19 +152,22 @@ type runDisk struct {
 }
 
 // openForRun returns the socket of a served disk, or serves the disk in this process.
-func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *runOptions) (*runDisk, error) {
+func (a *app) openForRun(ctx context.Context, st *store.Store, name string,
+	o *runOptions) (*runDisk, error) {
 	v, err := st.ServingError(name)
 	if errors.Is(err, store.ErrInvalid) {
 		return nil, err
 	}
 	if v != nil && v.Socket != "" {
 		if o.dataFlagsSet {
-			return nil, usagef("run: disk %q is served by process %d already: give --%s there", name, v.PID, strings.Join(dataFlagNames(), ", --"))
+			return nil, usagef("run: disk %q is served by process %d already: give --%s there",
+				name, v.PID, strings.Join(dataFlagNames(), ", --"))
 		}
 		return &runDisk{v.Socket, context.Background(), func() error { return nil }}, nil
 	}
 	do := o.data.Options
-	do.Log, do.Version, do.Store, do.Disks, do.SocketPath = a.logger(), controlVersion(), st, []string{name}, o.guest.socket
+	do.Log, do.Version, do.Store, do.Disks, do.SocketPath = a.logger(), controlVersion(), st,
+		[]string{name}, o.guest.socket
 	d, err := daemon.Open(ctx, do)
 	if err != nil {
 		return nil, optionUsage(err)
@@ -172,7 +179,9 @@ func (a *app) openForRun(ctx context.Context, st *store.Store, name string, o *r
 
 // daemonizes reports whether QEMU would become a daemon.
 func daemonizes(args []string) bool {
-	return slices.ContainsFunc(args, func(arg string) bool { return strings.TrimLeft(arg, "-") == "daemonize" && strings.HasPrefix(arg, "-") })
+	return slices.ContainsFunc(args, func(arg string) bool {
+		return strings.TrimLeft(arg, "-") == "daemonize" && strings.HasPrefix(arg, "-")
+	})
 }
 
 func (o *runOptions) accelerator(a *app) string {
@@ -188,7 +197,8 @@ func (o *runOptions) accelerator(a *app) string {
 // setsConsole reports whether the QEMU arguments configure the console.
 func setsConsole(args []string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool {
-		return slices.Contains([]string{"display", "nographic", "serial"}, strings.TrimLeft(arg, "-"))
+		return slices.Contains([]string{"display", "nographic", "serial"},
+			strings.TrimLeft(arg, "-"))
 	})
 }
 
@@ -204,7 +214,8 @@ func wantsReconnectMS(ctx context.Context, binary string) (bool, error) {
 	m := qemuVersion.FindStringSubmatch(string(out))
 	if m == nil {
 		first, _, _ := strings.Cut(string(out), "\n")
-		return false, fmt.Errorf("%s --version: expected \"version NUMBER\", found %q", binary, first)
+		return false, fmt.Errorf("%s --version: expected \"version NUMBER\", found %q", binary,
+			first)
 	}
 	major, _ := strconv.Atoi(m[1])
 	minor, _ := strconv.Atoi(m[2])

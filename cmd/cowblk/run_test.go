@@ -21,8 +21,10 @@ func startRun(t *testing.T, dir, disk string, more ...string) (p *process, qemu 
 		t.Skip("no qemu-system-x86_64 (Debian: qemu-system-x86); CI has it")
 	}
 	pidFile := filepath.Join(t.TempDir(), "pid")
-	args := append([]string{"run", disk, "--accel", "tcg", "--memory", "64M", "--vcpus", "1"}, more...)
-	args = append(args, "--", "-display", "none", "-serial", "none", "-monitor", "none", "-S", "-pidfile", pidFile)
+	args := append([]string{"run", disk, "--accel", "tcg", "--memory", "64M", "--vcpus", "1"},
+		more...)
+	args = append(args, "--", "-display", "none", "-serial", "none", "-monitor", "none", "-S",
+		"-pidfile", pidFile)
 	p = start(t, dir, nil, args...)
 	test.Eventually(t, "QEMU runs", func() bool {
 		text, err := os.ReadFile(pidFile)
@@ -52,13 +54,15 @@ func isAlive(pid int) bool {
 
 // However "cowblk run" ends, its QEMU ends with it, and the disk can be run again at once.
 func TestRunTakesQEMUWithIt(t *testing.T) {
-	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "ended": syscall.SIGTERM, "interrupted": syscall.SIGINT, "hung up": syscall.SIGHUP} {
+	for name, signal := range map[string]syscall.Signal{"killed": syscall.SIGKILL,
+		"ended": syscall.SIGTERM, "interrupted": syscall.SIGINT, "hung up": syscall.SIGHUP} {
 		t.Run(name, func(t *testing.T) {
 			dir := storeWith(t, "1M", "vm1")
 			p, qemu := startRun(t, dir, "vm1")
 			test.Must(t, p.cmd.Process.Signal(signal))
 			p.cmd.Wait()
-			test.Eventually(t, "QEMU has ended with cowblk run", func() bool { return !isAlive(qemu) })
+			test.Eventually(t, "QEMU has ended with cowblk run",
+				func() bool { return !isAlive(qemu) })
 			p, qemu = startRun(t, dir, "vm1")
 			p.end(t)
 			if isAlive(qemu) {
@@ -74,7 +78,8 @@ func TestQEMUTakesRunWithIt(t *testing.T) {
 	dir := storeWith(t, "1M", "vm1")
 	p, qemu := startRun(t, dir, "vm1")
 	test.Must(t, unix.Kill(qemu, unix.SIGKILL))
-	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "signal: killed") {
+	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(),
+		"signal: killed") {
 		t.Errorf("exit %d: %s", code, p.log.String())
 	}
 	command(t, dir, "rm", "--yes", "vm1")
@@ -85,7 +90,8 @@ func TestStopOfRun(t *testing.T) {
 	dir := storeWith(t, "1M", "vm1")
 	p, qemu := startRun(t, dir, "vm1")
 	command(t, dir, "stop", "vm1")
-	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(), "no longer served") || isAlive(qemu) {
+	if code := p.outcome(t); code != exitFailure || !strings.Contains(p.log.String(),
+		"no longer served") || isAlive(qemu) {
 		t.Errorf("exit %d, QEMU runs: %t: %s", code, isAlive(qemu), p.log.String())
 	}
 }

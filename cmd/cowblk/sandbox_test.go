@@ -121,7 +121,8 @@ func asOrdinaryUser(t *testing.T, dir string) func(*exec.Cmd) {
 	chownToNobody(t, dir)
 	return func(c *exec.Cmd) {
 		c.Path, c.Args[0] = copied, copied
-		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody,
+			Gid: nobody}}
 	}
 }
 
@@ -155,7 +156,8 @@ func waitSealed(t *testing.T, c *control.Client) {
 func TestServeConfined(t *testing.T) {
 	dir := shortDir(t)
 	st := filepath.Join(dir, "st")
-	base, foreign, probe := filepath.Join(dir, "base"), filepath.Join(dir, "foreign"), filepath.Join(dir, "probe")
+	base, foreign, probe := filepath.Join(dir, "base"), filepath.Join(dir, "foreign"),
+		filepath.Join(dir, "probe")
 	for path, b := range map[string]byte{base: 3, foreign: 4} {
 		test.Must(t, os.WriteFile(path, pattern(b, 1<<20), 0o600))
 	}
@@ -164,7 +166,8 @@ func TestServeConfined(t *testing.T) {
 	command(t, st, "create", "b", "--from", "img")
 	user := asOrdinaryUser(t, dir)
 	g := backendtest.NewGuest(t, dir)
-	test.Must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Join(dir, "agent"), 0o777), os.Chmod(filepath.Join(dir, "qmp"), 0o777)))
+	test.Must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(filepath.Join(dir, "agent"), 0o777),
+		os.Chmod(filepath.Join(dir, "qmp"), 0o777)))
 	p := start(t, st, func(c *exec.Cmd) {
 		user(c)
 		c.Env = append(c.Env, probeEnv+"="+probe)
@@ -174,10 +177,13 @@ func TestServeConfined(t *testing.T) {
 	writeAt(t, f, 512, pattern(5, 512))
 
 	for what, want := range map[string]string{
-		"read " + base: "<nil>", "write " + base: "EACCES", "read " + foreign: "EACCES", "truncate " + base: "EACCES", "make " + dir + "/new": "EACCES",
-		"remove " + foreign: "EACCES", "execute /bin/true": "EACCES", "execute " + dir + "/cowblk": "EACCES", "read /etc/passwd": "EACCES",
-		"read " + st + "/images/img/data": "<nil>", "write " + st + "/images/img/data": "EACCES", "remove " + st + "/images/img/image.json": "EACCES",
-		"write " + st + "/disks/a/disk.json": "<nil>", "remove " + st + "/lock": "EACCES",
+		"read " + base: "<nil>", "write " + base: "EACCES", "read " + foreign: "EACCES",
+		"truncate " + base: "EACCES", "make " + dir + "/new": "EACCES",
+		"remove " + foreign: "EACCES", "execute /bin/true": "EACCES",
+		"execute " + dir + "/cowblk": "EACCES", "read /etc/passwd": "EACCES",
+		"read " + st + "/images/img/data": "<nil>", "write " + st + "/images/img/data": "EACCES",
+		"remove " + st + "/images/img/image.json": "EACCES",
+		"write " + st + "/disks/a/disk.json":      "<nil>", "remove " + st + "/lock": "EACCES",
 	} {
 		op, path, _ := strings.Cut(what, " ")
 		if got := probeSandboxOp(t, probe, op, path); got != want {
@@ -190,7 +196,8 @@ func TestServeConfined(t *testing.T) {
 	test.Must(t, err)
 	// Promotions of one disk and of both, quiesced through sockets elsewhere.
 	for i, args := range []daemon.PromoteArgs{
-		{Disks: []string{"a"}}, {Disks: []string{"a", "b"}}, {Disks: []string{"a"}, Spec: g.Spec("guest")}, {Disks: []string{"a", "b"}, Spec: g.Spec("pause")},
+		{Disks: []string{"a"}}, {Disks: []string{"a", "b"}}, {Disks: []string{"a"},
+			Spec: g.Spec("guest")}, {Disks: []string{"a", "b"}, Spec: g.Spec("pause")},
 	} {
 		args.Tag = fmt.Sprintf("t%d", i)
 		writeAt(t, f, 4096, pattern(byte(10+i), 4096))
@@ -210,15 +217,19 @@ func TestServeConfined(t *testing.T) {
 		test.Must(t, c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": name}, nil))
 	}
 	var outside *control.Error
-	err = c.Run(t.Context(), "nbd-server-start", map[string]string{"addr": "unix:" + filepath.Join(dir, "nbd")}, nil)
-	if !errors.As(err, &outside) || !strings.Contains(outside.Desc, "--sandbox") || !strings.Contains(outside.Desc, filepath.Join(st, "run")) {
+	err = c.Run(t.Context(), "nbd-server-start",
+		map[string]string{"addr": "unix:" + filepath.Join(dir, "nbd")}, nil)
+	if !errors.As(err, &outside) || !strings.Contains(outside.Desc, "--sandbox") ||
+		!strings.Contains(outside.Desc, filepath.Join(st, "run")) {
 		t.Errorf("a socket elsewhere: %v", err)
 	}
 	for _, name := range []string{"clone@c", "a@t1"} {
 		var info struct{ URIs []string }
-		test.Must(t, c.Run(t.Context(), "cow-export-add", map[string]string{"name": name}, &info), "export of", name)
+		test.Must(t, c.Run(t.Context(), "cow-export-add", map[string]string{"name": name}, &info),
+			"export of", name)
 		for _, uri := range info.URIs {
-			checkCopy(t, uri, append(append(append(pattern(3, 512), pattern(5, 512)...), pattern(3, 3072)...),
+			checkCopy(t, uri, append(append(append(pattern(3, 512), pattern(5, 512)...),
+				pattern(3, 3072)...),
 				append(pattern(11, 4096), pattern(3, 1<<20-8192)...)...))
 		}
 	}
@@ -264,7 +275,8 @@ func TestServeConfinedTable(t *testing.T) {
 		for _, name := range []string{"base", "map", "data"} {
 			test.Must(t, os.WriteFile(filepath.Join(dir, name), make([]byte, 1<<20), 0o600))
 		}
-		line := fmt.Sprintf("0 2048 cow %s 0 %s %s 0", filepath.Join(dir, "base"), filepath.Join(dir, "map"), filepath.Join(dir, "data"))
+		line := fmt.Sprintf("0 2048 cow %s 0 %s %s 0", filepath.Join(dir, "base"),
+			filepath.Join(dir, "map"), filepath.Join(dir, "data"))
 		command(t, st, "create", "a", "--table", line)
 		p := start(t, st, nil, "serve", "a", "--cache", cache, "--sandbox", "require")
 		f := dial(t, filepath.Join(st, "run", "a.sock"))
@@ -272,12 +284,14 @@ func TestServeConfinedTable(t *testing.T) {
 		test.Must(t, err)
 		for i := range 3 {
 			writeAt(t, f, 4096, pattern(byte(i+1), 4096))
-			test.Must(t, c.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}, Tag: strconv.Itoa(i)}, nil))
+			test.Must(t, c.Run(t.Context(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"},
+				Tag: strconv.Itoa(i)}, nil))
 			waitSealed(t, c)
 			wantAt(t, f, 4096, pattern(byte(i+1), 4096))
 		}
 		m := manifestOf(t, st, "a")
-		waitChecksums(t, layer.Paths{Map: m.Layers[0].Map, Data: m.Layers[0].Data, Checksums: filepath.Join(st, "layers", m.Layers[0].UUID.String(), "sums")})
+		waitChecksums(t, layer.Paths{Map: m.Layers[0].Map, Data: m.Layers[0].Data,
+			Checksums: filepath.Join(st, "layers", m.Layers[0].UUID.String(), "sums")})
 		f.Close()
 		p.end(t)
 	}
@@ -286,10 +300,12 @@ func TestServeConfinedTable(t *testing.T) {
 // A raw file: nothing else is within reach.
 func TestServeConfinedRaw(t *testing.T) {
 	dir := shortDir(t)
-	raw, socket, probe := filepath.Join(dir, "raw"), filepath.Join(dir, "s"), filepath.Join(dir, "probe")
+	raw, socket, probe := filepath.Join(dir, "raw"), filepath.Join(dir, "s"),
+		filepath.Join(dir, "probe")
 	test.Must(t, os.WriteFile(raw, pattern(7, 1<<20), 0o600))
 	for mode, want := range map[string]string{"require": "EACCES", "on": "EACCES", "off": "<nil>"} {
-		p := start(t, dir, func(c *exec.Cmd) { c.Env = append(c.Env, probeEnv+"="+probe) }, "serve", "--blk-file", raw, "--socket-path", socket, "--sandbox", mode)
+		p := start(t, dir, func(c *exec.Cmd) { c.Env = append(c.Env, probeEnv+"="+probe) }, "serve",
+			"--blk-file", raw, "--socket-path", socket, "--sandbox", mode)
 		f := dial(t, socket)
 		writeAt(t, f, 0, pattern(8, 4096))
 		wantAt(t, f, 0, append(pattern(8, 4096), pattern(7, 4096)...))
@@ -308,7 +324,8 @@ func TestServeWithoutLandlock(t *testing.T) {
 	without := func(c *exec.Cmd) { c.Env = append(c.Env, noLandlockEnv+"=1") }
 	p := start(t, dir, without, "serve", "a", "--sandbox", "require")
 	var exit *exec.ExitError
-	if err := p.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitFailure || !strings.Contains(p.log.String(), "--sandbox on") {
+	if err := p.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitFailure ||
+		!strings.Contains(p.log.String(), "--sandbox on") {
 		t.Errorf("require: %v\n%s", err, p.log.String())
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "run", "*")); len(left) > 0 {
@@ -319,7 +336,8 @@ func TestServeWithoutLandlock(t *testing.T) {
 	writeAt(t, f, 0, pattern(1, 512))
 	c, err := control.Dial(filepath.Join(dir, "run", "a.ctl"), 5*time.Second)
 	test.Must(t, err)
-	test.Check(t, c.Run(context.Background(), "cow-promote", daemon.PromoteArgs{Disks: []string{"a"}}, nil))
+	test.Check(t, c.Run(context.Background(), "cow-promote",
+		daemon.PromoteArgs{Disks: []string{"a"}}, nil))
 	noNewPrivileges(t, p.cmd.Process.Pid)
 	f.Close()
 	p.end(t)

@@ -67,7 +67,8 @@ func compare(t *testing.T, want, got string) {
 			command = a
 		}
 		if a != b {
-			t.Fatalf("line %d, after %s\nwant %s\ngot  %s\n(%s=1 accepts what it is now)", i+1, command, a, b, updateEnv)
+			t.Fatalf("line %d, after %s\nwant %s\ngot  %s\n(%s=1 accepts what it is now)", i+1,
+				command, a, b, updateEnv)
 		}
 	}
 }
@@ -81,7 +82,8 @@ type script struct {
 }
 
 func newScript(t *testing.T) *script {
-	s := &script{t: t, dir: fixedDir(t), held: map[string]*store.Opened{}, uuids: map[string]string{}}
+	s := &script{t: t, dir: fixedDir(t), held: map[string]*store.Opened{},
+		uuids: map[string]string{}}
 	t.Chdir(s.dir)
 	t.Cleanup(func() {
 		for _, o := range s.held {
@@ -110,7 +112,8 @@ func (s *script) app(out, err io.Writer) *app {
 	return &app{
 		in: strings.NewReader(""), out: out, err: err,
 		getenv: func(k string) string {
-			return map[string]string{"COWBLK_STORE": filepath.Join(s.dir, "store"), "HOME": s.dir}[k]
+			return map[string]string{"COWBLK_STORE": filepath.Join(s.dir, "store"),
+				"HOME": s.dir}[k]
 		},
 		terminal: func(any) bool { return false },
 		width:    func(any) int { return 0 },
@@ -211,20 +214,26 @@ func (s *script) builtin(args []string) {
 		err = os.Chtimes(args[1], time.Time{}, time.Unix(1e9, 0))
 	case "write": // DISK OFFSET BYTES
 		o := s.open(args[1])
-		if _, err = o.Disk.WriteAt(randomBytes(99, int(s.number(args[3]))), int64(s.number(args[2]))); err == nil {
+		if _, err = o.Disk.WriteAt(randomBytes(99, int(s.number(args[3]))),
+			int64(s.number(args[2]))); err == nil {
 			err = o.Close()
 		}
 	case "hold": // DISK: lock it as a daemon does
 		o := s.open(args[1])
 		s.held[args[1]] = o
-		err = o.Lock.SetServing(store.Serving{PID: os.Getpid(), Socket: filepath.Join(s.dir, args[1]+".sock")})
+		err = o.Lock.SetServing(store.Serving{PID: os.Getpid(), Socket: filepath.Join(s.dir,
+			args[1]+".sock")})
 	case "release": // DISK
 		err = s.held[args[1]].Close()
 		delete(s.held, args[1])
 	case "bitflip": // DISK OFFSET: in the map of the head
-		err = s.alter(args[1], func(m string, _ string) error { return flipBit(m, int64(s.number(args[2]))) })
+		err = s.alter(args[1], func(m string, _ string) error {
+			return flipBit(m, int64(s.number(args[2])))
+		})
 	case "truncate": // DISK BYTES: the data of the head
-		err = s.alter(args[1], func(_, d string) error { return os.Truncate(d, int64(s.number(args[2]))) })
+		err = s.alter(args[1], func(_, d string) error {
+			return os.Truncate(d, int64(s.number(args[2])))
+		})
 	case "remove": // PATH
 		err = os.Remove(args[1])
 	case "damage": // DISK: the header of the head's map

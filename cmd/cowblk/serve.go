@@ -104,20 +104,30 @@ that should stay.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.SocketPath, "socket-path", "", "make the socket at `PATH` (one disk only)")
-	fl.IntVar(&f.fd, "fd", -1, "use the inherited socket `FD`: a listening one, or a connection, whose end ends the process")
-	fl.BoolVar(&f.capabilities, "print-capabilities", false, "print the capabilities of this back-end as JSON, and exit")
-	fl.StringVar(&f.File, "blk-file", "", "serve the raw `FILE` or block device instead of disks of the store")
+	fl.IntVar(&f.fd, "fd", -1,
+		"use the inherited socket `FD`: a listening one, or a connection, whose end ends the process")
+	fl.BoolVar(&f.capabilities, "print-capabilities", false,
+		"print the capabilities of this back-end as JSON, and exit")
+	fl.StringVar(&f.File, "blk-file", "",
+		"serve the raw `FILE` or block device instead of disks of the store")
 	fl.StringVar(&f.blkFormat, "format", "", "`FORMAT` of --blk-file: raw accepts any content")
 	fl.BoolVar(&f.Device.ReadOnly, "read-only", false, "do not let the guest write")
-	fl.IntVar(&f.Device.Queues, "queues", backend.DefaultQueues, "maximum number of virtqueues of a guest, up to 256")
+	fl.IntVar(&f.Device.Queues, "queues", backend.DefaultQueues,
+		"maximum number of virtqueues of a guest, up to 256")
 	f.register(cmd)
-	fl.StringVar(&f.Device.Serial, "serial", "", "serial number that the guest sees, at most 20 bytes (default: the disk's name)")
+	fl.StringVar(&f.Device.Serial, "serial", "",
+		"serial number that the guest sees, at most 20 bytes (default: the disk's name)")
 	f.hooks.register(cmd)
-	fl.TextVar(&f.Sandbox, "sandbox", sandbox.On, "confine the process to the store's files once its disks are open: on, as far as\nthis kernel can; require, or fail; off")
-	_ = cmd.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]cobra.Completion{"off", "on", "require"}, cobra.ShellCompDirectiveNoFileComp))
-	fl.BoolVar(&f.takeover, "takeover", false, "take the disks over from the process that serves them now, all of its disks")
-	fl.StringVar(&f.SocketGroup, "socket-group", "", "let `GROUP`, QEMU's, connect to the disks' sockets too (mode 0660)")
-	fl.StringVar(&f.ControlGroup, "control-group", "", "let `GROUP`, operators, connect to the control socket too, and to NBD sockets that the\nprocess makes on command")
+	fl.TextVar(&f.Sandbox, "sandbox", sandbox.On,
+		"confine the process to the store's files once its disks are open: on, as far as\nthis kernel can; require, or fail; off")
+	_ = cmd.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]cobra.Completion{"off",
+		"on", "require"}, cobra.ShellCompDirectiveNoFileComp))
+	fl.BoolVar(&f.takeover, "takeover", false,
+		"take the disks over from the process that serves them now, all of its disks")
+	fl.StringVar(&f.SocketGroup, "socket-group", "",
+		"let `GROUP`, QEMU's, connect to the disks' sockets too (mode 0660)")
+	fl.StringVar(&f.ControlGroup, "control-group", "",
+		"let `GROUP`, operators, connect to the control socket too, and to NBD sockets that the\nprocess makes on command")
 	return cmd
 }
 
@@ -146,14 +156,16 @@ func (f *serveFlags) check(args []string) error {
 	case f.Device.Serial != "" && len(args) > 1:
 		return usagef("serve: --serial is for one disk, found %d names", len(args))
 	case len(f.Device.Serial) > maxSerial:
-		return usagef("serve: --serial %q: expected at most %d bytes, found %d", f.Device.Serial, maxSerial, len(f.Device.Serial))
+		return usagef("serve: --serial %q: expected at most %d bytes, found %d", f.Device.Serial,
+			maxSerial, len(f.Device.Serial))
 	case f.Device.Queues < 1 || f.Device.Queues > 256:
 		return usagef("serve: --queues %d: expected 1 to 256", f.Device.Queues)
 	}
 	if err := checkSocketPath(f.SocketPath); err != nil {
 		return err
 	}
-	for _, g := range []struct{ option, name string }{{"socket-group", f.SocketGroup}, {"control-group", f.ControlGroup}} {
+	for _, g := range []struct{ option, name string }{{"socket-group", f.SocketGroup},
+		{"control-group", f.ControlGroup}} {
 		if err := control.CheckGroup(g.name); err != nil {
 			return usagef("serve: --%s: %w", g.option, err)
 		}
@@ -250,7 +262,8 @@ func optionUsage(err error) error {
 // controlVersion is the version in the greeting of the control socket.
 func controlVersion() control.Version {
 	v := control.Version{Package: "cowblk " + buildVersion().Version}
-	_, _ = fmt.Sscanf(strings.TrimPrefix(buildVersion().Version, "v"), "%d.%d.%d", &v.Major, &v.Minor, &v.Micro)
+	_, _ = fmt.Sscanf(strings.TrimPrefix(buildVersion().Version, "v"), "%d.%d.%d", &v.Major,
+		&v.Minor, &v.Micro)
 	return v
 }
 

@@ -74,7 +74,8 @@ func start(t testing.TB, dir string, change func(*exec.Cmd), args ...string) *pr
 // end sends SIGTERM and expects exit code 0.
 func (p *process) end(t testing.TB) {
 	t.Helper()
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil &&
+		!errors.Is(err, os.ErrProcessDone) {
 		t.Fatal(err)
 	}
 	if err := p.cmd.Wait(); err != nil {
@@ -122,7 +123,8 @@ func storeWith(t testing.TB, size string, disks ...string) string {
 func command(t testing.TB, dir string, args ...string) string {
 	t.Helper()
 	var out, errs bytes.Buffer
-	if code := run(append([]string{"--store", dir}, args...), testApp(&out, &errs)); code != exitOK {
+	if code := run(append([]string{"--store", dir}, args...),
+		testApp(&out, &errs)); code != exitOK {
 		t.Fatalf("cowblk %v: exit %d\n%s", args, code, errs.String())
 	}
 	return out.String()
@@ -166,7 +168,8 @@ func writeAt(t testing.TB, f *frontend.Frontend, off int64, p []byte) {
 func TestServeSeveralDisksAndPromoteThem(t *testing.T) {
 	dir := storeWith(t, "16M", "a", "b")
 	p := start(t, dir, nil, "serve", "a", "b")
-	fa, fb := dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
+	fa, fb := dial(t, filepath.Join(dir, "run", "a.sock")),
+		dial(t, filepath.Join(dir, "run", "b.sock"))
 	writeAt(t, fa, 0, pattern(1, 8192))
 	writeAt(t, fb, 4096, pattern(2, 512))
 
@@ -184,7 +187,8 @@ func TestServeSeveralDisksAndPromoteThem(t *testing.T) {
 		}
 	}
 	test.Must(t, json.Unmarshal([]byte(command(t, dir, "info", "a", "--json")), &info))
-	if len(info.Layers) != 2 || info.Layers[0].Tag != "both" || !info.Live.Connected || info.Live.Depth != 2 || info.Live.HeadBlocks != 1 {
+	if len(info.Layers) != 2 || info.Layers[0].Tag != "both" || !info.Live.Connected ||
+		info.Live.Depth != 2 || info.Live.HeadBlocks != 1 {
 		t.Errorf("info of the served disk: %+v", info)
 	}
 
@@ -204,7 +208,8 @@ func TestServeRefusesADiskInUse(t *testing.T) {
 	dial(t, filepath.Join(dir, "run", "a.sock"))
 	q := start(t, dir, nil, "serve", "a", "--socket-path", filepath.Join(dir, "other.sock"))
 	var exit *exec.ExitError
-	if err := q.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitInUse || !strings.Contains(q.log.String(), fmt.Sprint(p.cmd.Process.Pid)) {
+	if err := q.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitInUse ||
+		!strings.Contains(q.log.String(), fmt.Sprint(p.cmd.Process.Pid)) {
 		t.Errorf("second serve: %v\n%s", err, q.log.String())
 	}
 	p.end(t)
@@ -229,8 +234,8 @@ func TestServeStopsOnQuit(t *testing.T) {
 	q.end(t)
 }
 
-// QEMU's "Backend program conventions": --print-capabilities, --blk-file, --read-only, --socket-path,
-// --fd with a connection and with a listening socket.
+// QEMU's "Backend program conventions": --print-capabilities, --blk-file, --read-only,
+// --socket-path, --fd with a connection and with a listening socket.
 func TestBackendProgramConventions(t *testing.T) {
 	dir := shortDir(t)
 	raw := filepath.Join(dir, "raw")
@@ -240,7 +245,8 @@ func TestBackendProgramConventions(t *testing.T) {
 	writeAt(t, dial(t, socket), 512, pattern(8, 512))
 	p.end(t)
 	got, err := os.ReadFile(raw)
-	if err != nil || !bytes.Equal(got, append(append(pattern(7, 512), pattern(8, 512)...), pattern(7, 1<<20-1024)...)) {
+	if err != nil || !bytes.Equal(got, append(append(pattern(7, 512), pattern(8, 512)...),
+		pattern(7, 1<<20-1024)...)) {
 		t.Errorf("the raw file does not hold what was written: %v", err)
 	}
 
@@ -257,7 +263,8 @@ func TestBackendProgramConventions(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	test.Must(t, err)
 	theirs, ours := os.NewFile(uintptr(pair[0]), "theirs"), os.NewFile(uintptr(pair[1]), "ours")
-	p = start(t, dir, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{theirs} }, "serve", "--blk-file", raw, "--fd", "3")
+	p = start(t, dir, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{theirs} }, "serve",
+		"--blk-file", raw, "--fd", "3")
 	theirs.Close()
 	conn, err := net.FileConn(ours)
 	test.Must(t, err)
@@ -293,7 +300,8 @@ func TestBackendProgramConventions(t *testing.T) {
 	}
 
 	l, file := listener(t, filepath.Join(dir, "l"))
-	p = start(t, dir, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{file} }, "serve", "--blk-file", raw, "--fd", "3")
+	p = start(t, dir, func(c *exec.Cmd) { c.ExtraFiles = []*os.File{file} }, "serve", "--blk-file",
+		raw, "--fd", "3")
 	wantAt(t, dial(t, l), 512, pattern(8, 512))
 	p.end(t)
 }
@@ -316,7 +324,8 @@ func TestSocketActivationAndReadiness(t *testing.T) {
 	dir := storeWith(t, "1M", "a", "b")
 	pathA, fileA := listener(t, filepath.Join(dir, "from-systemd-a"))
 	pathB, fileB := listener(t, filepath.Join(dir, "from-systemd-b"))
-	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	notify, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"),
+		Net: "unixgram"})
 	test.Must(t, err)
 	defer notify.Close()
 	// LISTEN_PID must be the process's own, so a shell sets it and executes cowblk.
@@ -324,12 +333,14 @@ func TestSocketActivationAndReadiness(t *testing.T) {
 		c.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, c.Path}, c.Args[1:]...)
 		c.Path = "/bin/sh"
 		c.ExtraFiles = []*os.File{fileB, fileA}
-		c.Env = append(c.Env, "LISTEN_FDS=2", "LISTEN_FDNAMES=b:a", "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
+		c.Env = append(c.Env, "LISTEN_FDS=2", "LISTEN_FDNAMES=b:a",
+			"NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
 	}, "serve", "a", "b")
 	buf := make([]byte, 64)
 	notify.SetReadDeadline(time.Now().Add(20 * time.Second))
 	n, err := notify.Read(buf)
-	if strings.HasPrefix(string(buf[:n]), "FDSTORE=1\nFDNAME=.control") { // see TestRestartWithDescriptorStore
+	// see TestRestartWithDescriptorStore
+	if strings.HasPrefix(string(buf[:n]), "FDSTORE=1\nFDNAME=.control") {
 		n, err = notify.Read(buf)
 	}
 	if err != nil || string(buf[:n]) != "READY=1" {
@@ -349,16 +360,23 @@ func TestSocketActivationAndReadiness(t *testing.T) {
 func TestServeUsage(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{
-		{"serve"}, {"serve", "a", "a"}, {"serve", "a", "b", "--socket-path", "s"}, {"serve", "--blk-file", "f"},
-		{"serve", "a", "--blk-file", "f", "--socket-path", "s"}, {"serve", "a", "--fd", "3", "--socket-path", "s"},
-		{"serve", "a", "--queues", "0"}, {"serve", "a", "--queues", "257"}, {"serve", "a", "b", "--serial", "x"},
-		{"serve", "a", "--cache", "unsafe"}, {"serve", "a", "--cache", ""}, {"serve", "a", "--poll", "2ms"}, {"serve", "a", "--poll", "-1us"},
+		{"serve"}, {"serve", "a", "a"}, {"serve", "a", "b", "--socket-path", "s"},
+		{"serve", "--blk-file", "f"},
+		{"serve", "a", "--blk-file", "f", "--socket-path", "s"}, {"serve", "a", "--fd", "3",
+			"--socket-path", "s"},
+		{"serve", "a", "--queues", "0"}, {"serve", "a", "--queues", "257"},
+		{"serve", "a", "b", "--serial", "x"},
+		{"serve", "a", "--cache", "unsafe"}, {"serve", "a", "--cache", ""}, {"serve", "a", "--poll",
+			"2ms"}, {"serve", "a", "--poll", "-1us"},
 		{"run", "a", "--cache", "on"}, {"run", "a", "--poll", "50"},
-		{"serve", "a", "--flush-interval", "-1s"}, {"serve", "a", "--flush-interval", "99ms"}, {"serve", "a", "--flush-interval", "24h1s"},
-		{"serve", "a", "--cache", "writethrough", "--writeback-without-flush"}, {"run", "a", "--cache", "directsync", "--writeback-without-flush"},
+		{"serve", "a", "--flush-interval", "-1s"}, {"serve", "a", "--flush-interval", "99ms"},
+		{"serve", "a", "--flush-interval", "24h1s"},
+		{"serve", "a", "--cache", "writethrough", "--writeback-without-flush"},
+		{"run", "a", "--cache", "directsync", "--writeback-without-flush"},
 	} {
 		var errs bytes.Buffer
-		if code := run(append([]string{"--store", dir}, args...), testApp(&errs, &errs)); code != exitUsage {
+		if code := run(append([]string{"--store", dir}, args...),
+			testApp(&errs, &errs)); code != exitUsage {
 			t.Errorf("%v: exit %d: %s", args, code, errs.String())
 		}
 	}
@@ -372,11 +390,13 @@ func TestServeWritebackWithoutFlush(t *testing.T) {
 		with := len(args) > 2
 		p := start(t, dir, nil, args...)
 		c, _ := dialControl(t, dir, "a")
-		f, err := frontend.Dial(filepath.Join(dir, "run", "a.sock"), frontend.Options{Refuse: frontend.FeatureFlush | frontend.FeatureConfigWCE})
+		f, err := frontend.Dial(filepath.Join(dir, "run", "a.sock"),
+			frontend.Options{Refuse: frontend.FeatureFlush | frontend.FeatureConfigWCE})
 		test.Must(t, err)
 		writeAt(t, f, 0, pattern(1, 4096))
 		var disks []daemon.DiskInfo
-		if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil || disks[0].WriteCache != with {
+		if err := c.Run(context.Background(), "query-cow-disks", nil, &disks); err != nil ||
+			disks[0].WriteCache != with {
 			t.Errorf("%v: %+v, %v", args, disks, err)
 		}
 		if s := changeSettings(t, c, `{}`); s.Disks[0].NoFlush != with || !s.Disks[0].WriteCache {
@@ -396,7 +416,8 @@ func TestFlushIntervalFlag(t *testing.T) {
 		}
 	}
 	cmd := newServe(&app{})
-	test.Equal(t, cmd.Flags().Lookup("flush-interval").DefValue, cow.DefaultFlushInterval.String(), "default")
+	test.Equal(t, cmd.Flags().Lookup("flush-interval").DefValue, cow.DefaultFlushInterval.String(),
+		"default")
 }
 
 // The modes of --cache: the features that the guest sees, the answer of the monitor, and the data
@@ -417,7 +438,8 @@ func TestServeCacheModes(t *testing.T) {
 		if err != nil || disks[0].Cache.String() != mode || disks[0].WriteCache != (i%2 == 0) {
 			t.Errorf("%s: %+v, %v", mode, disks, err)
 		}
-		if s := changeSettings(t, c, `{}`); s.Disks[0].Cache.String() != mode || s.Disks[0].Poll != 0 {
+		if s := changeSettings(t, c, `{}`); s.Disks[0].Cache.String() != mode ||
+			s.Disks[0].Poll != 0 {
 			t.Errorf("%s: %+v", mode, s)
 		}
 		f.Close()

@@ -27,16 +27,19 @@ func TestLockFileNamesAnotherStoresProcess(t *testing.T) {
 	defer lock.Close()
 	test.Must(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
 	text, err := json.Marshal(map[string]any{
-		"pid": os.Getpid(), "control": filepath.Join(served, "run", "d.ctl"), "socket": filepath.Join(served, "run", "d.sock"),
+		"pid": os.Getpid(), "control": filepath.Join(served, "run", "d.ctl"),
+		"socket": filepath.Join(served, "run", "d.sock"),
 	})
 	test.Must(t, err)
 	test.Must(t, lock.Truncate(0))
 	test.Must(t, test.Err(lock.WriteAt(text, 0)))
 	s := &untrustedStore{store: meant}
 	for _, line := range []string{
-		"stop d --timeout 10s", "promote d --tag u", "attach d --qmp unix:/nonexistent/qmp", "detach d --qmp unix:/nonexistent/qmp", "resume d", "serve d --takeover",
+		"stop d --timeout 10s", "promote d --tag u", "attach d --qmp unix:/nonexistent/qmp",
+		"detach d --qmp unix:/nonexistent/qmp", "resume d", "serve d --takeover",
 	} {
-		if code, out := s.run(strings.Fields(line)...); code != exitRefused || !strings.Contains(out, "from store "+served) {
+		if code, out := s.run(strings.Fields(line)...); code != exitRefused ||
+			!strings.Contains(out, "from store "+served) {
 			t.Errorf("%s: exit %d: %s", line, code, out)
 		}
 	}

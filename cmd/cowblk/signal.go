@@ -51,7 +51,8 @@ func signalContext(parent context.Context) (ctx context.Context, stop func()) {
 // abandonable runs f in a goroutine and returns its result. If f has not returned grace after the
 // end of ctx, returned is false, and f goes on until the process ends: it may be in a system call
 // that nothing can interrupt, such as a read from a terminal or from a file server that is gone.
-func abandonable[T any](ctx context.Context, grace time.Duration, f func() T) (result T, returned bool) {
+func abandonable[T any](ctx context.Context, grace time.Duration, f func() T) (result T,
+	returned bool) {
 	done := make(chan T, 1)
 	go func() { done <- f() }()
 	select {

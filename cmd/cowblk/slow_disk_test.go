@@ -57,9 +57,11 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 			m := manifestOf(t, dir, "a")
 			// In the process only the delayed system call accesses the files of the gate.
 			p := start(t, dir, func(c *exec.Cmd) {
-				c.Env = append(c.Env, fmt.Sprintf("%s=%s write %s", lockHolderEnv, gate, m.Head().Data))
+				c.Env = append(c.Env, fmt.Sprintf("%s=%s write %s", lockHolderEnv, gate,
+					m.Head().Data))
 			}, "serve", "a", "b", "--sandbox", "off")
-			a, b := dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
+			a, b := dial(t, filepath.Join(dir, "run", "a.sock")),
+				dial(t, filepath.Join(dir, "run", "b.sock"))
 			ctl := dialRaw(t, filepath.Join(dir, "run", "a.ctl"))
 			for _, f := range []*frontend.Frontend{a, b} {
 				writeAt(t, f, 0, pattern(1, 4096))
@@ -100,7 +102,8 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 				var exit *exec.ExitError
 				err := p.cmd.Wait()
 				close(ended)
-				if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+				if !errors.As(err, &exit) ||
+					exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
 					t.Errorf("second signal: %v\n%s", err, p.log.String())
 				}
 			} else {
@@ -111,7 +114,8 @@ func TestStopWhileADiskDoesNotAnswer(t *testing.T) {
 				}
 			}
 			q := start(t, dir, nil, "serve", "a", "b")
-			a, b = dial(t, filepath.Join(dir, "run", "a.sock")), dial(t, filepath.Join(dir, "run", "b.sock"))
+			a, b = dial(t, filepath.Join(dir, "run", "a.sock")),
+				dial(t, filepath.Join(dir, "run", "b.sock"))
 			wantAt(t, a, 0, pattern(1, 4096))
 			if !second {
 				wantAt(t, a, 4096, pattern(2, 4096))

@@ -26,7 +26,8 @@ func TestSocatSession(t *testing.T) {
 	dir := storeWith(t, "16M", "a")
 	p := start(t, dir, nil, "serve", "a")
 	dial(t, filepath.Join(dir, "run", "a.sock")).Close()
-	test.Eventually(t, "the front-end has gone", func() bool { return !strings.Contains(command(t, dir, "info", "a", "--json"), `"connected": true`) })
+	test.Eventually(t, "the front-end has gone",
+		func() bool { return !strings.Contains(command(t, dir, "info", "a", "--json"), `"connected": true`) })
 	s := startSocat(t, filepath.Join(dir, "run", "a.ctl"))
 
 	var got strings.Builder

@@ -42,7 +42,8 @@ func wantSocket(t *testing.T, path string, mode os.FileMode, group int) {
 	fi, err := os.Lstat(path)
 	test.Must(t, err)
 	if fi.Mode() != os.ModeSocket|mode || mode == 0o660 && groupOf(fi) != group {
-		t.Errorf("%s: mode %v, group %d, expected %v, %d", path, fi.Mode(), groupOf(fi), mode, group)
+		t.Errorf("%s: mode %v, group %d, expected %v, %d", path, fi.Mode(), groupOf(fi), mode,
+			group)
 	}
 }
 
@@ -54,7 +55,8 @@ func TestGroups(t *testing.T) {
 	}
 	dir := shortDir(t)
 	test.Must(t, os.Chmod(dir, 0o711))
-	for _, line := range []string{"create a --size 1M", "promote a --tag t", "create b --size 1M", "promote b --tag t"} {
+	for _, line := range []string{"create a --size 1M", "promote a --tag t", "create b --size 1M",
+		"promote b --tag t"} {
 		command(t, dir, strings.Fields(line)...)
 	}
 	run := func(name string) string { return filepath.Join(dir, "run", name) }
@@ -74,14 +76,16 @@ func TestGroups(t *testing.T) {
 
 	// The monitor that the process was started with may be named again.
 	monitor := filepath.Join(dir, "qmp")
-	p = start(t, dir, nil, "serve", "a", "--socket-group", fmt.Sprint(qemus), "--control-group", fmt.Sprint(operator), "--qmp", "unix:"+monitor)
+	p = start(t, dir, nil, "serve", "a", "--socket-group", fmt.Sprint(qemus), "--control-group",
+		fmt.Sprint(operator), "--qmp", "unix:"+monitor)
 	dial(t, run("a.sock")).Close()
 	wantSocket(t, run("a.sock"), 0o660, qemus)
 	wantSocket(t, run("a.ctl"), 0o660, operator)
 	c := dialAs(t, run("a.ctl"), operator)
 	refused := func(command string, args any) {
 		t.Helper()
-		if err := c.run(command, args); err == nil || !strings.Contains(err.Error(), "only user 0 and root may do that") {
+		if err := c.run(command, args); err == nil || !strings.Contains(err.Error(),
+			"only user 0 and root may do that") {
 			t.Errorf("%s %v: %v", command, args, err)
 		}
 	}
@@ -93,15 +97,20 @@ func TestGroups(t *testing.T) {
 	disks := []string{"a"}
 	refused("cow-promote", map[string]any{"disks": disks, "quiesce": "pause", "qmp": other})
 	refused("cow-promote", map[string]any{"disks": disks, "quiesce": "guest", "agent": other})
-	refused("cow-promote", map[string]any{"disks": disks, "quiesce": "guest", "agent": "vsock:3:9999"})
-	refused("cow-promote", map[string]any{"disks": disks, "quiesce": "guest", "libvirt": "qemu:///system", "domain": "d"})
+	refused("cow-promote", map[string]any{"disks": disks, "quiesce": "guest",
+		"agent": "vsock:3:9999"})
+	refused("cow-promote", map[string]any{"disks": disks, "quiesce": "guest",
+		"libvirt": "qemu:///system", "domain": "d"})
 	refused("cow-attach", map[string]any{"disk": "a", "qmp": other})
 	refused("cow-detach", map[string]any{"disk": "a", "qmp": other})
 	for _, addr := range []string{
-		"tcp:0", "tcp:0.0.0.0:0", "vsock:any:9999", other, other + ".nbd", "unix:" + run("b.sock"), "unix:" + run("b.ctl"), "unix:" + run("x"),
-		"unix:" + dir + "/run/../n.nbd", "unix:" + run("sub/n.nbd"), "unix:n.nbd", "unix:" + dir + "/run//n.nbd",
+		"tcp:0", "tcp:0.0.0.0:0", "vsock:any:9999", other, other + ".nbd", "unix:" + run("b.sock"),
+		"unix:" + run("b.ctl"), "unix:" + run("x"),
+		"unix:" + dir + "/run/../n.nbd", "unix:" + run("sub/n.nbd"), "unix:n.nbd",
+		"unix:" + dir + "/run//n.nbd",
 	} {
-		refused("nbd-server-start", map[string]any{"addr": "unix:" + strings.TrimPrefix(addr, "unix:")})
+		refused("nbd-server-start", map[string]any{"addr": "unix:" + strings.TrimPrefix(addr,
+			"unix:")})
 		refused("nbd-server-start", map[string]any{"addr": addr})
 	}
 	allowed(c, "nbd-server-start", map[string]any{"addr": "unix:" + run("n.nbd")})
@@ -113,7 +122,8 @@ func TestGroups(t *testing.T) {
 	allowed(c, "cow-export-del", map[string]any{"name": "a@t"})
 	allowed(c, "cow-promote", map[string]any{"disks": disks, "tag": "u"})
 	allowed(c, "cow-set", map[string]any{"keep": 3})
-	if err := c.run("cow-attach", map[string]any{"disk": "a", "qmp": "unix:" + monitor, "timeout": 0.1}); err == nil || strings.Contains(err.Error(), "root may") {
+	if err := c.run("cow-attach", map[string]any{"disk": "a", "qmp": "unix:" + monitor,
+		"timeout": 0.1}); err == nil || strings.Contains(err.Error(), "root may") {
 		t.Errorf("the process's own monitor: %v", err)
 	}
 	owner = dialRaw(t, run("a.ctl"))
@@ -144,7 +154,8 @@ func TestControlGroupAfterTakeover(t *testing.T) {
 	group := fmt.Sprint(operator)
 	p := start(t, dir, nil, "serve", "a", "--socket-group", group, "--control-group", group)
 	dial(t, filepath.Join(dir, "run", "a.sock")).Close()
-	test.Must(t, dialRaw(t, ctl).run("nbd-server-start", map[string]string{"addr": "unix:" + filepath.Join(dir, "run", "n")}))
+	test.Must(t, dialRaw(t, ctl).run("nbd-server-start",
+		map[string]string{"addr": "unix:" + filepath.Join(dir, "run", "n")}))
 	next := start(t, dir, nil, "serve", "a", "--takeover")
 	if code := p.outcome(t); code != exitOK {
 		t.Fatalf("exit code %d\n%s", code, p.log.String())
@@ -152,7 +163,8 @@ func TestControlGroupAfterTakeover(t *testing.T) {
 	dial(t, filepath.Join(dir, "run", "a.sock")).Close()
 	wantSocket(t, ctl, 0o600, 0)
 	wantSocket(t, filepath.Join(dir, "run", "n"), 0o600, 0)
-	wantSocket(t, filepath.Join(dir, "run", "a.sock"), 0o660, operator) // QEMU must still be able to connect
+	// QEMU must still be able to connect
+	wantSocket(t, filepath.Join(dir, "run", "a.sock"), 0o660, operator)
 	next.end(t)
 }
 
@@ -171,7 +183,8 @@ func TestNBDSocketInSharedDirectory(t *testing.T) {
 		test.Must(t, ctl.run("nbd-server-stop", nil))
 	}
 	p.end(t)
-	if left, err := filepath.Glob(filepath.Join(dir, "run", ".*")); err != nil || len(left) > 0 { // private directories of sockets
+	// private directories of sockets
+	if left, err := filepath.Glob(filepath.Join(dir, "run", ".*")); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }

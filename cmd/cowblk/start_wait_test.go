@@ -47,7 +47,8 @@ func TestSignalEndsWaitForALock(t *testing.T) {
 				test.Eventually(t, "it waits for the lock", func() bool {
 					fds, _ := filepath.Glob("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/fd/*")
 					for _, fd := range fds {
-						if to, err := os.Readlink(fd); err == nil && to == filepath.Join(dir, c.lock) {
+						if to, err := os.Readlink(fd); err == nil && to == filepath.Join(dir,
+							c.lock) {
 							return true
 						}
 					}

@@ -65,8 +65,10 @@ stopped there: systemctl stop UNIT.`,
 			return a.stop(cmd.Context(), s, args, &o)
 		},
 	}
-	cmd.Flags().BoolVar(&o.wholeProcess, "whole-process", false, "also stop the other disks of the same process")
-	cmd.Flags().DurationVar(&o.timeout, "timeout", time.Minute, "how long the disks may take to be closed")
+	cmd.Flags().BoolVar(&o.wholeProcess, "whole-process", false,
+		"also stop the other disks of the same process")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", time.Minute,
+		"how long the disks may take to be closed")
 	return cmd
 }
 
@@ -77,7 +79,8 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 	var open []stopped
 	controls := map[string]int{} // PIDs by control socket
 	for _, name := range names {
-		if _, err := s.Disk(name); errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrInvalid) {
+		if _, err := s.Disk(name); errors.Is(err, store.ErrNotFound) ||
+			errors.Is(err, store.ErrInvalid) {
 			return err // an unreadable disk may still be served
 		}
 		v, err := s.ServingError(name)
@@ -120,7 +123,8 @@ func (a *app) stop(ctx context.Context, s *store.Store, names []string, o *stopO
 		clients[path] = c
 	}
 	for path, c := range clients {
-		if err := c.Run(ctx, "quit", nil, nil); err != nil && !errors.Is(err, control.ErrClosed) && !errors.Is(err, control.ErrNoDaemon) {
+		if err := c.Run(ctx, "quit", nil, nil); err != nil && !errors.Is(err, control.ErrClosed) &&
+			!errors.Is(err, control.ErrNoDaemon) {
 			return stopError(ctx, names, fmt.Errorf("process %d: %w", controls[path], err))
 		}
 	}
@@ -160,7 +164,8 @@ func stoppedUnwritten(s *store.Store, names []string) error {
 }
 
 // checkMayQuit returns the disks of a process, or an error if it serves disks that are not named.
-func (a *app) checkMayQuit(ctx context.Context, c *control.Client, pid int, names []string, o *stopOptions) ([]daemon.DiskInfo, error) {
+func (a *app) checkMayQuit(ctx context.Context, c *control.Client, pid int, names []string,
+	o *stopOptions) ([]daemon.DiskInfo, error) {
 	var disks []daemon.DiskInfo
 	if err := c.Run(ctx, "query-cow-disks", daemon.DisksArgs{Store: true}, &disks); err != nil {
 		if ctx.Err() != nil {
@@ -175,7 +180,8 @@ func (a *app) checkMayQuit(ctx context.Context, c *control.Client, pid int, name
 		}
 	}
 	if len(others) > 0 && !o.wholeProcess {
-		return nil, fmt.Errorf("stop: process %d also serves %s, and ends as a whole: %w\nto stop those too, add --whole-process",
+		return nil, fmt.Errorf(
+			"stop: process %d also serves %s, and ends as a whole: %w\nto stop those too, add --whole-process",
 			pid, firstNames(others, 10), store.ErrInUse)
 	}
 	return disks, nil
@@ -192,7 +198,8 @@ func (a *app) waitStopped(ctx context.Context, s *store.Store, d *stopped, left 
 		case v == nil:
 			return nil
 		case v.PID != 0 && d.PID != 0 && v.PID != d.PID && v.Control != "":
-			return fmt.Errorf("stop: disk %q was stopped and is %w again: %s\na supervisor has restarted it: stop it there, with systemd: systemctl stop UNIT",
+			return fmt.Errorf(
+				"stop: disk %q was stopped and is %w again: %s\na supervisor has restarted it: stop it there, with systemd: systemctl stop UNIT",
 				d.Name, store.ErrInUse, v)
 		case d.PID == 0:
 			d.PID = v.PID // it was being opened or closed
@@ -223,9 +230,11 @@ func unanswered(ctx context.Context, pid int, names []string, err error) error {
 func stopError(ctx context.Context, left []string, err error) error {
 	switch {
 	case errors.Is(context.Cause(ctx), errStopTimeout):
-		return fmt.Errorf("stop: %w: %w\nits process is still ending: wait longer with --timeout", errStopTimeout, err)
+		return fmt.Errorf("stop: %w: %w\nits process is still ending: wait longer with --timeout",
+			errStopTimeout, err)
 	case ctx.Err() != nil:
-		return interruptedf("it is not known whether these disks are stopped: %s", strings.Join(left, ", "))
+		return interruptedf("it is not known whether these disks are stopped: %s",
+			strings.Join(left, ", "))
 	}
 	return fmt.Errorf("stop: %w", err)
 }

@@ -23,7 +23,8 @@ func TestStopOnAFullFileSystem(t *testing.T) {
 		}
 		for _, how := range []string{"SIGTERM", "stop"} {
 			for _, reserve := range []bool{true, false} {
-				name := k.name + "/" + how + map[bool]string{true: "/with reserve", false: "/without reserve"}[reserve]
+				name := k.name + "/" + how + map[bool]string{true: "/with reserve",
+					false: "/without reserve"}[reserve]
 				t.Run(name, func(t *testing.T) { k.stop(t, how, reserve) })
 			}
 		}
@@ -62,7 +63,8 @@ func (k *fullKind) stop(t *testing.T, how string, reserve bool) {
 		t.Errorf("the reserve was not used: exit %d\n%s", served, p.log.String())
 	}
 	if !whole {
-		for _, text := range append([]string{p.log.String()}, map[bool][]string{true: {text}}[how == "stop"]...) {
+		for _, text := range append([]string{p.log.String()},
+			map[bool][]string{true: {text}}[how == "stop"]...) {
 			for _, word := range []string{"no space left", "power cut", "next process"} {
 				if !strings.Contains(text, word) {
 					t.Errorf("expected %q in\n%s", word, text)
@@ -129,14 +131,16 @@ func servedAt(t *testing.T, dir, disk string) string {
 func TestStopOfUnreadableLock(t *testing.T) {
 	for what, replace := range map[string]func(lock string) error{
 		"directory": func(lock string) error { return os.Mkdir(lock, 0o700) },
-		"link":      func(lock string) error { return os.Symlink("lock", lock) }, // ELOOP, for root too
+		// ELOOP, for root too
+		"link": func(lock string) error { return os.Symlink("lock", lock) },
 	} {
 		dir := storeWith(t, "1M", "vm1")
 		lock := filepath.Join(dir, "disks", "vm1", "lock")
 		test.Must(t, os.Remove(lock))
 		test.Must(t, replace(lock))
 		code, text := outcomeOf(t, dir, "stop", "vm1")
-		if code != exitFailure && code != exitRefused || strings.Contains(text, "not open") || !strings.Contains(text, lock) {
+		if code != exitFailure && code != exitRefused || strings.Contains(text, "not open") ||
+			!strings.Contains(text, lock) {
 			t.Errorf("%s: exit %d: %s", what, code, text)
 		}
 	}

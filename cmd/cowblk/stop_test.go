@@ -31,7 +31,8 @@ func TestStop(t *testing.T) {
 	dir := storeWith(t, "1M", "vm1")
 	p, _ := startServing(t, dir, "vm1")
 	var stops []stopped
-	if err := json.Unmarshal([]byte(command(t, dir, "stop", "--json", "vm1")), &stops); err != nil || len(stops) != 1 || stops[0].PID != p.cmd.Process.Pid {
+	if err := json.Unmarshal([]byte(command(t, dir, "stop", "--json", "vm1")),
+		&stops); err != nil || len(stops) != 1 || stops[0].PID != p.cmd.Process.Pid {
 		t.Errorf("stop: %+v, %v", stops, err)
 	}
 	command(t, dir, "rm", "--yes", "vm1") // at once
@@ -43,7 +44,8 @@ func TestStop(t *testing.T) {
 // A disk that is not served counts as stopped; one that does not exist is an error.
 func TestStopStopped(t *testing.T) {
 	dir := storeWith(t, "1M", "vm1")
-	if out := command(t, dir, "stop", "vm1"); strings.Count(out, "vm1 is not open in any process") != 1 {
+	if out := command(t, dir, "stop", "vm1"); strings.Count(out,
+		"vm1 is not open in any process") != 1 {
 		t.Errorf("stop: %s", out)
 	}
 	for _, args := range [][]string{{"stop", "nosuch"}, {"stop", "vm1", "nosuch"}} {
@@ -51,7 +53,8 @@ func TestStopStopped(t *testing.T) {
 			t.Errorf("%v: exit %d: %s", args, code, text)
 		}
 	}
-	for _, args := range [][]string{{"stop"}, {"stop", "a/b"}, {"stop", "vm1", "--timeout", "0s"}, {"stop", "vm1", "--timeout", "-1s"}} {
+	for _, args := range [][]string{{"stop"}, {"stop", "a/b"}, {"stop", "vm1", "--timeout", "0s"},
+		{"stop", "vm1", "--timeout", "-1s"}} {
 		if code, text := outcomeOf(t, dir, args...); code != exitUsage {
 			t.Errorf("%v: exit %d: %s", args, code, text)
 		}
@@ -63,14 +66,16 @@ func TestStopOneOfSeveral(t *testing.T) {
 	dir := storeWith(t, "1M", "a", "b", "c")
 	p, _ := startServing(t, dir, "a", "b")
 	code, text := outcomeOf(t, dir, "stop", "a", "c")
-	if code != exitInUse || !strings.Contains(text, "also serves b") || !strings.Contains(text, "--whole-process") {
+	if code != exitInUse || !strings.Contains(text, "also serves b") || !strings.Contains(text,
+		"--whole-process") {
 		t.Errorf("exit %d: %s", code, text)
 	}
 	dial(t, filepath.Join(dir, "run", "a.sock")) // both are still served
 	test.Equal(t, command(t, dir, "stop", "b", "a"), "b is stopped\na is stopped\n", "stop of both")
 	p.cmd.Wait()
 	p, _ = startServing(t, dir, "a", "b")
-	test.Equal(t, command(t, dir, "stop", "b", "--whole-process"), "b is stopped\n", "stop of the whole process")
+	test.Equal(t, command(t, dir, "stop", "b", "--whole-process"), "b is stopped\n",
+		"stop of the whole process")
 	p.cmd.Wait()
 }
 
@@ -79,16 +84,19 @@ func TestStopTimeout(t *testing.T) {
 	s := newScript(t)
 	s.command("cowblk create vm1 --size 1M")
 	o := s.open("vm1")
-	if out := s.command("cowblk stop vm1 --timeout 50ms"); !strings.Contains(out, "exit 7") || !strings.Contains(out, "not stopped in time") {
+	if out := s.command("cowblk stop vm1 --timeout 50ms"); !strings.Contains(out, "exit 7") ||
+		!strings.Contains(out, "not stopped in time") {
 		t.Errorf("stop of a disk that stays open: %s", out)
 	}
 	test.Must(t, o.Close())
-	if out := s.command("cowblk stop vm1 --timeout 50ms"); !strings.Contains(out, "vm1 is not open") {
+	if out := s.command("cowblk stop vm1 --timeout 50ms"); !strings.Contains(out,
+		"vm1 is not open") {
 		t.Errorf("then: %s", out)
 	}
 }
 
-var destroys = regexp.MustCompile(`cowblk rm| rm |kill |cowblk rollback [a-z0-9]+@|remove (it|them|the)|--force\b.*\bneeded`)
+var destroys = regexp.MustCompile(
+	`cowblk rm| rm |kill |cowblk rollback [a-z0-9]+@|remove (it|them|the)|--force\b.*\bneeded`)
 
 // No message advises to remove or to kill: errors about disks in use and taken names give other
 // advice.

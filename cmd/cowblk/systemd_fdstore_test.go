@@ -27,7 +27,8 @@ type fdStoreManager struct {
 
 func newFDStoreManager(t *testing.T, dir string) *fdStoreManager {
 	t.Helper()
-	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"),
+		Net: "unixgram"})
 	test.Must(t, err)
 	m := &fdStoreManager{t: t, notify: c}
 	t.Cleanup(func() {
@@ -49,7 +50,8 @@ func (m *fdStoreManager) start(dir string, args ...string) *process {
 		c.ExtraFiles = m.store
 		c.Env = append(c.Env, "NOTIFY_SOCKET="+m.notify.LocalAddr().String())
 		if len(m.store) > 0 {
-			c.Env = append(c.Env, fmt.Sprint("LISTEN_FDS=", len(m.store)), "LISTEN_FDNAMES="+strings.Join(m.names, ":"))
+			c.Env = append(c.Env, fmt.Sprint("LISTEN_FDS=", len(m.store)),
+				"LISTEN_FDNAMES="+strings.Join(m.names, ":"))
 		}
 	}, args...)
 	m.until("READY=1", p)
@@ -76,7 +78,8 @@ func (m *fdStoreManager) until(last string, p *process) {
 			if err != nil || len(fds) != 1 {
 				m.t.Fatalf("%s: %v, %v", text, fds, err)
 			}
-			m.names, m.store = append(m.names, name), append(m.store, os.NewFile(uintptr(fds[0]), name))
+			m.names, m.store = append(m.names, name),
+				append(m.store, os.NewFile(uintptr(fds[0]), name))
 			continue
 		}
 		m.messages = append(m.messages, text)
@@ -145,7 +148,9 @@ func TestRestartWithControlSocketOnly(t *testing.T) {
 	command(t, dir, "create", "a", "--size", "1M")
 	m := newFDStoreManager(t, dir)
 	p := m.start(dir, "serve", "a")
-	m.store = slices.DeleteFunc(m.store, func(f *os.File) bool { return f.Name() != ".control" && f.Close() == nil })
+	m.store = slices.DeleteFunc(m.store, func(f *os.File) bool {
+		return f.Name() != ".control" && f.Close() == nil
+	})
 	m.names = []string{".control"}
 	ctl := filepath.Join(dir, "run", "a.ctl")
 	before, err := os.Stat(ctl)

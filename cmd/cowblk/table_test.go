@@ -20,7 +20,8 @@ func TestTablesFitTerminals(t *testing.T) {
 	test.Must(t, os.WriteFile(base, randomBytes(1, 1<<20), 0o644))
 	long := strings.Repeat("n", 64)
 	for _, line := range []string{
-		"create " + long + " --base " + base, "create vm1 --base " + base, "promote vm1 --tag " + strings.Repeat("t", 64), "create e --size 1M",
+		"create " + long + " --base " + base, "create vm1 --base " + base, "promote vm1 --tag " +
+			strings.Repeat("t", 64), "create e --size 1M",
 	} {
 		if out := s.command("cowblk " + line); strings.Contains(out, "exit ") {
 			t.Fatal(out)
@@ -47,7 +48,8 @@ func TestTablesFitTerminals(t *testing.T) {
 				}
 			}
 			all := strings.Contains(out.String(), long) && strings.Contains(out.String(), base)
-			if width == 0 && !all || width == 80 && (all || !strings.Contains(out.String(), "served by")) {
+			if width == 0 && !all || width == 80 &&
+				(all || !strings.Contains(out.String(), "served by")) {
 				t.Errorf("%s, width %d:\n%s", command, width, &out)
 			}
 			if width == 80 || width == 0 {
@@ -68,7 +70,8 @@ func checkAligned(t *testing.T, text, heading string) {
 	}
 	at := runewidth.StringWidth(before)
 	for _, line := range lines[1:] {
-		if w := runewidth.StringWidth(line); w > at && runewidth.StringWidth(runewidth.Truncate(line, at, "")) == at &&
+		if w := runewidth.StringWidth(line); w > at &&
+			runewidth.StringWidth(runewidth.Truncate(line, at, "")) == at &&
 			!strings.HasSuffix(runewidth.Truncate(line, at, ""), "  ") {
 			t.Errorf("the column %s is not at %d in\n%s\n%s", heading, at, lines[0], line)
 		}
@@ -77,7 +80,8 @@ func checkAligned(t *testing.T, text, heading string) {
 
 // A name or path cannot move a terminal's cursor.
 func TestTablesAreHarmless(t *testing.T) {
-	for in, want := range map[string]string{"a\nb\tc": "a b c", "\x1b[2J": "\uFFFD[2J", "\xff": "\uFFFD", "\u202edws": "\uFFFDdws", "日本": "日本", "a\u0301": "a\u0301"} {
+	for in, want := range map[string]string{"a\nb\tc": "a b c", "\x1b[2J": "\uFFFD[2J",
+		"\xff": "\uFFFD", "\u202edws": "\uFFFDdws", "日本": "日本", "a\u0301": "a\u0301"} {
 		if got := oneLine(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
@@ -125,11 +129,15 @@ func TestLostOutput(t *testing.T) {
 	test.Must(t, err)
 	defer full.Close()
 	for _, args := range [][]string{
-		{}, {"--help"}, {"--version"}, {"version"}, {"help"}, {"help", "exit-codes"}, {"create", "--help"}, {"completion", "bash"}, {"completion", "zsh"},
+		{}, {"--help"}, {"--version"}, {"version"}, {"help"}, {"help", "exit-codes"},
+		{"create", "--help"}, {"completion", "bash"}, {"completion", "zsh"},
 		{"completion", "fish"}, {"completion", "powershell"}, {"__complete", "info", ""},
-		{"list"}, {"tree"}, {"tree", "vm1"}, {"info", "vm1"}, {"info", "vm1@t"}, {"info", "img"}, {"check"}, {"check", "vm1"}, {"check", "--repair"},
-		{"qemu-args", "vm1"}, {"xml", "vm1"}, {"xml", "vm1", "--domain"}, {"xml", "vm1", "--disk"}, {"serve", "--print-capabilities"},
-		{"stop", "vm1"}, {"trust-base", "vm1"}, {"promote", "vm1"}, {"create", "new", "--size", "1M"}, {"import", golden, "img2"},
+		{"list"}, {"tree"}, {"tree", "vm1"}, {"info", "vm1"}, {"info", "vm1@t"}, {"info", "img"},
+		{"check"}, {"check", "vm1"}, {"check", "--repair"},
+		{"qemu-args", "vm1"}, {"xml", "vm1"}, {"xml", "vm1", "--domain"}, {"xml", "vm1", "--disk"},
+		{"serve", "--print-capabilities"},
+		{"stop", "vm1"}, {"trust-base", "vm1"}, {"promote", "vm1"}, {"create", "new", "--size",
+			"1M"}, {"import", golden, "img2"},
 		{"rollback", "vm1@t", "--yes", "--discard-tags"}, {"rm", "--yes", "vm1"},
 	} {
 		for _, more := range [][]string{nil, {"--json"}} {
@@ -143,7 +151,9 @@ func TestLostOutput(t *testing.T) {
 			if code == exitOK || code == exitInterrupted {
 				t.Errorf("%v: exit %d", args, code)
 			}
-			if !strings.Contains(errOut.String(), "no space left on device") && !strings.Contains(errOut.String(), "not found") && !strings.Contains(errOut.String(), "already exists") {
+			if !strings.Contains(errOut.String(), "no space left on device") &&
+				!strings.Contains(errOut.String(), "not found") &&
+				!strings.Contains(errOut.String(), "already exists") {
 				t.Errorf("%v: %s", args, &errOut)
 			}
 			if strings.Count(errOut.String(), "no space left on device") > 1 {

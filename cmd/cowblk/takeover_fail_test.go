@@ -59,7 +59,8 @@ func TestTakeoverThatFails(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			opened, err := st.OpenDisk(t.Context(), "a", store.OpenOptions{Serve: true, Cow: cow.Options{Log: testLog(t)}})
+			opened, err := st.OpenDisk(t.Context(), "a", store.OpenOptions{Serve: true,
+				Cow: cow.Options{Log: testLog(t)}})
 			if err != nil {
 				t.Error(err)
 				return
@@ -83,7 +84,9 @@ func TestTakeoverThatFails(t *testing.T) {
 	}
 	l.finish()
 	p.end(t)
-	if text := p.log.String(); strings.Count(text, "a takeover failed: this process continues") != 3 || strings.Count(text, "a takeover was refused") != 1 {
+	if text := p.log.String(); strings.Count(text,
+		"a takeover failed: this process continues") != 3 ||
+		strings.Count(text, "a takeover was refused") != 1 {
 		t.Errorf("log:\n%s", text)
 	}
 	q := start(t, dir, nil, "serve", "a", "--takeover") // not served: an ordinary start
@@ -137,7 +140,8 @@ func TestTakeoverRefused(t *testing.T) {
 	} {
 		q := start(t, dir, nil, append(append([]string{"serve"}, tt.args...), "--takeover")...)
 		var exit *exec.ExitError
-		if err := q.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != tt.code || !strings.Contains(q.log.String(), tt.text) {
+		if err := q.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != tt.code ||
+			!strings.Contains(q.log.String(), tt.text) {
 			t.Errorf("%v: %v\n%s", tt.args, err, q.log.String())
 		}
 	}
@@ -169,7 +173,8 @@ func TestTakeoverKilled(t *testing.T) {
 		<-victim.gone
 		if !left.serves(t, l) {
 			if name == "new" {
-				t.Errorf("the old process was killed, and the new one has ended\n%s", left.log.String())
+				t.Errorf("the old process was killed, and the new one has ended\n%s",
+					left.log.String())
 			}
 			name = "nobody" // the old process had handed the disk over to the killed one
 			left = serve()

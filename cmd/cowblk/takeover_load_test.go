@@ -49,7 +49,8 @@ func newLoad(t *testing.T, socket string, blocks uint64) *steadyLoad {
 	t.Helper()
 	l := &steadyLoad{
 		t: t, socket: socket, f: dial(t, socket), blocks: blocks, ended: make(chan error, 1),
-		versions: make([]uint32, blocks), busy: map[uint64]bool{}, random: rand.New(rand.NewPCG(1, 2)),
+		versions: make([]uint32, blocks), busy: map[uint64]bool{},
+		random: rand.New(rand.NewPCG(1, 2)),
 	}
 	l.slots = make([]loadSlot, loadDepth)
 	go func() { l.ended <- l.run() }()
@@ -69,7 +70,8 @@ func checkBlock(p []byte, block uint64, version uint32) error {
 	for i := 0; i < len(p); i += 512 {
 		b, v := binary.LittleEndian.Uint64(p[i:]), binary.LittleEndian.Uint32(p[i+8:])
 		if v != version || v != 0 && b != block {
-			return fmt.Errorf("block %d at %d: version %d of block %d, expected version %d", block, i, v, b, version)
+			return fmt.Errorf("block %d at %d: version %d of block %d, expected version %d", block,
+				i, v, b, version)
 		}
 	}
 	return nil

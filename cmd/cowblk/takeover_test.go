@@ -29,7 +29,9 @@ func (p *process) waitExit(t testing.TB) {
 // nothing is flushed in between. The longest time without a completion is logged.
 func TestTakeoverUnderLoad(t *testing.T) {
 	for name, create := range map[string]func(t *testing.T, dir string){
-		"1 GB":            func(t *testing.T, dir string) { command(t, dir, "create", "a", "--size", "1G") },
+		"1 GB": func(t *testing.T, dir string) {
+			command(t, dir, "create", "a", "--size", "1G")
+		},
 		"50 GB, 8 layers": deepDisk,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -55,7 +57,8 @@ func takeOverUnderLoad(t *testing.T, dir string) {
 		p = q
 	}
 	l.finish()
-	t.Logf("%d requests; nothing completed for %v at the takeovers, and for %v at most in between", l.done.Load(), l.gaps, l.gap)
+	t.Logf("%d requests; nothing completed for %v at the takeovers, and for %v at most in between",
+		l.done.Load(), l.gaps, l.gap)
 	if l.refused > 0 {
 		t.Errorf("%d connections were refused", l.refused)
 	}
@@ -76,7 +79,8 @@ func deepDisk(t *testing.T, dir string) {
 			for j := range ranges {
 				// Scattered as the files of a guest, but not in the first GB, where the load
 				// writes.
-				block := uint64(1)<<18 + (uint64(layer)*7919+uint64(i*len(ranges)+j)*499979)%(12<<20)
+				block := uint64(1)<<18 +
+					(uint64(layer)*7919+uint64(i*len(ranges)+j)*499979)%(12<<20)
 				ranges[j] = frontend.Range{Off: int64(block) * 4096, Len: 4096, Unmap: true}
 			}
 			test.Must(t, f.Driver(0).WriteZeroes(ranges...))
@@ -130,7 +134,8 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 	before := query()
 	q := start(t, dir, nil, "serve", "a", "--takeover")
 	p.waitExit(t)
-	test.Eventually(t, fmt.Sprintf("%+v", before), func() bool { return reflect.DeepEqual(before, query()) })
+	test.Eventually(t, fmt.Sprintf("%+v", before),
+		func() bool { return reflect.DeepEqual(before, query()) })
 	conn, err := net.Dial("unix", filepath.Join(dir, "run", "nbd"))
 	test.Must(t, err)
 	defer conn.Close()
@@ -140,5 +145,6 @@ func TestTakeoverOfNBDServer(t *testing.T) {
 		t.Errorf("%q, %v", magic[:], err)
 	}
 	q.end(t)
-	test.ErrorIs(t, test.Err(os.Lstat(filepath.Join(dir, "run", "nbd"))), os.ErrNotExist, "the socket is left")
+	test.ErrorIs(t, test.Err(os.Lstat(filepath.Join(dir, "run", "nbd"))), os.ErrNotExist,
+		"the socket is left")
 }

@@ -44,10 +44,12 @@ func TestTerminalClosedAtTheQuestion(t *testing.T) {
 
 // A question that the user cannot see is not asked, wherever its stream leads. Nothing is changed.
 func TestInvisibleQuestion(t *testing.T) {
-	for _, to := range []string{"2>/dev/null", "2>FILE", "2>&1 | cat", "2>&-", "</dev/null", "<&-"} {
+	for _, to := range []string{"2>/dev/null", "2>FILE", "2>&1 | cat", "2>&-", "</dev/null",
+		"<&-"} {
 		dir := storeWith(t, "1M", "vm1")
 		before := listing(t, dir)
-		line := fmt.Sprintf(`"$0" --store %s rm vm1 %s; echo ended`, dir, strings.ReplaceAll(to, "FILE", t.TempDir()+"/e"))
+		line := fmt.Sprintf(`"$0" --store %s rm vm1 %s; echo ended`, dir, strings.ReplaceAll(to,
+			"FILE", t.TempDir()+"/e"))
 		p := runOnTerminal(t, "", "bash", "-c", line, os.Args[0])
 		p.await(t, "ended")
 		if after := listing(t, dir); strings.Join(after, "\n") != strings.Join(before, "\n") {
@@ -65,7 +67,8 @@ func TestEndAtTheSecondQuestion(t *testing.T) {
 	typed := func(text string) func(*terminal) {
 		return func(p *terminal) { p.typed(t, text) }
 	}
-	const no, interrupted = "removed: k1; not removed: k2, k3", "interrupted: removed k1; not removed: k2, k3"
+	const no, interrupted = "removed: k1; not removed: k2, k3",
+		"interrupted: removed k1; not removed: k2, k3"
 	for name, tt := range map[string]struct {
 		first string // typed at the first question
 		act   func(*terminal)
@@ -79,7 +82,8 @@ func TestEndAtTheSecondQuestion(t *testing.T) {
 		"no, after two answers typed": {"y\ny\n", typed("n\n"), exitUnconfirmed, no},
 		"Ctrl-C":                      {"y\n", typed("\x03"), exitInterrupted, interrupted},
 		"Ctrl-\\":                     {"y\n", typed("\x1c"), 128 + int(unix.SIGQUIT), interrupted},
-		"SIGQUIT":                     {"y\n", signal(syscall.SIGQUIT), 128 + int(unix.SIGQUIT), interrupted},
+		"SIGQUIT": {"y\n", signal(syscall.SIGQUIT), 128 + int(unix.SIGQUIT),
+			interrupted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := storeWith(t, "1M", "k1", "k2", "k3")
@@ -90,11 +94,13 @@ func TestEndAtTheSecondQuestion(t *testing.T) {
 			tt.act(p)
 			code := p.exit(t)
 			if screen := p.screen(); code != tt.code || !strings.Contains(screen, tt.says) ||
-				strings.Contains(screen, "nothing was changed") || strings.Contains(screen, "goroutine") {
+				strings.Contains(screen, "nothing was changed") || strings.Contains(screen,
+				"goroutine") {
 				t.Errorf("exit %d:\n%s", code, screen)
 			}
 			list := command(t, dir, "list")
-			if strings.Contains(list, "\nk1 ") || !strings.Contains(list, "\nk2 ") || !strings.Contains(list, "\nk3 ") {
+			if strings.Contains(list, "\nk1 ") || !strings.Contains(list, "\nk2 ") ||
+				!strings.Contains(list, "\nk3 ") {
 				t.Errorf("left:\n%s", list)
 			}
 		})
@@ -102,7 +108,8 @@ func TestEndAtTheSecondQuestion(t *testing.T) {
 	for _, code := range []int{exitUnconfirmed, exitRefused} {
 		for _, e := range exitText {
 			if e.code == code && strings.Contains(e.text, "nothing was changed") {
-				t.Errorf("exit code %d: %s: rm of several disks may have removed some", code, e.text)
+				t.Errorf("exit code %d: %s: rm of several disks may have removed some", code,
+					e.text)
 			}
 		}
 	}
@@ -112,7 +119,8 @@ func TestEndAtTheSecondQuestion(t *testing.T) {
 func TestSIGQUITOfAServer(t *testing.T) {
 	serving, _ := startServing(t, storeWith(t, "1M", "vm1"), "vm1")
 	serving.cmd.Process.Signal(syscall.SIGQUIT)
-	if code := serving.outcome(t); code != 2 || !strings.Contains(serving.log.String(), "goroutine ") {
+	if code := serving.outcome(t); code != 2 || !strings.Contains(serving.log.String(),
+		"goroutine ") {
 		t.Errorf("serve: exit %d: %s", code, serving.log.String())
 	}
 }
@@ -132,8 +140,10 @@ func TestTwoSignalsAtOnce(t *testing.T) {
 	p.cmd.Process.Signal(os.Interrupt)
 	p.cmd.Process.Signal(syscall.SIGTERM)
 	switch code := p.exit(t); {
-	case code == exitOK && strings.Contains(p.screen(), "removed disk d39"): // the command was faster
-	case code != exitInterrupted || !strings.Contains(p.screen(), "interrupted: removed d00, d01, d02"):
+	// the command was faster
+	case code == exitOK && strings.Contains(p.screen(), "removed disk d39"):
+	case code != exitInterrupted || !strings.Contains(p.screen(),
+		"interrupted: removed d00, d01, d02"):
 		t.Errorf("exit %d:\n%s", code, p.screen())
 	}
 }

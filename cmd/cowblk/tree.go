@@ -71,20 +71,23 @@ With --json it is an array of nodes, each after the node that it lies on:
 				a.printEmptyStore(s)
 				return nil
 			}
-			t := treeText{rows: [][]string{{"NAME", "KIND", "SIZE", "OWNS", "BLOCKS", "STATE"}}, sizes: map[*store.Node]int{}}
+			t := treeText{rows: [][]string{{"NAME", "KIND", "SIZE", "OWNS", "BLOCKS", "STATE"}},
+				sizes: map[*store.Node]int{}}
 			for _, r := range roots {
 				t.count(r)
 				t.row(r, "")
 				t.branches(r.Children, "")
 			}
-			return errors.Join(a.printTable(t.rows, columns{shrink: []int{0, 5}, drop: []int{4, 1, 2, 3, 5}}), damage)
+			return errors.Join(a.printTable(t.rows, columns{shrink: []int{0, 5},
+				drop: []int{4, 1, 2, 3, 5}}), damage)
 		},
 	}
 }
 
 // printEmptyStore says that the store is empty, and how to begin.
 func (a *app) printEmptyStore(s *store.Store) {
-	a.printf("nothing in store %s yet; to begin: %s", shell.Text(s.Dir()), a.command("import", "FILE", "NAME"))
+	a.printf("nothing in store %s yet; to begin: %s", shell.Text(s.Dir()),
+		a.command("import", "FILE", "NAME"))
 }
 
 // nodeErrors joins the errors of nodes.

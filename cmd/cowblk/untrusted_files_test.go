@@ -20,7 +20,8 @@ func TestLayerDataInAnotherUsersDirectory(t *testing.T) {
 	}
 	for _, moved := range []string{"", "data"} {
 		dir := shortDir(t)
-		store, big, secret := filepath.Join(dir, "s"), filepath.Join(dir, "big"), filepath.Join(dir, "secret")
+		store, big, secret := filepath.Join(dir, "s"), filepath.Join(dir, "big"),
+			filepath.Join(dir, "secret")
 		test.Must(t, os.Chmod(dir, 0o755))
 		command(t, store, "create", "d", "--size", "64K")
 		layers, err := os.ReadDir(filepath.Join(store, "layers"))
@@ -37,17 +38,21 @@ func TestLayerDataInAnotherUsersDirectory(t *testing.T) {
 			data = to
 		}
 		other := exec.Command("sh", "-c", `mv "$1" "$1.x" && ln -s "$2" "$1"`, "sh", data, secret)
-		other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		other.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody,
+			Gid: nobody}}
 		if out, err := other.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 		s := &untrustedStore{dir: dir, store: store}
-		for _, line := range []string{"serve d", "serve d --read-only", "promote d --tag t", "export d --listen unix:" + dir + "/nbd"} {
-			if code, out := s.run(strings.Fields(line)...); code == exitOK || !strings.Contains(out, "user nobody can lead this process to any file through it") {
+		for _, line := range []string{"serve d", "serve d --read-only", "promote d --tag t",
+			"export d --listen unix:" + dir + "/nbd"} {
+			if code, out := s.run(strings.Fields(line)...); code == exitOK || !strings.Contains(out,
+				"user nobody can lead this process to any file through it") {
 				t.Errorf("%s: exit %d: %s", line, code, out)
 			}
 		}
-		if code, out := s.run("check"); code == exitOK || !strings.Contains(out, "directories on the way to the file") {
+		if code, out := s.run("check"); code == exitOK || !strings.Contains(out,
+			"directories on the way to the file") {
 			t.Errorf("check: exit %d: %s", code, out)
 		}
 		if now, err := os.ReadFile(secret); err != nil || !bytes.Equal(now, content) {

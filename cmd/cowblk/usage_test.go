@@ -34,15 +34,18 @@ func TestPromoteAddressNeedsQuiesce(t *testing.T) {
 	dir := shortDir(t)
 	expectOutput(t, dir, 0, "", "create", "vm1", "--size", "1M")
 	for _, args := range [][]string{
-		{"--agent", "unix:/nowhere"}, {"--qmp", "unix:/nowhere"}, {"--libvirt", "qemu:///system"}, {"--domain", "vm1"},
-		{"--libvirt", "qemu:///system", "--domain", "vm1"}, {"--agent", "vsock:3:1", "--qmp", "unix:/nowhere", "--tag", "x"},
+		{"--agent", "unix:/nowhere"}, {"--qmp", "unix:/nowhere"}, {"--libvirt", "qemu:///system"},
+		{"--domain", "vm1"},
+		{"--libvirt", "qemu:///system", "--domain", "vm1"}, {"--agent", "vsock:3:1", "--qmp",
+			"unix:/nowhere", "--tag", "x"},
 	} {
 		expectOutput(t, dir, exitUsage, "--quiesce", append([]string{"promote", "vm1"}, args...)...)
 	}
 	if text := expectOutput(t, dir, 0, "vm1", "info", "vm1"); strings.Contains(text, "vm1@") {
 		t.Errorf("a tag was made:\n%s", text)
 	}
-	expectOutput(t, dir, 0, "sealed", "promote", "vm1", "--quiesce", "none", "--agent", "unix:/nowhere")
+	expectOutput(t, dir, 0, "sealed", "promote", "vm1", "--quiesce", "none", "--agent",
+		"unix:/nowhere")
 }
 
 // Two promotions within one second get different tags.
@@ -62,7 +65,8 @@ func tagOf(t *testing.T, dir, disk string) string {
 	t.Helper()
 	_, text := runOutcome(dir, "info", disk)
 	for _, word := range strings.Fields(text) {
-		if strings.HasPrefix(word, "@20") && strings.Contains(word, "T") && strings.Contains(word, "Z") {
+		if strings.HasPrefix(word, "@20") && strings.Contains(word, "T") && strings.Contains(word,
+			"Z") {
 			return strings.TrimPrefix(word, "@")
 		}
 	}
@@ -77,8 +81,10 @@ func TestTagWhereDiskIsExpected(t *testing.T) {
 	expectOutput(t, dir, 0, "", "create", "vm1", "--size", "1M")
 	expectOutput(t, dir, 0, "", "promote", "vm1", "--tag", "t1")
 	for _, args := range [][]string{
-		{"check", "vm1@t1"}, {"rm", "--yes", "vm1@t1"}, {"promote", "vm1@t1"}, {"create", "vm2@t1", "--size", "1M"}, {"serve", "vm1@t1"},
-		{"stop", "vm1@t1"}, {"resume", "vm1@t1"}, {"xml", "vm1@t1"}, {"tree", "vm1@t1"}, {"watch", "vm1@t1"}, {"import", "/dev/null", "vm1@t1"},
+		{"check", "vm1@t1"}, {"rm", "--yes", "vm1@t1"}, {"promote", "vm1@t1"},
+		{"create", "vm2@t1", "--size", "1M"}, {"serve", "vm1@t1"},
+		{"stop", "vm1@t1"}, {"resume", "vm1@t1"}, {"xml", "vm1@t1"}, {"tree", "vm1@t1"},
+		{"watch", "vm1@t1"}, {"import", "/dev/null", "vm1@t1"},
 	} {
 		expectOutput(t, dir, exitUsage, "a tag of a disk", args...)
 	}
@@ -96,11 +102,13 @@ func TestTakeoverOfSeveralProcesses(t *testing.T) {
 	p := start(t, dir, nil, "serve", "vm1")
 	dial(t, filepath.Join(dir, "run", "vm1.sock"))
 	for _, args := range [][]string{{"vm1", "vm2"}, {"vm2", "vm1"}} {
-		text := expectOutput(t, dir, exitInUse, `disk "vm2" is stopped`, append([]string{"serve", "--takeover"}, args...)...)
+		text := expectOutput(t, dir, exitInUse, `disk "vm2" is stopped`,
+			append([]string{"serve", "--takeover"}, args...)...)
 		if !strings.Contains(text, "takeover") || strings.Contains(text, "promote") {
 			t.Errorf("takeover: %s", text)
 		}
-		expectOutput(t, dir, exitInUse, "promote them one by one", append([]string{"promote"}, args...)...)
+		expectOutput(t, dir, exitInUse, "promote them one by one", append([]string{"promote"},
+			args...)...)
 	}
 	expectOutput(t, dir, exitUsage, "--quiesce", "promote", "vm1", "--agent", "unix:/nowhere")
 	p.end(t)
@@ -112,7 +120,8 @@ func TestRemoveDamaged(t *testing.T) {
 	expectOutput(t, dir, 0, "", "create", "vm1", "--size", "1M")
 	test.Must(t, os.Remove(filepath.Join(dir, "disks", "vm1", "disk.json")))
 	code, text := runOutcome(dir, "list")
-	if code == 0 || !strings.Contains(text, "vm1") || !strings.Contains(text, "damaged") || strings.Contains(text, "nothing") {
+	if code == 0 || !strings.Contains(text, "vm1") || !strings.Contains(text, "damaged") ||
+		strings.Contains(text, "nothing") {
 		t.Errorf("list: exit %d\n%s", code, text)
 	}
 	expectOutput(t, dir, code, `"name": "vm1"`, "list", "--json")
@@ -165,7 +174,8 @@ func TestOptionValuesInWords(t *testing.T) {
 // Time limits and interruptions are reported in words.
 func TestLimitsInWords(t *testing.T) {
 	a := &app{}
-	if text := a.errorText(fmt.Errorf("disk: %w", context.DeadlineExceeded)); text != "disk: no answer in time" {
+	if text := a.errorText(fmt.Errorf("disk: %w",
+		context.DeadlineExceeded)); text != "disk: no answer in time" {
 		t.Error(text)
 	}
 }
@@ -177,7 +187,8 @@ func TestNamesAreNoCommandsToTerminal(t *testing.T) {
 	test.Must(t, os.WriteFile(base, make([]byte, 4096), 0o600))
 	expectOutput(t, dir, 0, "", "create", "vm1", "--base", base)
 	expectOutput(t, dir, 0, "", "create", "vm2", "--base", base)
-	for _, args := range [][]string{{"list"}, {"tree"}, {"info", "vm1"}, {"check"}, {"rm", "--yes", "vm1"}} {
+	for _, args := range [][]string{{"list"}, {"tree"}, {"info", "vm1"}, {"check"},
+		{"rm", "--yes", "vm1"}} {
 		if text := expectOutput(t, dir, 0, "", args...); strings.Contains(text, "\x1b") {
 			t.Errorf("%q: %q", args, text)
 		}
@@ -188,7 +199,8 @@ func TestNamesAreNoCommandsToTerminal(t *testing.T) {
 func TestResumeJSON(t *testing.T) {
 	dir := shortDir(t)
 	expectOutput(t, dir, 0, "", "create", "vm1", "--size", "1M")
-	expectOutput(t, dir, 0, `"result": "has no record of a guest that holds still"`, "--json", "resume", "--forget", "vm1")
+	expectOutput(t, dir, 0, `"result": "has no record of a guest that holds still"`, "--json",
+		"resume", "--forget", "vm1")
 }
 
 // A command that has changed something says so if its output is lost; others do not.
@@ -216,7 +228,8 @@ func TestSuccessWithLostOutput(t *testing.T) {
 	} {
 		var text strings.Builder
 		code := run(append([]string{"--store", dir}, tt.args...), testApp(full, &text))
-		if code != exitFailure || strings.Contains(text.String(), done) != tt.done || !strings.Contains(text.String(), "standard output") {
+		if code != exitFailure || strings.Contains(text.String(), done) != tt.done ||
+			!strings.Contains(text.String(), "standard output") {
 			t.Errorf("%q: exit %d: %s", tt.args, code, &text)
 		}
 	}
@@ -229,8 +242,10 @@ func TestServeOptionsAreUsage(t *testing.T) {
 	expectOutput(t, dir, 0, "", "create", "vm1", "--size", "1M")
 	for _, args := range [][]string{
 		{"--serial", strings.Repeat("x", 21)}, {"--serial", strings.Repeat("x", 30)},
-		{"--socket-group", "no such group"}, {"--control-group", "no such group"}, {"--control-group", "-1"}, {"--socket-group", "99999999999"},
-		{"--socket-path", "/tmp/" + strings.Repeat("x", 103)}, {"--socket-path", strings.Repeat("x", 107)},
+		{"--socket-group", "no such group"}, {"--control-group", "no such group"},
+		{"--control-group", "-1"}, {"--socket-group", "99999999999"},
+		{"--socket-path", "/tmp/" + strings.Repeat("x", 103)},
+		{"--socket-path", strings.Repeat("x", 107)},
 	} {
 		expectOutput(t, dir, exitUsage, args[0], append([]string{"serve", "vm1"}, args...)...)
 	}

@@ -61,7 +61,8 @@ With --json every line is an object as on the control socket: "event", "data", "
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&o.threshold, "threshold", "", "the `SPACE` that must be free, as 5% or 10G (default: that of the serving processes)")
+	fl.StringVar(&o.threshold, "threshold", "",
+		"the `SPACE` that must be free, as 5% or 10G (default: that of the serving processes)")
 	fl.DurationVar(&o.timeout, "timeout", 0, "wait for at most `TIME` (0: for ever)")
 	return cmd
 }
@@ -90,7 +91,8 @@ func (a *app) watch(ctx context.Context, st *store.Store, names []string, o *wat
 		ctx, cancel = context.WithTimeoutCause(ctx, o.timeout, errWatchTimeout)
 		defer cancel()
 	}
-	low, err := client.Watch(ctx, client.WatchOptions{Store: st, Disks: names, Threshold: o.limit}, a.printEvent)
+	low, err := client.Watch(ctx, client.WatchOptions{Store: st, Disks: names, Threshold: o.limit},
+		a.printEvent)
 	if errors.Is(err, context.DeadlineExceeded) && errors.Is(context.Cause(ctx), errWatchTimeout) {
 		return fmt.Errorf("watch: %w (%s)", errWatchTimeout, o.timeout)
 	}
@@ -109,10 +111,12 @@ func (a *app) printSpaceLow(low *daemon.SpaceLow) error {
 		return a.printEventJSON("COW_SPACE_LOW", data, time.Now())
 	}
 	if low.Free >= low.Threshold && low.Files.Low() {
-		a.printf("inodes are low for %s: %d of %d free in %s, less than %d", strings.Join(low.Disks, ", "), low.Files.Free, low.Files.Total, low.Path, low.Files.Least)
+		a.printf("inodes are low for %s: %d of %d free in %s, less than %d", strings.Join(low.Disks,
+			", "), low.Files.Free, low.Files.Total, low.Path, low.Files.Least)
 		return a.outputErr()
 	}
-	a.printf("space is low for %s: %s of %s free in %s, less than %s", strings.Join(low.Disks, ", "), bytesText(low.Free), bytesText(low.Total), low.Path, bytesText(low.Threshold))
+	a.printf("space is low for %s: %s of %s free in %s, less than %s", strings.Join(low.Disks,
+		", "), bytesText(low.Free), bytesText(low.Total), low.Path, bytesText(low.Threshold))
 	return a.outputErr()
 }
 
@@ -131,7 +135,8 @@ func (a *app) printEvent(e qmp.Event) error {
 		parts = append(parts, k+"="+valueText(v))
 	}
 	slices.Sort(parts)
-	a.printf("%s %s %s", at.Local().Format("2006-01-02 15:04:05"), e.Event, strings.Join(parts, " "))
+	a.printf("%s %s %s", at.Local().Format("2006-01-02 15:04:05"), e.Event,
+		strings.Join(parts, " "))
 	return a.outputErr()
 }
 

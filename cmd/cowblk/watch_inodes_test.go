@@ -20,13 +20,15 @@ func TestWatchOfInodes(t *testing.T) {
 		st := filepath.Join(m, "s")
 		command(t, st, "create", "a", "--size", "1M")
 		for _, threshold := range []string{"5%", "1M"} {
-			if code, text := outcomeOf(t, st, "watch", "--threshold", threshold, "--timeout", "100ms"); code != exitTimeout {
+			if code, text := outcomeOf(t, st, "watch", "--threshold", threshold, "--timeout",
+				"100ms"); code != exitTimeout {
 				t.Errorf("with room, %s: exit %d: %s", threshold, code, text)
 			}
 		}
 		k.exhaust(t, m)
 		for _, threshold := range []string{"5%", "1M"} {
-			if out := command(t, st, "watch", "--threshold", threshold, "--timeout", "20s"); !strings.Contains(out, "inodes") {
+			if out := command(t, st, "watch", "--threshold", threshold, "--timeout",
+				"20s"); !strings.Contains(out, "inodes") {
 				t.Errorf("%s: %s", threshold, out)
 			}
 		}

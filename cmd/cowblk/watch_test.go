@@ -16,7 +16,8 @@ func beginWatch(t *testing.T, dir string, args ...string) (ended chan int, out *
 	out = new(lockedBuffer)
 	ended = make(chan int, 1)
 	a := testApp(out, out)
-	go func() { ended <- run(append([]string{"--store", dir, "watch", "--timeout", "30s"}, args...), a) }()
+	args = append([]string{"--store", dir, "watch", "--timeout", "30s"}, args...)
+	go func() { ended <- run(args, a) }()
 	return ended, out
 }
 
@@ -54,7 +55,8 @@ func TestWatchServedDisks(t *testing.T) {
 	default:
 	}
 	changeSettings(t, ca, `{"space-low": "100%"}`)
-	if code := <-all; code != exitOK || !strings.HasPrefix(allOut.String(), "space is low for a, b: ") {
+	if code := <-all; code != exitOK || !strings.HasPrefix(allOut.String(),
+		"space is low for a, b: ") {
 		t.Errorf("exit %d: %s", code, allOut)
 	}
 	select {
@@ -71,7 +73,9 @@ func TestWatchServedDisks(t *testing.T) {
 		Data      struct{ Disks []string }
 		Timestamp struct{ Seconds int64 }
 	}
-	if err := json.Unmarshal([]byte(namedOut.String()), &e); err != nil || e.Event != "COW_SPACE_LOW" || len(e.Data.Disks) != 1 || e.Data.Disks[0] != "c" || e.Timestamp.Seconds == 0 {
+	if err := json.Unmarshal([]byte(namedOut.String()), &e); err != nil ||
+		e.Event != "COW_SPACE_LOW" || len(e.Data.Disks) != 1 || e.Data.Disks[0] != "c" ||
+		e.Timestamp.Seconds == 0 {
 		t.Errorf("%s, %v", namedOut, err)
 	}
 	p.end(t)
@@ -81,7 +85,9 @@ func TestWatchServedDisks(t *testing.T) {
 // Event data is printed in words, without Go syntax.
 func TestEventValues(t *testing.T) {
 	for want, v := range map[string]any{
-		"a, b": []any{"a", "b"}, "1, 2": []any{1.0, 2.0}, "123456789012": 123456789012.0, "0.5": 0.5, "x": "x", "true": true, "null": nil, `{"a":1}`: map[string]any{"a": 1.0}, "": []any{},
+		"a, b": []any{"a", "b"}, "1, 2": []any{1.0, 2.0}, "123456789012": 123456789012.0,
+		"0.5": 0.5, "x": "x", "true": true, "null": nil, `{"a":1}`: map[string]any{"a": 1.0},
+		"": []any{},
 	} {
 		if got := valueText(v); got != want {
 			t.Errorf("%v: %q, want %q", v, got, want)

@@ -35,7 +35,9 @@ The QEMU process of libvirt must be able to open the socket.`,
 				return usagef("--type is %q, expected kvm or qemu", o.kind)
 			}
 			if !targetForm.MatchString(o.target) {
-				return usagef("--target is %q, expected the name of a disk such as vda, sdb or xvdc", o.target)
+				return usagef(
+					"--target is %q, expected the name of a disk such as vda, sdb or xvdc",
+					o.target)
 			}
 			s, err := a.openTrusted()
 			if err != nil {
@@ -64,11 +66,14 @@ The QEMU process of libvirt must be able to open the socket.`,
 	}
 	g.register(cmd)
 	f := cmd.Flags()
-	f.BoolVar(&o.wholeDomain, "domain", false, "print a whole domain: machine, CPU, console, random numbers")
+	f.BoolVar(&o.wholeDomain, "domain", false,
+		"print a whole domain: machine, CPU, console, random numbers")
 	f.BoolVar(&o.disk, "disk", false, "print the <disk> element alone")
-	f.StringVar(&o.kind, "type", "", "`TYPE` of the domain, kvm or qemu (default: kvm if you can use /dev/kvm)")
+	f.StringVar(&o.kind, "type", "",
+		"`TYPE` of the domain, kvm or qemu (default: kvm if you can use /dev/kvm)")
 	f.StringVar(&o.target, "target", "vda", "`NAME` of the disk in the guest")
-	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]cobra.Completion{"kvm", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions([]cobra.Completion{"kvm",
+		"qemu"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 
@@ -118,8 +123,9 @@ func (o *xmlOptions) diskElement(socket string, g *guestOptions) *libvirtxml.Dom
 		Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw", Queues: &g.queues},
 		Source: &libvirtxml.DomainDiskSource{VHostUser: &libvirtxml.DomainDiskSourceVHostUser{
 			UNIX: &libvirtxml.DomainChardevSourceUNIX{
-				Path:      socket,
-				Reconnect: &libvirtxml.DomainChardevSourceReconnect{Enabled: "yes", Timeout: &second},
+				Path: socket,
+				Reconnect: &libvirtxml.DomainChardevSourceReconnect{Enabled: "yes",
+					Timeout: &second},
 			},
 		}},
 		Target: &libvirtxml.DomainDiskTarget{Dev: o.target, Bus: "virtio"},
@@ -137,15 +143,18 @@ func (o *xmlOptions) domain(name, socket string, g *guestOptions) *libvirtxml.Do
 			MemorySource: &libvirtxml.DomainMemorySource{Type: "memfd"},
 			MemoryAccess: &libvirtxml.DomainMemoryAccess{Mode: "shared"},
 		},
-		OS:      &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"}},
-		Devices: &libvirtxml.DomainDeviceList{Disks: []libvirtxml.DomainDisk{*o.diskElement(socket, g)}},
+		OS: &libvirtxml.DomainOS{Type: &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35",
+			Type: "hvm"}},
+		Devices: &libvirtxml.DomainDeviceList{Disks: []libvirtxml.DomainDisk{*o.diskElement(socket,
+			g)}},
 	}
 	if !o.wholeDomain {
 		return d
 	}
 	port := uint(0)
 	d.Description = fmt.Sprintf("disk %s is served by cowblk", name)
-	d.Features = &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}}
+	d.Features = &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{},
+		APIC: &libvirtxml.DomainFeatureAPIC{}}
 	if o.kind == "kvm" {
 		d.CPU = &libvirtxml.DomainCPU{Mode: "host-passthrough"}
 	}
@@ -159,7 +168,8 @@ func (o *xmlOptions) domain(name, socket string, g *guestOptions) *libvirtxml.Do
 			model = "pcie-root"
 		}
 		index := i
-		d.Devices.Controllers = append(d.Devices.Controllers, libvirtxml.DomainController{Type: "pci", Index: &index, Model: model})
+		d.Devices.Controllers = append(d.Devices.Controllers,
+			libvirtxml.DomainController{Type: "pci", Index: &index, Model: model})
 	}
 	d.Devices.Serials = []libvirtxml.DomainSerial{{
 		Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
@@ -170,8 +180,9 @@ func (o *xmlOptions) domain(name, socket string, g *guestOptions) *libvirtxml.Do
 		Target: &libvirtxml.DomainConsoleTarget{Type: "serial", Port: &port},
 	}}
 	d.Devices.RNGs = []libvirtxml.DomainRNG{{
-		Model:   "virtio",
-		Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}},
+		Model: "virtio",
+		Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{
+			Device: "/dev/urandom"}},
 	}}
 	return d
 }

@@ -25,7 +25,8 @@ func benchModes(b *testing.B, depth, flag int, size int64) {
 	for _, v := range variants(b) {
 		b.Run(v.name, func(b *testing.B) {
 			r := newRig(b, v, depth)
-			d := &reader{e: r.e, rig: r, fd: fd, blocks: size / page, mem: aligned(b, depth*page), depth: depth}
+			d := &reader{e: r.e, rig: r, fd: fd, blocks: size / page, mem: aligned(b, depth*page),
+				depth: depth}
 			d.run(4 * depth)
 			b.ResetTimer()
 			var engine, plain time.Duration

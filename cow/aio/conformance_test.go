@@ -26,7 +26,8 @@ func TestTransfers(t *testing.T) {
 					mem := aligned(r.t, 32*page)
 					pick := rnd.Perm(blocks)[:32]
 					for i, block := range pick {
-						r.start(uint64(block), round%4 == 3, fd, vec(mem[i*page:][:page]), int64(block)*page)
+						r.start(uint64(block), round%4 == 3, fd, vec(mem[i*page:][:page]),
+							int64(block)*page)
 						if round%4 == 3 {
 							copy(mem[i*page:], pattern(int64(block)*page, page))
 						}

@@ -119,7 +119,8 @@ func TestOptions(t *testing.T) {
 		}
 		null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 		test.Must(t, err)
-		if _, err := v.make(1, null); !errors.Is(err, ErrOptions) || errors.Is(err, errors.ErrUnsupported) {
+		if _, err := v.make(1, null); !errors.Is(err, ErrOptions) ||
+			errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%s, /dev/null for an eventfd: %v", v.name, err)
 		}
 		unix.Close(null)

@@ -149,7 +149,8 @@ func vec(bufs ...[]byte) []unix.Iovec {
 // aligned returns memory for direct I/O, outside Go's heap.
 func aligned(t testing.TB, n int) []byte {
 	t.Helper()
-	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	test.Must(t, err)
 	t.Cleanup(func() { unix.Munmap(b) })
 	return b
@@ -179,7 +180,8 @@ func places(t testing.TB) []place {
 	dir := t.TempDir()
 	all := []place{{"file", dir, 0}, {"file, O_NONBLOCK", dir, unix.O_NONBLOCK}}
 	probe := filepath.Join(dir, "probe")
-	if fd, err := unix.Open(probe, unix.O_CREAT|unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0o600); err == nil {
+	if fd, err := unix.Open(probe, unix.O_CREAT|unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC,
+		0o600); err == nil {
 		unix.Close(fd)
 		all = append(all, place{"direct", dir, unix.O_DIRECT})
 	} else {
@@ -217,7 +219,8 @@ func chill(t testing.TB, fd int) {
 func want(t testing.TB, what string, c Completion, n int, errno unix.Errno) {
 	t.Helper()
 	if c.N != n || c.Err != errno {
-		t.Fatalf("%s: %d bytes, error %d (%v), expected %d bytes, error %d", what, c.N, int(c.Err), c.Err, n, int(errno))
+		t.Fatalf("%s: %d bytes, error %d (%v), expected %d bytes, error %d", what, c.N, int(c.Err),
+			c.Err, n, int(errno))
 	}
 }
 

@@ -21,7 +21,8 @@ func TestNoSignalIsLost(t *testing.T) {
 				var list []Completion
 				for done := 0; done < 3000; {
 					// One to eight in flight, changing all the time.
-					for out < 1+int(next%8) && r.e.Start(next, false, fd, vec(mem[next%8*page:][:page]), int64(next%64)*page) {
+					for out < 1+int(next%8) && r.e.Start(next, false, fd,
+						vec(mem[next%8*page:][:page]), int64(next%64)*page) {
 						next++
 						out++
 					}

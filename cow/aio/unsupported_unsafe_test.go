@@ -26,7 +26,8 @@ func TestEngineWhereTheKernelHasIOUring(t *testing.T) {
 	}
 	disabled, _ := os.ReadFile("/proc/sys/kernel/io_uring_disabled")
 	status, _ := os.ReadFile("/proc/self/status")
-	if strings.TrimSpace(string(disabled)) == "0" && strings.Contains(string(status), "Seccomp:\t0") {
+	if strings.TrimSpace(string(disabled)) == "0" && strings.Contains(string(status),
+		"Seccomp:\t0") {
 		t.Fatalf("io_uring is allowed here, and: %v", err)
 	}
 }
@@ -50,7 +51,8 @@ func TestUnsupported(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			forbid(t, c.call, c.errno)
-			if e, err := New(1, eventFD(t)); e != nil || !errors.Is(err, errors.ErrUnsupported) || !errors.Is(err, c.errno) {
+			if e, err := New(1, eventFD(t)); e != nil || !errors.Is(err, errors.ErrUnsupported) ||
+				!errors.Is(err, c.errno) {
 				t.Fatalf("New: %v, %v, expected ErrUnsupported and %v", e, err, c.errno)
 			}
 		})
@@ -86,7 +88,8 @@ func forbid(t *testing.T, call uint32, errno unix.Errno) {
 	}
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	test.Must(t, unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-	_, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
+	_, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0,
+		uintptr(unsafe.Pointer(&prog)))
 	if e != 0 {
 		t.Fatal(e)
 	}

@@ -12,7 +12,8 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-var form = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) ?(?:([bB])|([kKmMgGtTpPeE])(iB|ib|IB|B|b)?)?$`)
+var form = regexp.MustCompile(
+	`^([0-9]+(?:\.[0-9]+)?) ?(?:([bB])|([kKmMgGtTpPeE])(iB|ib|IB|B|b)?)?$`)
 
 // maxDigits bounds the length of a number: far more digits than any size has.
 const maxDigits = 64
@@ -43,16 +44,19 @@ func Parse(text string, unit, limit int64) (int64, error) {
 			base = 1000
 		}
 		power := int64(strings.Index(letters, strings.ToUpper(m[3])) + 1)
-		size.Mul(size, new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(base), big.NewInt(power), nil)))
+		size.Mul(size, new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(base), big.NewInt(power),
+			nil)))
 	}
 	if size.Cmp(new(big.Rat).SetInt64(limit)) > 0 {
-		return 0, fmt.Errorf("%q is too large: at most %d bytes (%s) are possible", text, limit, limitText(limit))
+		return 0, fmt.Errorf("%q is too large: at most %d bytes (%s) are possible", text, limit,
+			limitText(limit))
 	}
 	units := new(big.Rat).Quo(size, new(big.Rat).SetInt64(unit))
 	if units.IsInt() {
 		return units.Num().Int64() * unit, nil
 	}
-	return 0, notMultiple(text, new(big.Int).Quo(units.Num(), units.Denom()).Int64()*unit, unit, limit)
+	return 0, notMultiple(text, new(big.Int).Quo(units.Num(), units.Denom()).Int64()*unit, unit,
+		limit)
 }
 
 // notMultiple names the valid sizes nearest to text, which is between below and below + unit.
@@ -76,7 +80,8 @@ func notMultiple(text string, below, unit, limit int64) error {
 	if len(nearest) > 1 {
 		are = "sizes are"
 	}
-	return fmt.Errorf("%q is not a multiple of %s; the nearest %s %s", text, of, are, strings.Join(nearest, " and "))
+	return fmt.Errorf("%q is not a multiple of %s; the nearest %s %s", text, of, are,
+		strings.Join(nearest, " and "))
 }
 
 // limitText returns a limit in the largest unit: 1E, or 8E - 1.

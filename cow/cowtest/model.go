@@ -42,7 +42,8 @@ type Write struct {
 func NewModel(size, base int64) *Model {
 	m := &Model{groups: make([]group, (size/SectorSize+groupSectors-1)/groupSectors)}
 	m.content.Store(uint64(firstWrite))
-	zeros, below := &Write{Content: Zeros, What: "nothing"}, &Write{Content: BaseContent, What: "base"}
+	zeros, below := &Write{Content: Zeros, What: "nothing"}, &Write{Content: BaseContent,
+		What: "base"}
 	zeros.end.Store(m.clock.Add(1))
 	below.end.Store(m.clock.Load())
 	for s := range size / SectorSize {
@@ -147,7 +148,8 @@ func check(p []byte, sector int64, list []*Write, start uint64) (*Write, error) 
 		shown = w
 	}
 	if len(found) > 1 && !overlap {
-		return nil, fmt.Errorf("sector %d is torn between writes %d and nothing was in flight\n%s", sector, found, history(list, start))
+		return nil, fmt.Errorf("sector %d is torn between writes %d and nothing was in flight\n%s",
+			sector, found, history(list, start))
 	}
 	if shown == nil {
 		shown = legal[len(legal)-1] // torn everywhere, during a write
@@ -168,7 +170,10 @@ func writeOf(word uint64, sector int64, list []*Write) (found *Write) {
 // mixed reports whether each byte of a word is that of one of the writes.
 func mixed(word uint64, sector int64, list []*Write) bool {
 	for shift := 0; shift < 64; shift += 8 {
-		if !slices.ContainsFunc(list, func(w *Write) bool { return byte(stampOf(sector, w.Content)>>shift) == byte(word>>shift) }) {
+		if !slices.ContainsFunc(list,
+			func(w *Write) bool {
+				return byte(stampOf(sector, w.Content)>>shift) == byte(word>>shift)
+			}) {
 			return false
 		}
 	}

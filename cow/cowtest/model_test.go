@@ -17,14 +17,28 @@ func TestTornSectors(t *testing.T) {
 	}{
 		{"nothing of it", func([]byte, Content) {}, false, true},
 		{"all of it", func(p []byte, c Content) { Stamp(p, sector, c) }, false, true},
-		{"half of it", func(p []byte, c Content) { Stamp(p, sector, c); clear(p[:256]) }, false, true},
-		{"half a word", func(p []byte, c Content) { Stamp(p, sector, c); clear(p[:260]) }, false, true},
-		{"one byte", func(p []byte, c Content) { binary.LittleEndian.PutUint64(p[264:], stampOf(sector, c)&0xff0000) }, false, true},
-		{"half a word of another sector", func(p []byte, c Content) { Stamp(p, sector+1, c); clear(p[:260]) }, false, false},
-		{"a write that never was", func(p []byte, c Content) { Stamp(p, sector, c+5) }, false, false},
+		{"half of it", func(p []byte, c Content) { Stamp(p, sector, c); clear(p[:256]) }, false,
+			true},
+		{"half a word", func(p []byte, c Content) { Stamp(p, sector, c); clear(p[:260]) }, false,
+			true},
+		{"one byte", func(p []byte, c Content) {
+			binary.LittleEndian.PutUint64(p[264:], stampOf(sector, c)&0xff0000)
+		}, false, true},
+		{"half a word of another sector", func(p []byte, c Content) {
+			Stamp(p, sector+1, c)
+			clear(p[:260])
+		}, false, false},
+		{"a write that never was", func(p []byte, c Content) { Stamp(p, sector, c+5) }, false,
+			false},
 		{"its end is past: all", func(p []byte, c Content) { Stamp(p, sector, c) }, true, true},
-		{"its end is past: half of it", func(p []byte, c Content) { Stamp(p, sector, c); clear(p[:256]) }, true, false},
-		{"its end is past: half a word", func(p []byte, c Content) { Stamp(p, sector, c); clear(p[:260]) }, true, false},
+		{"its end is past: half of it", func(p []byte, c Content) {
+			Stamp(p, sector, c)
+			clear(p[:256])
+		}, true, false},
+		{"its end is past: half a word", func(p []byte, c Content) {
+			Stamp(p, sector, c)
+			clear(p[:260])
+		}, true, false},
 		{"its end is past: nothing of it", func([]byte, Content) {}, true, false},
 	} {
 		m := NewModel(1<<20, 0)

@@ -82,7 +82,8 @@ func (r *Rig) makeBase(params *layer.CreateParams) error {
 		return err
 	}
 	params.Base, params.BaseSize = sum, s.BaseSize
-	r.Spec.Base = &cow.BaseSpec{Path: name, Offset: s.BaseOffset, Size: s.BaseSize, Fingerprint: sum, Identity: id}
+	r.Spec.Base = &cow.BaseSpec{Path: name, Offset: s.BaseOffset, Size: s.BaseSize,
+		Fingerprint: sum, Identity: id}
 	return nil
 }
 
@@ -109,7 +110,8 @@ func (r *Rig) create(params layer.CreateParams) (*layer.Layer, error) {
 func (r *Rig) NextHead() (*layer.Layer, error) {
 	layers := r.Disk.Layers()
 	below := layers[len(layers)-1]
-	return r.create(layer.CreateParams{Parent: below.UUID, Base: below.Base, BaseSize: below.BaseSize})
+	return r.create(layer.CreateParams{Parent: below.UUID, Base: below.Base,
+		BaseSize: below.BaseSize})
 }
 
 // Promote puts a new head on top of the running disk.

@@ -80,7 +80,8 @@ func (r *Run) channel(i int) (err error) {
 	if depth == 0 {
 		depth = 8
 	}
-	x := &runner{Run: r, ch: ch, rng: rand.New(rand.NewPCG(r.Seed, uint64(i))), slots: make([]slot, depth), out: make([]*cow.Request, 0, depth)}
+	x := &runner{Run: r, ch: ch, rng: rand.New(rand.NewPCG(r.Seed, uint64(i))),
+		slots: make([]slot, depth), out: make([]*cow.Request, 0, depth)}
 	for s := range x.slots {
 		x.slots[s].buf = make([]byte, MaxLength)
 		x.free = append(x.free, s)
@@ -133,7 +134,8 @@ func (x *runner) submit(op Op) {
 		Stamp(s.buf[:s.req.Length], s.req.Offset/SectorSize, c)
 		s.write = x.Model.Begin(c, op.String(), [2]int64{s.req.Offset, s.req.Length})
 	case cow.OpDiscard, cow.OpWriteZeroes:
-		s.write = x.Model.Begin(Zeros, op.String(), op.Effect(x.Disk.Size(), int64(x.Disk.BlockSize()))...)
+		s.write = x.Model.Begin(Zeros, op.String(), op.Effect(x.Disk.Size(),
+			int64(x.Disk.BlockSize()))...)
 	}
 	x.ch.Submit(&s.req)
 }

@@ -45,7 +45,8 @@ func Identify(p []byte, sector int64, dst []Content) ([]Content, error) {
 	for i := 0; i < SectorSize; i += 8 {
 		word := binary.LittleEndian.Uint64(p[i:])
 		if at := int64(word & (1<<sectorBits - 1)); word != 0 && at != sector {
-			return nil, fmt.Errorf("sector %d holds, at byte %d, what write %d wrote to sector %d", sector, i, word>>sectorBits, at)
+			return nil, fmt.Errorf("sector %d holds, at byte %d, what write %d wrote to sector %d",
+				sector, i, word>>sectorBits, at)
 		}
 		c := Content(word >> sectorBits)
 		if len(dst) == 0 || dst[len(dst)-1] != c {

@@ -46,7 +46,8 @@ func Parse(line string) (*Table, error) {
 		return nil, finding.Invalidf("table: field 3 is %q, expected the target name \"cow\"", f[2])
 	}
 	if len(f) < 8 {
-		return nil, finding.Invalidf("table: %d fields, at least 8 expected: START LENGTH cow BASE BASE_OFFSET MAP DATA DATA_OFFSET", len(f))
+		return nil, finding.Invalidf(
+			"table: %d fields, at least 8 expected: START LENGTH cow BASE BASE_OFFSET MAP DATA DATA_OFFSET", len(f))
 	}
 	t := &Table{Base: f[3]}
 	var err error
@@ -64,7 +65,8 @@ func Parse(line string) (*Table, error) {
 	}
 	rest := f[5:]
 	if len(rest)%3 != 0 {
-		return nil, finding.Invalidf("table: %d fields after BASE_OFFSET, expected triples MAP DATA DATA_OFFSET", len(rest))
+		return nil, finding.Invalidf(
+			"table: %d fields after BASE_OFFSET, expected triples MAP DATA DATA_OFFSET", len(rest))
 	}
 	if len(rest)/3 > MaxLayers {
 		return nil, finding.Invalidf("table: %d layers, at most %d", len(rest)/3, MaxLayers)
@@ -103,12 +105,14 @@ func (t *Table) Absolute() error {
 func (t *Table) check() error {
 	limit := int64(math.MaxInt64/SectorSize) - t.Length
 	if t.Start > limit || t.BaseOffset > limit {
-		return finding.Invalidf("table: START or BASE_OFFSET plus LENGTH is beyond the largest file offset")
+		return finding.Invalidf(
+			"table: START or BASE_OFFSET plus LENGTH is beyond the largest file offset")
 	}
 	seen := map[string]bool{}
 	for _, l := range t.Layers {
 		if l.DataOffset > limit {
-			return finding.Invalidf("table: DATA_OFFSET of %s plus LENGTH is beyond the largest file offset", l.Data)
+			return finding.Invalidf(
+				"table: DATA_OFFSET of %s plus LENGTH is beyond the largest file offset", l.Data)
 		}
 		if seen[l.Map] {
 			return finding.Invalidf("table: map %s is named twice", l.Map)
@@ -128,7 +132,8 @@ func (t *Table) check() error {
 			}
 		}
 		if a.Data == t.Base && overlap(a.DataOffset, t.BaseOffset, t.Length) {
-			return finding.Invalidf("table: the base and a layer use the same sectors of %s", a.Data)
+			return finding.Invalidf("table: the base and a layer use the same sectors of %s",
+				a.Data)
 		}
 	}
 	return nil
@@ -140,7 +145,8 @@ func overlap(a, b, n int64) bool { return a < b+n && b < a+n }
 func sectors(field, s string) (int64, error) {
 	n, err := strconv.ParseUint(s, 10, 63)
 	if err != nil || n > math.MaxInt64/SectorSize {
-		return 0, finding.Invalidf("table: %s is %q, expected a number of 512-byte sectors", field, s)
+		return 0, finding.Invalidf("table: %s is %q, expected a number of 512-byte sectors", field,
+			s)
 	}
 	return int64(n), nil
 }

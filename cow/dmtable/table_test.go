@@ -16,14 +16,18 @@ func TestParse(t *testing.T) {
 		want       *Table
 		err        string // substring; empty: parses
 	}{
-		{"the issue's example", "0 8385866 cow /dev/sdb1 0 /dev/sdb2 /dev/sdb3 0", &Table{Length: 8385866, Base: "/dev/sdb1",
-			Layers: []Layer{{"/dev/sdb2", "/dev/sdb3", 0}}}, ""},
-		{"start and offsets", "63 100 cow b 7 rm rd 8 wm wd 9\n", &Table{Start: 63, Length: 100, Base: "b", BaseOffset: 7,
+		{"the issue's example", "0 8385866 cow /dev/sdb1 0 /dev/sdb2 /dev/sdb3 0",
+			&Table{Length: 8385866, Base: "/dev/sdb1",
+				Layers: []Layer{{"/dev/sdb2", "/dev/sdb3", 0}}}, ""},
+		{"start and offsets", "63 100 cow b 7 rm rd 8 wm wd 9\n", &Table{Start: 63, Length: 100,
+			Base: "b", BaseOffset: 7,
 			Layers: []Layer{{"rm", "rd", 8}, {"wm", "wd", 9}}}, ""},
-		{"tabs and several blanks", "0\t1  cow b 0 m d 0", &Table{Length: 1, Base: "b", Layers: []Layer{{"m", "d", 0}}}, ""},
+		{"tabs and several blanks", "0\t1  cow b 0 m d 0", &Table{Length: 1, Base: "b",
+			Layers: []Layer{{"m", "d", 0}}}, ""},
 		{"layers in one data device", "0 10 cow b 0 m1 d 0 m2 d 10", &Table{Length: 10, Base: "b",
 			Layers: []Layer{{"m1", "d", 0}, {"m2", "d", 10}}}, ""},
-		{"layer behind the base", "0 10 cow d 0 m1 d 10", &Table{Length: 10, Base: "d", Layers: []Layer{{"m1", "d", 10}}}, ""},
+		{"layer behind the base", "0 10 cow d 0 m1 d 10", &Table{Length: 10, Base: "d",
+			Layers: []Layer{{"m1", "d", 10}}}, ""},
 		{"empty", "", nil, "0 fields"},
 		{"no writable layer", "0 1 cow b 0", nil, "at least 8"},
 		{"other target", "0 1 linear b 0 m d 0", nil, `expected the target name "cow"`},

@@ -10,10 +10,13 @@ import (
 func TestFinding(t *testing.T) {
 	damaged, cause := errors.New("damaged"), errors.New("cause")
 	for want, f := range map[string]*Finding{
-		"/a: damaged: size: expected 1, found 2; restore it": New(damaged, "/a", "size", 1, 2, "restore it"),
-		"/a: size: expected 1, found 2\nrestore it":          New(nil, "/a", "size", 1, 2, "restore it"),
-		`"/a\n": size: expected 1, found 2`:                  New(nil, "/a\n", "size", 1, 2, ""),
-		"damaged: size: too large":                           New(damaged, "", "size: too large", "", "", ""),
+		"/a: damaged: size: expected 1, found 2; restore it": New(damaged, "/a", "size", 1, 2,
+			"restore it"),
+		"/a: size: expected 1, found 2\nrestore it": New(nil, "/a", "size", 1, 2,
+			"restore it"),
+		`"/a\n": size: expected 1, found 2`: New(nil, "/a\n", "size", 1, 2, ""),
+		"damaged: size: too large": New(damaged, "", "size: too large",
+			"", "", ""),
 	} {
 		f.Cause = cause
 		if f.Error() != want {
@@ -27,7 +30,8 @@ func TestFinding(t *testing.T) {
 			t.Errorf("%q: errors.Is does not see sentinel and cause", f)
 		}
 	}
-	f := &Finding{Object: "o", File: "f", What: "w", Expected: "e", Found: "g", Status: Left, Remedy: "r", Advice: "a", Leftover: true, Err: damaged}
+	f := &Finding{Object: "o", File: "f", What: "w", Expected: "e", Found: "g", Status: Left,
+		Remedy: "r", Advice: "a", Leftover: true, Err: damaged}
 	text, err := json.Marshal(f)
 	const want = `{"object":"o","file":"f","what":"w","expected":"e","found":"g","status":"left","remedy":"r","advice":"a","leftover":true}`
 	if string(text) != want || err != nil {

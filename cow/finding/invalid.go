@@ -26,7 +26,8 @@ func CheckPath(what, path string) error {
 		return nil
 	}
 	return Invalidf("%s %s: expected a name in UTF-8, found other bytes, which the store's JSON documents cannot hold\n"+
-		"give it another name, or name it through a symbolic link that has one", what, strconv.Quote(path))
+		"give it another name, or name it through a symbolic link that has one", what,
+		strconv.Quote(path))
 }
 
 // Bytes returns a size for a message.

@@ -87,5 +87,6 @@ func taken(fsys vfs.FS, path string) bool {
 // flatten returns the command that converts an image and its backing files to one new qcow2. It
 // names the top image: a conversion of a file below would lack the content above it.
 func flatten(fsys vfs.FS, top string) string {
-	return "qemu-img convert -O qcow2 " + shell.Path(top) + " " + shell.Path(unusedPath(fsys, top, ".new", ".qcow2"))
+	return "qemu-img convert -O qcow2 " + shell.Path(top) + " " + shell.Path(unusedPath(fsys, top,
+		".new", ".qcow2"))
 }

@@ -53,7 +53,8 @@ func (src *Source) openBelow(fsys vfs.FS, c *chainFile, o Options) (*chainFile, 
 	refuse := func(what, expected, found, advice string) error {
 		return finding.New(nil, c.path, what, expected, found, advice)
 	}
-	oneImage := "if what it names may become a guest's disk, make one image of all: " + flatten(fsys, src.Name)
+	oneImage := "if what it names may become a guest's disk, make one image of all: " +
+		flatten(fsys, src.Name)
 	if len(src.chain) > MaxBacking {
 		return nil, refuse("backing files", fmt.Sprintf("at most %d", MaxBacking), "more", oneImage)
 	}
@@ -66,9 +67,11 @@ func (src *Source) openBelow(fsys vfs.FS, c *chainFile, o Options) (*chainFile, 
 		found, advice := strconv.Quote(driver), oneImage
 		if driver == "" {
 			found = "none"
-			advice = "if you know it, raw or qcow2, enter it: qemu-img rebase -u -b " + shell.Path(name) + " -F FORMAT " + shell.Path(c.path)
+			advice = "if you know it, raw or qcow2, enter it: qemu-img rebase -u -b " +
+				shell.Path(name) + " -F FORMAT " + shell.Path(c.path)
 		}
-		return nil, refuse("format of the backing file "+shell.Text(path), "raw or qcow2", found, advice)
+		return nil, refuse("format of the backing file "+shell.Text(path), "raw or qcow2", found,
+			advice)
 	}
 	below, err := openChainFile(fsys, path, src.Name, o)
 	if err != nil {
@@ -81,7 +84,8 @@ func (src *Source) openBelow(fsys vfs.FS, c *chainFile, o Options) (*chainFile, 
 	for _, above := range src.chain {
 		if above.opened.SameFile(below.opened) {
 			_ = below.close()
-			return nil, refuse("backing file", "another file than those above it", shell.Text(path)+", which is "+shell.Text(above.path),
+			return nil, refuse("backing file", "another file than those above it",
+				shell.Text(path)+", which is "+shell.Text(above.path),
 				"the chain has no bottom: put the right name back with qemu-img rebase -u")
 		}
 	}

@@ -61,7 +61,8 @@ func (w *writtenChunks) end() error {
 // CopyTo durably copies the content to the empty file out, with holes for zeros, reads it back and
 // compares it. It returns the chunk digest. copied and verified receive the number of bytes done.
 // The source must not have changed meanwhile.
-func (src *Source) CopyTo(ctx context.Context, out vfs.File, copied, verified func(done int64)) (digest string, err error) {
+func (src *Source) CopyTo(ctx context.Context, out vfs.File, copied,
+	verified func(done int64)) (digest string, err error) {
 	if err := out.Truncate(src.Size); err != nil {
 		return "", err
 	}

@@ -74,9 +74,11 @@ func (f fileExtents) next(_ context.Context, off int64) (start, end int64, err e
 // eachChunk calls do for each chunk of chunkSize bytes within the first size bytes that may be
 // nonzero, in ascending order. do must not keep the bytes. progress receives the number of bytes
 // done.
-func eachChunk(ctx context.Context, in extents, size int64, progress func(done int64), do func(off int64, p []byte) error) error {
+func eachChunk(ctx context.Context, in extents, size int64, progress func(done int64),
+	do func(off int64, p []byte) error) error {
 	buf := make([]byte, chunkSize)
-	start, end, reported := int64(0), int64(0), int64(0) // start, end: the data range at or after off
+	// start, end: the data range at or after off
+	start, end, reported := int64(0), int64(0), int64(0)
 	for off := int64(0); off < size; off += chunkSize {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -125,14 +127,16 @@ func eachChunk(ctx context.Context, in extents, size int64, progress func(done i
 	return nil
 }
 
-// Digest returns the chunk digest of the first size bytes of a file. progress receives the number of
-// bytes done.
-func Digest(ctx context.Context, f vfs.File, size int64, progress func(done int64)) (string, error) {
+// Digest returns the chunk digest of the first size bytes of a file. progress receives the number
+// of bytes done.
+func Digest(ctx context.Context, f vfs.File, size int64, progress func(done int64)) (string,
+	error) {
 	return hashChunks(ctx, f, size, progress, func(int64, []byte) error { return nil })
 }
 
 // hashChunks is Digest that calls check for each chunk that may hold data.
-func hashChunks(ctx context.Context, f vfs.File, size int64, progress func(done int64), check func(off int64, p []byte) error) (string, error) {
+func hashChunks(ctx context.Context, f vfs.File, size int64, progress func(done int64),
+	check func(off int64, p []byte) error) (string, error) {
 	// A truncated file would have the digest of a file with a hole at its end.
 	if now, err := f.Size(); err != nil {
 		return "", err
@@ -149,7 +153,8 @@ func hashChunks(ctx context.Context, f vfs.File, size int64, progress func(done 
 
 // SHA256 returns the SHA-256 of the first size bytes of a file, with zeros for holes, which it does
 // not read, in hexadecimal.
-func SHA256(ctx context.Context, f vfs.File, size int64, progress func(done int64)) (string, error) {
+func SHA256(ctx context.Context, f vfs.File, size int64, progress func(done int64)) (string,
+	error) {
 	sum, at := sha256.New(), int64(0)
 	zerosTo := func(end int64) {
 		for ; at < end && ctx.Err() == nil; at += min(end-at, chunkSize) {

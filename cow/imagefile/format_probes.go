@@ -17,7 +17,8 @@ import (
 // Each gets the first probeSize bytes of a file, or the whole file. The result is nil if it is
 // another format.
 var probes = []func(head []byte) *fileFormat{
-	probeTar, probeBzip2, probeZstdSkippable, probeLZMA, probeCompress, probeZlib, probeCpio, probeARJ, probeLHA, probeDump,
+	probeTar, probeBzip2, probeZstdSkippable, probeLZMA, probeCompress, probeZlib, probeCpio,
+	probeARJ, probeLHA, probeDump,
 	probePGP, probePE, probeMarkup,
 }
 
@@ -53,7 +54,8 @@ func probeTar(head []byte) *fileFormat {
 // probeBzip2: "BZh", the block size, then the magic of a block or of the stream's end.
 func probeBzip2(head []byte) *fileFormat {
 	if len(head) < 10 || string(head[:3]) != "BZh" || head[3] < '1' || head[3] > '9' ||
-		string(head[4:10]) != "\x31\x41\x59\x26\x53\x59" && string(head[4:10]) != "\x17\x72\x45\x38\x50\x90" {
+		string(head[4:10]) != "\x31\x41\x59\x26\x53\x59" &&
+			string(head[4:10]) != "\x17\x72\x45\x38\x50\x90" {
 		return nil
 	}
 	return &fileFormat{name: "bzip2", kind: kindStream, tool: "bzip2 -dc FILE >NEW"}
@@ -74,10 +76,12 @@ func probeLZMA(head []byte) *fileFormat {
 		return nil
 	}
 	dictionary, size := binary.LittleEndian.Uint32(head[1:]), binary.LittleEndian.Uint64(head[5:])
-	if top := dictionary & (dictionary - 1); dictionary < 1<<12 || top != 0 && top&(top-1) != 0 || size != ^uint64(0) && size >= 1<<56 {
+	if top := dictionary & (dictionary - 1); dictionary < 1<<12 || top != 0 && top&(top-1) != 0 ||
+		size != ^uint64(0) && size >= 1<<56 {
 		return nil
 	}
-	return &fileFormat{name: "lzma", kind: kindStream, tool: "xz --format=lzma -dc FILE >NEW", disk: true}
+	return &fileFormat{name: "lzma", kind: kindStream, tool: "xz --format=lzma -dc FILE >NEW",
+		disk: true}
 }
 
 // probeCpio: the old binary format in either byte order, with a plausible name.
@@ -95,7 +99,8 @@ func probeCpio(head []byte) *fileFormat {
 		return nil
 	}
 	n := int(order.Uint16(head[20:]))
-	if n < 2 || header+n > len(head) || head[header+n-1] != 0 || slices.ContainsFunc(head[header:header+n-1], func(c byte) bool { return c < ' ' }) {
+	if n < 2 || header+n > len(head) || head[header+n-1] != 0 ||
+		slices.ContainsFunc(head[header:header+n-1], func(c byte) bool { return c < ' ' }) {
 		return nil
 	}
 	return &fileFormat{name: "cpio", kind: kindArchive, tool: "cpio -id <FILE", disk: true}
@@ -107,7 +112,8 @@ func probeARJ(head []byte) *fileFormat {
 	if len(head) < 11 || head[0] != 0x60 || head[1] != 0xea || head[10] != 2 {
 		return nil
 	}
-	if all, first := int(binary.LittleEndian.Uint16(head[2:])), int(head[4]); first < least || all < first || all > most {
+	if all, first := int(binary.LittleEndian.Uint16(head[2:])), int(head[4]); first < least ||
+		all < first || all > most {
 		return nil
 	}
 	return &fileFormat{name: "arj", kind: kindArchive, tool: "arj x FILE", disk: true}
@@ -115,7 +121,8 @@ func probeARJ(head []byte) *fileFormat {
 
 // probeLHA: the method of the first member, "-lh5-", and the level of its header.
 func probeLHA(head []byte) *fileFormat {
-	if len(head) < 21 || head[2] != '-' || head[6] != '-' || head[20] > 3 || !slices.Contains([]string{"lh", "lz", "pm"}, string(head[3:5])) {
+	if len(head) < 21 || head[2] != '-' || head[6] != '-' || head[20] > 3 ||
+		!slices.Contains([]string{"lh", "lz", "pm"}, string(head[3:5])) {
 		return nil
 	}
 	return &fileFormat{name: "lha", kind: kindArchive, tool: "lha x FILE", disk: true}
@@ -124,7 +131,8 @@ func probeLHA(head []byte) *fileFormat {
 // probeCompress: compress(1) with plausible flags, and codes that the decoder can know.
 func probeCompress(head []byte) *fileFormat {
 	const header, codes = 3, 32
-	if len(head) < header || head[0] != 0x1f || head[1] != 0x9d || head[2]&0x60 != 0 || head[2]&0x1f < 9 || head[2]&0x1f > 16 {
+	if len(head) < header || head[0] != 0x1f || head[1] != 0x9d || head[2]&0x60 != 0 ||
+		head[2]&0x1f < 9 || head[2]&0x1f > 16 {
 		return nil
 	}
 	for i := range codes {
@@ -150,7 +158,8 @@ func probeZlib(head []byte) *fileFormat {
 	if err != nil && (n == 0 || !errors.Is(err, io.ErrUnexpectedEOF)) {
 		return nil
 	}
-	return &fileFormat{name: "zlib", kind: kindStream, tool: "zlib-flate -uncompress <FILE >NEW", disk: true}
+	return &fileFormat{name: "zlib", kind: kindStream, tool: "zlib-flate -uncompress <FILE >NEW",
+		disk: true}
 }
 
 // probeDump: a header of dump(8) in either byte order: its type, 1 to 6, and the magic of one of
@@ -162,7 +171,8 @@ func probeDump(head []byte) *fileFormat {
 	for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
 		magic := order.Uint32(head[24:])
 		if order.Uint32(head) <= 6 && (magic == 60011 || magic == 60012 || magic == 0x19540119) {
-			return &fileFormat{name: "dump(8)", kind: kindArchive, tool: "restore -rf FILE", disk: true}
+			return &fileFormat{name: "dump(8)", kind: kindArchive, tool: "restore -rf FILE",
+				disk: true}
 		}
 	}
 	return nil
@@ -179,12 +189,15 @@ func probePGP(head []byte) *fileFormat {
 	case tag == publicKey:
 		valid = body[0] == 3 && slices.Contains([]byte{1, 2, 3, 16, 18, 25, 26}, body[9])
 	case tag == passphrase:
-		valid = body[0] >= 4 && body[0] <= 6 && body[1] > 0 && body[1] <= 13 && (body[0] > 4 || body[2] <= 4)
+		valid = body[0] >= 4 && body[0] <= 6 && body[1] > 0 && body[1] <= 13 &&
+			(body[0] > 4 || body[2] <= 4)
 	}
-	if follows, _, _ := pgpPacket(next); !valid || !slices.Contains([]int{publicKey, passphrase, 9, 18, 20}, follows) {
+	if follows, _, _ := pgpPacket(next); !valid || !slices.Contains([]int{publicKey, passphrase, 9,
+		18, 20}, follows) {
 		return nil
 	}
-	return &fileFormat{name: "PGP message", kind: kindStream, tool: "gpg -o NEW -d FILE", disk: true}
+	return &fileFormat{name: "PGP message", kind: kindStream, tool: "gpg -o NEW -d FILE",
+		disk: true}
 }
 
 // pgpPacket returns the tag of the packet at the start of p, and what p has of its body and of what
@@ -228,7 +241,8 @@ func probePE(head []byte) *fileFormat {
 	if len(head) < 0x40 || string(head[:2]) != "MZ" {
 		return nil
 	}
-	if at := int64(binary.LittleEndian.Uint32(head[0x3c:])); at+4 > int64(len(head)) || string(head[at:at+4]) != "PE\x00\x00" {
+	if at := int64(binary.LittleEndian.Uint32(head[0x3c:])); at+4 > int64(len(head)) ||
+		string(head[at:at+4]) != "PE\x00\x00" {
 		return nil
 	}
 	return &fileFormat{name: "PE (a program of Windows or UEFI)", kind: kindOther, disk: true}

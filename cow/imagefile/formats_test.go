@@ -33,14 +33,17 @@ func deflated(data []byte) []byte {
 func TestFormatsRecognized(t *testing.T) {
 	// gpg -c, and gpg -e for RSA of 2048 bits, each with the packet that follows.
 	symmetric := "\x8c\x0d\x04\x09\x03\x02\x11\x22\x33\x44\x55\x66\x77\x88\xff\xd2\x40"
-	public := "\x85\x01\x0c\x03" + strings.Repeat("\x11", 8) + "\x01" + strings.Repeat("\x22", 268-10) + "\xd2\xc0"
+	public := "\x85\x01\x0c\x03" + strings.Repeat("\x11", 8) + "\x01" + strings.Repeat("\x22",
+		268-10) + "\xd2\xc0"
 	lzw := "\x1f\x9d\x90\x61\xc4\x8c\x21\x03"
 	for _, tt := range []struct {
 		name string
 		head []byte
 	}{
-		{"vmdk (seSparse)", headOf(map[int]string{0: "\xbe\xba\xfe\xca\x00\x00\x00\x00\x01\x00\x00\x00\x02"})},
-		{"vpc (VHD of fixed size, footer of 511 bytes)", headOf(map[int]string{probeSize - 511: "conectix"})},
+		{"vmdk (seSparse)", headOf(
+			map[int]string{0: "\xbe\xba\xfe\xca\x00\x00\x00\x00\x01\x00\x00\x00\x02"})},
+		{"vpc (VHD of fixed size, footer of 511 bytes)",
+			headOf(map[int]string{probeSize - 511: "conectix"})},
 		{"zpaq", headOf(map[int]string{0: "zPQ\x02\x01"})},
 		{"zpaq", headOf(map[int]string{0: "7kSt\xa0\x31\x83\xd3\x8c\xb2\x28\xb0\xd3zPQ"})},
 		{"lha", headOf(map[int]string{0: "\x24\xf5-lh5-", 20: "\x01"})},
@@ -61,12 +64,15 @@ func TestFormatsRecognized(t *testing.T) {
 		{"dump(8)", headOf(map[int]string{3: "\x01", 26: "\xea\x6c"})},
 		{"dump(8)", headOf(map[int]string{0: "\x01", 24: "\x19\x01\x54\x19"})},
 		{"libvirt's saved machine state", headOf(map[int]string{0: "LibvirtQemudSave\x02"})},
-		{"libvirt's saved machine state, incomplete", headOf(map[int]string{0: "LibvirtQemudPart\x02"})},
+		{"libvirt's saved machine state, incomplete",
+			headOf(map[int]string{0: "LibvirtQemudPart\x02"})},
 		{"Linux kernel (bzImage)", headOf(map[int]string{0: "MZ", 0x1fe: "\x55\xaa\xeb\x66HdrS"})},
-		{"PE (a program of Windows or UEFI)", headOf(map[int]string{0: "MZ\x90", 0x3c: "\x80", 0x80: "PE\x00\x00"})},
+		{"PE (a program of Windows or UEFI)", headOf(map[int]string{0: "MZ\x90", 0x3c: "\x80",
+			0x80: "PE\x00\x00"})},
 		{"Mach-O", headOf(map[int]string{0: "\xcf\xfa\xed\xfe\x07"})},
 		{"Mach-O", headOf(map[int]string{0: "\xfe\xed\xfa\xce\x00"})},
-		{"Mach-O of several processors, or Java class", headOf(map[int]string{0: "\xca\xfe\xba\xbe\x00\x00\x00\x02"})},
+		{"Mach-O of several processors, or Java class",
+			headOf(map[int]string{0: "\xca\xfe\xba\xbe\x00\x00\x00\x02"})},
 		{"uImage (U-Boot)", headOf(map[int]string{0: "\x27\x05\x19\x56"})},
 		{"PGP message", headOf(map[int]string{0: symmetric})},
 		{"PGP message", headOf(map[int]string{0: public})},
@@ -92,14 +98,22 @@ func TestFormatsRecognized(t *testing.T) {
 // A disk of any content is raw: what begins like another format by chance has no more of it.
 func TestDisksStayRaw(t *testing.T) {
 	disks := map[string][]byte{
-		"zeros": headOf(nil), "ones": bytes.Repeat([]byte{0xff}, probeSize), "nothing": {}, "one byte": {0x78},
-		"MBR":        headOf(map[int]string{0: "\xeb\x63\x90\x10\x8e\xd0\xbc\x00\xb0", 446: "\x80\x20\x21\x00\x83", 510: "\x55\xaa"}),
-		"GPT":        headOf(map[int]string{450: "\xee\xfe\xff\xff", 510: "\x55\xaa", 512: "EFI PART\x00\x00\x01\x00"}),
-		"ISO hybrid": headOf(map[int]string{0: "\x45\x52\x08\x00\x00\x00\x90\x90", 510: "\x55\xaa"}),
-		"ISO of DOS": headOf(map[int]string{0: "MZ\xeb\x3c", 0x3c: "\xff\xff\xff\xff", 510: "\x55\xaa"}),
-		"XFS":        headOf(map[int]string{0: "XFSB\x00\x00\x10\x00"}), "FAT": headOf(map[int]string{0: "\xeb\x58\x90mkfs.fat", 510: "\x55\xaa"}),
-		"NTFS": headOf(map[int]string{0: "\xeb\x52\x90NTFS    ", 510: "\x55\xaa"}), "LVM": headOf(map[int]string{512: "LABELONE"}),
-		"swap": headOf(nil), "squashfs": headOf(map[int]string{0: "hsqs"}), "text": bytes.Repeat([]byte("a line of a guest's log\n"), 43),
+		"zeros": headOf(nil), "ones": bytes.Repeat([]byte{0xff}, probeSize), "nothing": {},
+		"one byte": {0x78},
+		"MBR": headOf(map[int]string{0: "\xeb\x63\x90\x10\x8e\xd0\xbc\x00\xb0",
+			446: "\x80\x20\x21\x00\x83", 510: "\x55\xaa"}),
+		"GPT": headOf(map[int]string{450: "\xee\xfe\xff\xff", 510: "\x55\xaa",
+			512: "EFI PART\x00\x00\x01\x00"}),
+		"ISO hybrid": headOf(map[int]string{0: "\x45\x52\x08\x00\x00\x00\x90\x90",
+			510: "\x55\xaa"}),
+		"ISO of DOS": headOf(map[int]string{0: "MZ\xeb\x3c", 0x3c: "\xff\xff\xff\xff",
+			510: "\x55\xaa"}),
+		"XFS":  headOf(map[int]string{0: "XFSB\x00\x00\x10\x00"}),
+		"FAT":  headOf(map[int]string{0: "\xeb\x58\x90mkfs.fat", 510: "\x55\xaa"}),
+		"NTFS": headOf(map[int]string{0: "\xeb\x52\x90NTFS    ", 510: "\x55\xaa"}),
+		"LVM":  headOf(map[int]string{512: "LABELONE"}),
+		"swap": headOf(nil), "squashfs": headOf(map[int]string{0: "hsqs"}),
+		"text": bytes.Repeat([]byte("a line of a guest's log\n"), 43),
 	}
 	for name, head := range disks {
 		if f := probeBytes(head, head); f.name != Raw {

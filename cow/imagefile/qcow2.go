@@ -9,14 +9,15 @@ import (
 	"cowblk/cow/shell"
 )
 
-// qcow2Refusal adds the file's name and advice to an error of the qcow2 reader. It advises a conversion only if nothing
-// is damaged: a conversion hides damage.
+// qcow2Refusal adds the file's name and advice to an error of the qcow2 reader. It advises a
+// conversion only if nothing is damaged: a conversion hides damage.
 func (c *chainFile) qcow2Refusal(err error) error {
 	var q *finding.Finding
 	if !errors.As(err, &q) {
 		return fmt.Errorf("%s: %w", shell.Text(c.path), err)
 	}
-	return finding.New(nil, c.path, "qcow2 image, "+q.What, q.Expected, q.Found, c.qcow2Advice(q.Err))
+	return finding.New(nil, c.path, "qcow2 image, "+q.What, q.Expected, q.Found,
+		c.qcow2Advice(q.Err))
 }
 
 func (c *chainFile) qcow2Advice(err error) string {
@@ -33,11 +34,13 @@ func (c *chainFile) qcow2Advice(err error) string {
 		return "it was not closed in order (or a QEMU uses it now). If nobody uses it, QEMU's own repair of the reference counts puts that right: qemu-img check -r all " + word
 	case qcow2.ErrEncrypted:
 		if c.path != c.top {
-			return "make one image of " + shell.Path(c.top) + " and all under it with the key: qemu-img convert with --object secret and --image-opts, see qemu-img(1)"
+			return "make one image of " + shell.Path(c.top) +
+				" and all under it with the key: qemu-img convert with --object secret and --image-opts, see qemu-img(1)"
 		}
 		return "decrypt it with the key first: qemu-img convert with --object secret and --image-opts, see qemu-img(1)"
 	case qcow2.ErrDataFile:
-		return "its content is in that other file: make one image of all, " + flatten(c.fsys, c.top) + ", if that file may become a guest's disk"
+		return "its content is in that other file: make one image of all, " + flatten(c.fsys,
+			c.top) + ", if that file may become a guest's disk"
 	case qcow2.ErrUnsupported:
 		return "QEMU can write it without what cowblk does not know: " + flatten(c.fsys, c.top)
 	}

@@ -34,11 +34,13 @@ func CheckRaw(path, word string) error {
 		}
 		if format.name != Raw && !(format.kind == kindOther && format.disk) {
 			return format.notRaw(vfs.OS{}, path, "format of the file", word,
-				"import it, and serve a disk on it: cowblk import "+shell.Path(path)+" NAME; cowblk create DISK --from NAME")
+				"import it, and serve a disk on it: cowblk import "+shell.Path(path)+
+					" NAME; cowblk create DISK --from NAME")
 		}
 	}
 	if size == 0 || size%layer.SectorSize != 0 {
-		return finding.New(nil, path, "size of the file", ExpectedSize, finding.Bytes(size), SizeAdvice(size))
+		return finding.New(nil, path, "size of the file", ExpectedSize, finding.Bytes(size),
+			SizeAdvice(size))
 	}
 	return nil
 }
@@ -52,7 +54,8 @@ func CheckBase(fsys vfs.FS, f vfs.File, path string) error {
 	if format.name == Raw {
 		return nil
 	}
-	return format.notRaw(fsys, path, "format of the base", "--force", "import it: cowblk import "+shell.Path(path)+" NAME")
+	return format.notRaw(fsys, path, "format of the base", "--force", "import it: cowblk import "+
+		shell.Path(path)+" NAME")
 }
 
 // notRaw refuses a file that is not raw. word is the option that accepts it as it is; toImport says

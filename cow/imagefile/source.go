@@ -116,7 +116,8 @@ func (c *chainFile) lock(fsys vfs.FS) error {
 	if size == 0 {
 		return nil
 	}
-	if c.ranges, err = vfs.LockExtents(fsys, c.file, 0, size, false); errors.Is(err, vfs.ErrLocked) {
+	if c.ranges, err = vfs.LockExtents(fsys, c.file, 0, size, false); errors.Is(err,
+		vfs.ErrLocked) {
 		return layer.InUseElsewhere(c.path, "image file", false)
 	}
 	return err
@@ -287,7 +288,8 @@ func (src *Source) ReadAt(p []byte, off int64) (int, error) {
 			}
 		default:
 			if _, err := c.file.ReadAt(part, at); errors.Is(err, io.EOF) {
-				return done, fmt.Errorf("%s: offset %d: %w", shell.Text(c.path), at, io.ErrUnexpectedEOF)
+				return done, fmt.Errorf("%s: offset %d: %w", shell.Text(c.path), at,
+					io.ErrUnexpectedEOF)
 			} else if err != nil {
 				return done, err
 			}

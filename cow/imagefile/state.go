@@ -21,15 +21,17 @@ func StateFinding(path string, was, is vfs.Identity, advice string) *finding.Fin
 		kind := map[bool]string{false: "a regular file", true: "a block device"}
 		return finding.New(nil, path, "kind", kind[was.Block], kind[is.Block], advice)
 	case was.Size != is.Size:
-		return finding.New(nil, path, "size of the base", finding.Bytes(was.Size), finding.Bytes(is.Size), advice)
+		return finding.New(nil, path, "size of the base", finding.Bytes(was.Size),
+			finding.Bytes(is.Size), advice)
 	}
-	return finding.New(nil, path, "modification time of the base", timeText(was.MTime), timeText(is.MTime), advice)
+	return finding.New(nil, path, "modification time of the base", timeText(was.MTime),
+		timeText(is.MTime), advice)
 }
 
 func timeText(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
 
-// CheckSystemUse returns a vfs.ErrSystemUses for a block device that the system uses. word is the option
-// that accepts it; empty: none does.
+// CheckSystemUse returns a vfs.ErrSystemUses for a block device that the system uses. word is the
+// option that accepts it; empty: none does.
 func CheckSystemUse(fsys vfs.FS, path, word string) error {
 	err := vfs.CheckSystemUse(fsys, path)
 	if err == nil {

@@ -24,7 +24,8 @@ func CheckUnused(fsys vfs.FS, path string, off, size int64) error {
 	}
 	defer f.Close()
 	refuse := func(found string) error {
-		return finding.New(nil, path, "content of the data", "nothing, or zeros, below a map that is formatted", found,
+		return finding.New(nil, path, "content of the data",
+			"nothing, or zeros, below a map that is formatted", found,
 			"name another file or device; --force overwrites what is in this one")
 	}
 	format, err := probe(f)

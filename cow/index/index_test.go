@@ -41,7 +41,8 @@ func TestFoldAndReuse(t *testing.T) {
 		t.Errorf("a page filled by sequential writes is not folded")
 	}
 	// The second page has become narrow at its 64th owner.
-	if got, want := x.arena.next, 3*groupUnits+2*unitsOf(forms[tight].words)+unitsOf(forms[narrow].words); got != want {
+	if got, want := x.arena.next, 3*groupUnits+2*unitsOf(forms[tight].words)+
+		unitsOf(forms[narrow].words); got != want {
 		t.Errorf("200 rounds of fold and unfold: got %d units, want %d", got, want)
 	}
 }
@@ -72,7 +73,8 @@ func TestOlderWriteFits(t *testing.T) {
 	defer x.Close()
 	x.Raise(0, 1, 300)
 	x.Raise(5, 1, 299)
-	test.Equal(t, entry(x.dir[0].Load()).kind(), tight, "a write one layer below made the page one of form")
+	test.Equal(t, entry(x.dir[0].Load()).kind(), tight,
+		"a write one layer below made the page one of form")
 	x.Raise(6, 1, 2)
 	for b, want := range map[uint64]Owner{0: 300, 5: 299, 6: 2, 7: 0} {
 		if o, _ := x.Lookup(b, 1); o != want {
@@ -183,7 +185,8 @@ func (s *failingSource) Words([]uint64, uint64) error { return s.err }
 
 func TestBuildPassesErrorsOn(t *testing.T) {
 	want := errors.New("cannot read")
-	test.ErrorIs(t, test.Err(Build(1000, []Source{&failingSource{*newBitmapSource(1000, false), want}})), want)
+	test.ErrorIs(t, test.Err(Build(1000, []Source{&failingSource{*newBitmapSource(1000, false),
+		want}})), want)
 	if _, err := Build(1000, make([]Source, 1<<16)); err == nil {
 		t.Error("65,536 layers were accepted")
 	}
@@ -305,7 +308,8 @@ func FuzzIndex(f *testing.F) {
 			}
 			gotO, gotRun := x.Lookup(first, n)
 			if o, run := m.lookup(first, n); o != gotO || run != gotRun {
-				t.Fatalf("Lookup(%d, %d): got owner %d run %d, want %d run %d", first, n, gotO, gotRun, o, run)
+				t.Fatalf("Lookup(%d, %d): got owner %d run %d, want %d run %d", first, n, gotO,
+					gotRun, o, run)
 			}
 		}
 		m.compare(t, x)

@@ -28,7 +28,9 @@ func (x *Index) checkRaised(c *scratch, start, first, end uint64, o Owner) {
 			want = max(want, o)
 		}
 		if after != want {
-			panic(fmt.Sprintf("index: block %d: owner %d after raising %d to %d to owner %d: expected %d", b, after, first, end, o, want))
+			panic(fmt.Sprintf(
+				"index: block %d: owner %d after raising %d to %d to owner %d: expected %d", b,
+				after, first, end, o, want))
 		}
 	}
 }

@@ -34,7 +34,8 @@ func (m model) compare(t *testing.T, x *Index) {
 		o, run := x.Lookup(b, n)
 		wantO, wantRun := m.lookup(b, n)
 		if o != wantO || run != wantRun {
-			t.Fatalf("Lookup(%d, %d): got owner %d run %d, want %d run %d", b, n, o, run, wantO, wantRun)
+			t.Fatalf("Lookup(%d, %d): got owner %d run %d, want %d run %d", b, n, o, run, wantO,
+				wantRun)
 		}
 		b += run
 	}
@@ -138,7 +139,8 @@ func TestRaiseAgainstModel(t *testing.T) {
 						o, run := x.Lookup(b, limit)
 						wantO, wantRun := m.lookup(b, limit)
 						if o != wantO || run != wantRun {
-							t.Fatalf("after %d raises: Lookup(%d, %d): got owner %d run %d, want %d run %d", i+1, b, limit, o, run, wantO, wantRun)
+							t.Fatalf(
+								"after %d raises: Lookup(%d, %d): got owner %d run %d, want %d run %d", i+1, b, limit, o, run, wantO, wantRun)
 						}
 					}
 				}
@@ -152,37 +154,38 @@ func TestBuildAgainstModel(t *testing.T) {
 	for _, layers := range []int{0, 1, 2, 32, 63, 64, 255, 256, 600} {
 		for _, blocks := range []uint64{1, 100, 4096, 40*4096 + 5, 70 * 4096} {
 			for _, sparse := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%d layers %d blocks sparse %v", layers, blocks, sparse), func(t *testing.T) {
-					rng := rand.New(rand.NewPCG(uint64(layers), blocks))
-					m := make(model, blocks)
-					sources := make([]Source, layers)
-					for i := range sources {
-						s := newBitmapSource(blocks, sparse)
-						for range 1 + rng.IntN(8) {
-							first, n := rng.Uint64N(blocks), 1+rng.Uint64N(1<<rng.Uint64N(14))
-							if rng.IntN(3) == 0 {
-								first = first / 4096 * 4096
-								n = 4096
+				t.Run(fmt.Sprintf("%d layers %d blocks sparse %v", layers, blocks, sparse),
+					func(t *testing.T) {
+						rng := rand.New(rand.NewPCG(uint64(layers), blocks))
+						m := make(model, blocks)
+						sources := make([]Source, layers)
+						for i := range sources {
+							s := newBitmapSource(blocks, sparse)
+							for range 1 + rng.IntN(8) {
+								first, n := rng.Uint64N(blocks), 1+rng.Uint64N(1<<rng.Uint64N(14))
+								if rng.IntN(3) == 0 {
+									first = first / 4096 * 4096
+									n = 4096
+								}
+								s.set(first, n)
+								m.raise(first, n, Owner(i+1))
 							}
-							s.set(first, n)
-							m.raise(first, n, Owner(i+1))
+							sources[i] = s
 						}
-						sources[i] = s
-					}
-					x, err := Build(blocks, sources)
-					test.Must(t, err)
-					defer x.Close()
-					m.compare(t, x)
+						x, err := Build(blocks, sources)
+						test.Must(t, err)
+						defer x.Close()
+						m.compare(t, x)
 
-					// A built index behaves like a raised one.
-					for i := range 100 {
-						first, n := rng.Uint64N(blocks), 1+rng.Uint64N(200)
-						o := Owner(layers + 1 + i*3)
-						x.Raise(first, n, o)
-						m.raise(first, n, o)
-					}
-					m.compare(t, x)
-				})
+						// A built index behaves like a raised one.
+						for i := range 100 {
+							first, n := rng.Uint64N(blocks), 1+rng.Uint64N(200)
+							o := Owner(layers + 1 + i*3)
+							x.Raise(first, n, o)
+							m.raise(first, n, o)
+						}
+						m.compare(t, x)
+					})
 			}
 		}
 	}

@@ -48,7 +48,8 @@ func (l *Layer) AddChecksums(throttle func(off int64) error) (err error) {
 }
 
 // addChecksumsToMap writes the table behind the map.
-func (l *Layer) addChecksumsToMap(old *Header, data vfs.File, throttle func(off int64) error) error {
+func (l *Layer) addChecksumsToMap(old *Header, data vfs.File,
+	throttle func(off int64) error) error {
 	f, err := l.openAgain(l.paths.Map, os.O_RDWR, l.mapf)
 	if err != nil {
 		return err
@@ -67,7 +68,8 @@ func (l *Layer) addChecksumsToMap(old *Header, data vfs.File, throttle func(off 
 		if err := extendForChecksums(f, &h); err != nil {
 			return err
 		}
-		if h.ChecksumsCRC, err = writeTable(f, h.MapSize(), l.mapf, data, &h, throttle); err != nil {
+		if h.ChecksumsCRC, err = writeTable(f, h.MapSize(), l.mapf, data, &h,
+			throttle); err != nil {
 			return err
 		}
 		h.Features.MayIgnore |= featureDataChecksums
@@ -104,7 +106,8 @@ func (l *Layer) addChecksumFile(h *Header, data vfs.File, throttle func(off int6
 }
 
 // fillChecksumFile writes a whole checksum file.
-func fillChecksumFile(f vfs.File, mapf mapReader, data vfs.File, h *Header, throttle func(off int64) error) (*checksumTable, error) {
+func fillChecksumFile(f vfs.File, mapf mapReader, data vfs.File, h *Header,
+	throttle func(off int64) error) (*checksumTable, error) {
 	if err := f.Truncate(h.checksumFileEnd()); err != nil {
 		return nil, err
 	}
@@ -148,7 +151,8 @@ func extendForChecksums(f vfs.File, h *Header) error {
 	case id.Block:
 		return fmt.Errorf("%s: %w: it is a device", f.Name(), ErrNoTableSpace)
 	case id.Size < h.MapSize() || id.Size > h.checksumsEnd() || id.Size%MapPageSize != 0:
-		return fmt.Errorf("%s: %w: expected %d bytes, found %d", f.Name(), ErrNoTableSpace, h.MapSize(), id.Size)
+		return fmt.Errorf("%s: %w: expected %d bytes, found %d", f.Name(), ErrNoTableSpace,
+			h.MapSize(), id.Size)
 	case id.Size < h.checksumsEnd():
 		return f.Truncate(h.checksumsEnd())
 	}
@@ -157,8 +161,10 @@ func extendForChecksums(f vfs.File, h *Header) error {
 
 // writeTable writes the checksum table durably to byte at of f, and returns the table's own
 // checksum.
-func writeTable(f vfs.File, at int64, mapf mapReader, data vfs.File, h *Header, throttle func(off int64) error) (crc uint32, err error) {
-	t := &checksumBuilder{header: h, mapf: mapf, data: data, read: readData(data), throttle: throttle}
+func writeTable(f vfs.File, at int64, mapf mapReader, data vfs.File, h *Header,
+	throttle func(off int64) error) (crc uint32, err error) {
+	t := &checksumBuilder{header: h, mapf: mapf, data: data, read: readData(data),
+		throttle: throttle}
 	t.sink = func(page uint64, raw []byte) error {
 		crc = addRawPageCRC(crc, page, raw)
 		_, err := f.WriteAt(raw, at+int64(page)*MapPageSize)

@@ -171,7 +171,8 @@ func (b *Bitmap) flushed(pages []DirtyPage) {
 			l.Unlock()
 			continue
 		}
-		if s.pages.Load() > maxKeptPages && atomic.LoadUint64(&b.dirty[page/64])&(1<<(page%64)) == 0 {
+		if s.pages.Load() > maxKeptPages &&
+			atomic.LoadUint64(&b.dirty[page/64])&(1<<(page%64)) == 0 {
 			l.released++
 			s.release(page)
 		} else if s.clear(page, durable) != nil {

@@ -39,7 +39,8 @@ func TestBitmapAgainstModel(t *testing.T) {
 				count++
 			}
 			if b.Test(uint64(i)) != want || stored[i] != want {
-				t.Fatalf("%d blocks: block %d: in memory %v, taken %v, want %v", blocks, i, b.Test(uint64(i)), stored[i], want)
+				t.Fatalf("%d blocks: block %d: in memory %v, taken %v, want %v", blocks, i,
+					b.Test(uint64(i)), stored[i], want)
 			}
 		}
 		if b.Count() != count {
@@ -87,7 +88,8 @@ func TestTakeDirtyOfAHugeDisk(t *testing.T) {
 	b.Set(0, 1)
 	b.Set(blocks-1, 1)
 	pages := b.TakeDirty(nil)
-	if len(pages) != 2 || pages[0].Page != 0 || pages[1].Page != blocks/blocksPerPage-1 || pages[1].Words[wordsPerPage-1] != 1<<63 {
+	if len(pages) != 2 || pages[0].Page != 0 || pages[1].Page != blocks/blocksPerPage-1 ||
+		pages[1].Words[wordsPerPage-1] != 1<<63 {
 		t.Errorf("got %d pages", len(pages))
 	}
 	b.MarkDirty(pages[1:])

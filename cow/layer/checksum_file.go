@@ -86,7 +86,8 @@ func encodeChecksumHeader(h *Header, crc uint32) (sector [SectorSize]byte) {
 func readChecksumFile(f vfs.File, h *Header) (*checksumTable, error) {
 	for attempt := 1; ; attempt++ {
 		var sector [SectorSize]byte
-		if _, err := f.ReadAt(sector[:], 0); isEOF(err) || err == nil && sector == [SectorSize]byte{} {
+		if _, err := f.ReadAt(sector[:], 0); isEOF(err) || err == nil &&
+			sector == [SectorSize]byte{} {
 			return nil, nil
 		} else if err != nil {
 			return nil, err
@@ -120,12 +121,15 @@ func decodeChecksumHeader(sector *[SectorSize]byte, h *Header) (crc uint32, err 
 		return finding.New(sentinel, "", what, expected, found, adviceChecksums)
 	}
 	if found := string(sector[offChecksumMagic:][:len(checksumMagic)]); found != checksumMagic {
-		return 0, fault("magic of the checksums of the data", fmt.Sprintf("%q", checksumMagic), fmt.Sprintf("%q", found), ErrDamaged)
+		return 0, fault("magic of the checksums of the data", fmt.Sprintf("%q", checksumMagic),
+			fmt.Sprintf("%q", found), ErrDamaged)
 	}
 	if !checksumHolds(sector) {
-		return 0, fault("checksum of the header of the checksums of the data", hex32(le.Uint32(sector[offHeaderCRC:])), "another one", ErrDamaged)
+		return 0, fault("checksum of the header of the checksums of the data",
+			hex32(le.Uint32(sector[offHeaderCRC:])), "another one", ErrDamaged)
 	}
-	version, refuse := le.Uint32(sector[offChecksumVersion:]), le.Uint64(sector[offChecksumMustRefuse:])
+	version, refuse := le.Uint32(sector[offChecksumVersion:]),
+		le.Uint64(sector[offChecksumMustRefuse:])
 	if version != checksumVersion || refuse != 0 {
 		return 0, finding.New(ErrUnsupported, "",
 			"version and features of the checksums of the data",
@@ -138,7 +142,8 @@ func decodeChecksumHeader(sector *[SectorSize]byte, h *Header) (crc uint32, err 
 	id := uuid.UUID(sector[offChecksumUUID:][:16])
 	size, block := le.Uint64(sector[offChecksumSize:]), le.Uint32(sector[offChecksumBlockSize:])
 	if id != h.UUID || size != uint64(h.Size) || block != h.BlockSize {
-		return 0, fault("layer that the checksums of the data are of", fmt.Sprintf("%v of %d bytes in blocks of %d", h.UUID, h.Size, h.BlockSize),
+		return 0, fault("layer that the checksums of the data are of",
+			fmt.Sprintf("%v of %d bytes in blocks of %d", h.UUID, h.Size, h.BlockSize),
 			fmt.Sprintf("%v of %d bytes in blocks of %d", id, size, block), ErrMismatch)
 	}
 	return le.Uint32(sector[offChecksumTableCRC:]), nil

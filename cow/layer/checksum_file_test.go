@@ -22,18 +22,26 @@ func TestRestoreChecksumFile(t *testing.T) {
 		{"bit of an entry", func(p Paths) { flip(t, p.Checksums, 4096+9) }, true, nil},
 		{"bit where it is zero", func(p Paths) { flip(t, p.Checksums, 8191) }, true, nil},
 		{"cut", func(p Paths) { test.Must(t, os.Truncate(p.Checksums, 4096+3)) }, true, ErrDamaged},
-		{"cut within the header", func(p Paths) { test.Must(t, os.Truncate(p.Checksums, 520)) }, true, ErrDamaged},
+		{"cut within the header", func(p Paths) { test.Must(t, os.Truncate(p.Checksums, 520)) },
+			true, ErrDamaged},
 		{"magic", func(p Paths) { flip(t, p.Checksums, 0) }, true, ErrDamaged},
 		{"UUID", func(p Paths) { flip(t, p.Checksums, 30) }, true, ErrDamaged},
 		{"checksum of the table", func(p Paths) { flip(t, p.Checksums, 53) }, true, ErrDamaged},
-		{"table and data", func(p Paths) { flip(t, p.Checksums, 4096+9); flip(t, p.Data, 1<<20-1) }, false, nil},
-		{"header and data", func(p Paths) { flip(t, p.Checksums, 30); flip(t, p.Data, 1<<20-1) }, false, ErrDamaged},
-		{"header and table", func(p Paths) { flip(t, p.Checksums, 30); flip(t, p.Checksums, 4096+9) }, false, ErrDamaged},
+		{"table and data", func(p Paths) { flip(t, p.Checksums, 4096+9); flip(t, p.Data, 1<<20-1) },
+			false, nil},
+		{"header and data", func(p Paths) { flip(t, p.Checksums, 30); flip(t, p.Data, 1<<20-1) },
+			false, ErrDamaged},
+		{"header and table", func(p Paths) {
+			flip(t, p.Checksums, 30)
+			flip(t, p.Checksums, 4096+9)
+		}, false, ErrDamaged},
 		{"another layer's", func(p Paths) {
 			rewriteHeader(t, p.Checksums, func(s *[SectorSize]byte) { s[offChecksumUUID]++ })
 		}, true, ErrMismatch},
 		{"a newer version", func(p Paths) {
-			rewriteHeader(t, p.Checksums, func(s *[SectorSize]byte) { s[offChecksumMustRefuse+7] = 1 })
+			rewriteHeader(t, p.Checksums, func(s *[SectorSize]byte) {
+				s[offChecksumMustRefuse+7] = 1
+			})
 		}, false, ErrUnsupported},
 	} {
 		p, k, l := mixedLayerWithFile(t, 4096, 1<<20)
@@ -48,8 +56,10 @@ func TestRestoreChecksumFile(t *testing.T) {
 		} else if !strings.Contains(err.Error(), p.Checksums) {
 			t.Errorf("%s: the file is not named: %v", c.name, err)
 		}
-		for _, o := range []InspectParams{{Known: k, Map: true}, {Known: k, Map: true, Data: func(int64, int64) error { return nil }}} {
-			if found, err := Inspect(vfs.OS{}, p, o); err != nil || len(found.Findings) == 0 || !found.HasChecksums {
+		for _, o := range []InspectParams{{Known: k, Map: true},
+			{Known: k, Map: true, Data: func(int64, int64) error { return nil }}} {
+			if found, err := Inspect(vfs.OS{}, p, o); err != nil || len(found.Findings) == 0 ||
+				!found.HasChecksums {
 				t.Errorf("%s: %+v, %v", c.name, found, err)
 			}
 		}
@@ -80,7 +90,8 @@ func TestUnfinishedChecksumFile(t *testing.T) {
 	}
 	test.Must(t, l.Close())
 	l = reopen(t, p, OpenParams{})
-	if found := inspectAll(t, p, k); l.HasChecksums() || found.HasChecksums || len(found.Findings) != 0 {
+	if found := inspectAll(t, p, k); l.HasChecksums() || found.HasChecksums ||
+		len(found.Findings) != 0 {
 		t.Errorf("half a table counts: %+v", found)
 	}
 	test.Must(t, os.Truncate(p.Checksums, 0))
@@ -123,7 +134,8 @@ func FuzzChecksumFile(f *testing.F) {
 		done, err := Repair(vfs.OS{}, p, k)
 		test.Must(t, err)
 		got := readFile(t, p.Checksums)
-		if len(done) == 0 && !bytes.Equal(got, given) || len(done) != 0 && !bytes.Equal(got, whole) {
+		if len(done) == 0 && !bytes.Equal(got, given) || len(done) != 0 &&
+			!bytes.Equal(got, whole) {
 			t.Fatalf("%v: the file is another one; findings %v", done, found.Findings)
 		}
 	})

@@ -83,7 +83,8 @@ func (t *checksumBuilder) run(pos, end int64) error {
 			return err
 		}
 		for i := int64(0); i < int64(len(p)); i += unit {
-			if err := t.add(uint64((pos+i)/unit), DataChecksum(p[i:min(i+unit, int64(len(p)))])); err != nil {
+			if err := t.add(uint64((pos+i)/unit),
+				DataChecksum(p[i:min(i+unit, int64(len(p)))])); err != nil {
 				return err
 			}
 		}

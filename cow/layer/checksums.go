@@ -177,7 +177,9 @@ func (s *Checksums) Load(p []byte, iov []vfs.Iovec, unit uint64, wait bool) erro
 }
 
 // Sum returns checksum i of p, which Load has filled.
-func (*Checksums) Sum(p []byte, i int) uint32 { return binary.LittleEndian.Uint32(p[i*checksumSize:]) }
+func (*Checksums) Sum(p []byte, i int) uint32 {
+	return binary.LittleEndian.Uint32(p[i*checksumSize:])
+}
 
 // Fault returns the error of a unit whose content does not match its checksum.
 func (s *Checksums) Fault(unit uint64, expected, found uint32) error {

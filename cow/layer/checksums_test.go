@@ -27,8 +27,10 @@ import (
 func mixedLayer(t testing.TB, blockSize uint32, size int64) (Paths, Known, *Layer) {
 	t.Helper()
 	p := paths(t)
-	k := Known{UUID: uuid.New(), BlockSize: blockSize, Size: size, Created: time.Unix(1700000000, 5).UTC()}
-	l := newHead(t, p, CreateParams{UUID: k.UUID, Size: size, BlockSize: blockSize, Created: k.Created})
+	k := Known{UUID: uuid.New(), BlockSize: blockSize, Size: size, Created: time.Unix(1700000000,
+		5).UTC()}
+	l := newHead(t, p, CreateParams{UUID: k.UUID, Size: size, BlockSize: blockSize,
+		Created: k.Created})
 	rng := rand.New(rand.NewPCG(uint64(blockSize), uint64(size)))
 	block := make([]byte, blockSize)
 	blocks := l.Header().Blocks()
@@ -97,7 +99,8 @@ func expectedTable(t testing.TB, p Paths, h Header) (table []byte, sum uint32) {
 
 func inspectAll(t testing.TB, p Paths, k Known) *Inspection {
 	t.Helper()
-	found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true, Data: func(int64, int64) error { return nil }})
+	found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true,
+		Data: func(int64, int64) error { return nil }})
 	test.Must(t, err)
 	return found
 }
@@ -115,8 +118,10 @@ func TestAddChecksums(t *testing.T) {
 		addChecksums(t, l)
 		after := readFile(t, p.Map)
 		h := l.Header()
-		if !bytes.Equal(after[512:len(before)], before[512:]) || !bytes.Equal(after[len(before):], want) || h.ChecksumsCRC != sum || !h.HasChecksums() {
-			t.Fatalf("%+v: the map is not as expected (%d bytes, checksum %#x, want %#x)", c, len(after), h.ChecksumsCRC, sum)
+		if !bytes.Equal(after[512:len(before)], before[512:]) || !bytes.Equal(after[len(before):],
+			want) || h.ChecksumsCRC != sum || !h.HasChecksums() {
+			t.Fatalf("%+v: the map is not as expected (%d bytes, checksum %#x, want %#x)", c,
+				len(after), h.ChecksumsCRC, sum)
 		}
 		if found, err := ReadHeader(vfs.OS{}, p.Map); err != nil || found != h {
 			t.Errorf("%+v: the file's header is %+v, %v", c, found, err)
@@ -183,12 +188,14 @@ func hasChecksums(t *testing.T, p Paths, k Known, l *Layer, want []byte) {
 
 // One of several processes computes the checksums; the others get ErrInUse.
 func TestAddChecksumsConcurrently(t *testing.T) {
-	for _, make := range []func(testing.TB, uint32, int64) (Paths, Known, *Layer){mixedLayer, mixedLayerWithFile} {
+	for _, make := range []func(testing.TB, uint32, int64) (Paths, Known, *Layer){
+		mixedLayer, mixedLayerWithFile} {
 		addChecksumsConcurrently(t, make)
 	}
 }
 
-func addChecksumsConcurrently(t *testing.T, make func(testing.TB, uint32, int64) (Paths, Known, *Layer)) {
+func addChecksumsConcurrently(t *testing.T, make func(testing.TB, uint32, int64) (Paths, Known,
+	*Layer)) {
 	p, k, first := make(t, 4096, 5<<20)
 	layers := []*Layer{first, reopen(t, p, OpenParams{}), reopen(t, p, OpenParams{})}
 	var wg sync.WaitGroup
@@ -216,7 +223,8 @@ func addChecksumsConcurrently(t *testing.T, make func(testing.TB, uint32, int64)
 func TestAddChecksumsReadsNothingAhead(t *testing.T) {
 	const size = 4 << 20
 	p := paths(t)
-	l := newHead(t, p, CreateParams{UUID: uuid.New(), Size: size, BlockSize: 4096, Created: time.Unix(1, 0)})
+	l := newHead(t, p, CreateParams{UUID: uuid.New(), Size: size, BlockSize: 4096,
+		Created: time.Unix(1, 0)})
 	_, err := l.Data().WriteAt(bytes.Repeat([]byte{7}, size), 0)
 	test.Must(t, err)
 	l.Bitmap().Set(0, size/4096)
@@ -227,7 +235,8 @@ func TestAddChecksumsReadsNothingAhead(t *testing.T) {
 	test.Must(t, l.Data().DropCache())
 	enough := errors.New("enough")
 	var read int64
-	if err := l.AddChecksums(func(off int64) error { read = off; return enough }); !errors.Is(err, enough) {
+	if err := l.AddChecksums(func(off int64) error { read = off; return enough }); !errors.Is(err,
+		enough) {
 		t.Fatal(err)
 	}
 	time.Sleep(100 * time.Millisecond) // for reads on their way
@@ -236,7 +245,8 @@ func TestAddChecksumsReadsNothingAhead(t *testing.T) {
 	buf := make([]byte, 4096)
 	v := vfs.Iovec{Base: &buf[0]}
 	v.SetLen(len(buf))
-	if _, err := l.Data().PreadvNowait([]vfs.Iovec{v}, read); (err == vfs.ErrWouldBlock) == (st.Type == unix.TMPFS_MAGIC) {
+	if _, err := l.Data().PreadvNowait([]vfs.Iovec{v},
+		read); (err == vfs.ErrWouldBlock) == (st.Type == unix.TMPFS_MAGIC) {
 		t.Errorf("the page behind the first piece of %d bytes: %v", read, err)
 	}
 }
@@ -263,7 +273,8 @@ func TestAddChecksumsOrder(t *testing.T) {
 
 func TestAddChecksumsRefuses(t *testing.T) {
 	p, _, l := mixedLayer(t, 4096, 1<<20)
-	if err := l.AddChecksums(func(int64) error { return errInjected }); !errors.Is(err, errInjected) || l.Header().HasChecksums() {
+	if err := l.AddChecksums(func(int64) error { return errInjected }); !errors.Is(err,
+		errInjected) || l.Header().HasChecksums() {
 		t.Errorf("stopped: %v", err)
 	}
 	if h, err := ReadHeader(vfs.OS{}, p.Map); err != nil || h.HasChecksums() {
@@ -276,7 +287,8 @@ func TestAddChecksumsRefuses(t *testing.T) {
 		t.Error("it was modified")
 	}
 	// Files in the place of the open ones would get the checksums of the open ones.
-	for _, replaced := range []func(Paths) string{func(p Paths) string { return p.Map }, func(p Paths) string { return p.Data }} {
+	for _, replaced := range []func(Paths) string{
+		func(p Paths) string { return p.Map }, func(p Paths) string { return p.Data }} {
 		p, _, l = mixedLayer(t, 4096, 1<<20)
 		name := replaced(p)
 		content := readFile(t, name)
@@ -293,7 +305,10 @@ func TestAddChecksumsRefuses(t *testing.T) {
 // Seal clears the feature bit of data checksums in a head.
 func TestSealClearsChecksums(t *testing.T) {
 	p, k := sample(t, false)
-	rewriteHeader(t, p.Map, func(s *[SectorSize]byte) { s[offMayIgnore] = 3; s[offChecksumsCRC] = 9 })
+	rewriteHeader(t, p.Map, func(s *[SectorSize]byte) {
+		s[offMayIgnore] = 3
+		s[offChecksumsCRC] = 9
+	})
 	l := reopen(t, p, OpenParams{Write: true})
 	test.Must(t, l.Seal(time.Now()))
 	test.Must(t, l.Close())
@@ -302,14 +317,16 @@ func TestSealClearsChecksums(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 	test.Must(t, l.AddChecksums(nil))
-	if found := inspectAll(t, p, k); len(found.Findings) != 0 || found.Header.Features.MayIgnore != 3 {
+	if found := inspectAll(t, p, k); len(found.Findings) != 0 ||
+		found.Header.Features.MayIgnore != 3 {
 		t.Errorf("%+v", found)
 	}
 }
 
 // Every change of owned data is found, with its position; other changes are ignored.
 func TestInspectFindsDamagedData(t *testing.T) {
-	for _, make := range []func(testing.TB, uint32, int64) (Paths, Known, *Layer){mixedLayer, mixedLayerWithFile} {
+	for _, make := range []func(testing.TB, uint32, int64) (Paths, Known, *Layer){
+		mixedLayer, mixedLayerWithFile} {
 		findsDamagedData(t, make)
 	}
 }
@@ -340,13 +357,17 @@ func findsDamagedData(t *testing.T, make func(testing.TB, uint32, int64) (Paths,
 		damage func(off int64)
 		bad    bool
 	}{
-		{"bit of data", find(func(i int) bool { return owned(i) && content(i) }), func(off int64) { flip(t, p.Data, off+77) }, true},
+		{"bit of data", find(func(i int) bool { return owned(i) && content(i) }),
+			func(off int64) { flip(t, p.Data, off+77) }, true},
 		{"data lost", find(func(i int) bool { return owned(i) && content(i) }), func(off int64) {
-			test.Must(t, unix.Fallocate(int(data.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, 4096))
+			test.Must(t, unix.Fallocate(int(data.Fd()),
+				unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, 4096))
 		}, true},
-		{"junk in a hole", find(func(i int) bool { return owned(i) && !content(i) }), func(off int64) { flip(t, p.Data, off+4095) }, true},
+		{"junk in a hole", find(func(i int) bool { return owned(i) && !content(i) }),
+			func(off int64) { flip(t, p.Data, off+4095) }, true},
 		{"last block", size / 4096, func(off int64) { flip(t, p.Data, off+1535) }, true},
-		{"not owned", find(func(i int) bool { return !owned(i) }), func(off int64) { flip(t, p.Data, off) }, false},
+		{"not owned", find(func(i int) bool { return !owned(i) }),
+			func(off int64) { flip(t, p.Data, off) }, false},
 	} {
 		was := readFile(t, p.Data)
 		c.damage(int64(c.block) * 4096)
@@ -355,7 +376,8 @@ func findsDamagedData(t *testing.T, make func(testing.TB, uint32, int64) (Paths,
 			t.Errorf("%s: %v", c.name, found)
 		} else if c.bad {
 			end := min(int64(c.block+1)*4096, size) - 1
-			if want := checksumFault(p.Data, 0, int64(c.block)*4096, end+1, "", "").What; found[0].What != want || found[0].Remedy != NoRemedy {
+			if want := checksumFault(p.Data, 0, int64(c.block)*4096, end+1, "",
+				"").What; found[0].What != want || found[0].Remedy != NoRemedy {
 				t.Errorf("%s: got %v, want %s", c.name, found[0], want)
 			}
 		}
@@ -378,9 +400,12 @@ func TestRestoreChecksums(t *testing.T) {
 		mend   []string
 	}{
 		{"bit of an entry", func(p Paths) { flip(t, p.Map, 8192+9) }, []string{RestoreChecksums}},
-		{"bit where it is zero", func(p Paths) { flip(t, p.Map, 12287) }, []string{RestoreChecksums}},
-		{"cut", func(p Paths) { test.Must(t, os.Truncate(p.Map, 8192+3)) }, []string{GrowMap, RestoreChecksums}},
-		{"cut behind all entries", func(p Paths) { test.Must(t, os.Truncate(p.Map, 12280)) }, []string{GrowMap}},
+		{"bit where it is zero", func(p Paths) { flip(t, p.Map, 12287) },
+			[]string{RestoreChecksums}},
+		{"cut", func(p Paths) { test.Must(t, os.Truncate(p.Map, 8192+3)) },
+			[]string{GrowMap, RestoreChecksums}},
+		{"cut behind all entries", func(p Paths) { test.Must(t, os.Truncate(p.Map, 12280)) },
+			[]string{GrowMap}},
 		{"and data", func(p Paths) { flip(t, p.Map, 8192+9); flip(t, p.Data, 1<<20-1) }, nil},
 	} {
 		p, k, l := mixedLayer(t, 4096, 1<<20)

@@ -10,14 +10,22 @@ import (
 // One sentinel per decision of a caller. Every error of this package about a layer's content wraps
 // exactly one of them.
 var (
-	ErrNotLayer     = errors.New("not a cowblk map")                    // another file, or never formatted
-	ErrUnsupported  = errors.New("unsupported map format")              // written by a newer program
-	ErrDamaged      = errors.New("damaged layer")                       // checksum, truncation, impossible values
-	ErrMismatch     = errors.New("not the expected layer")              // valid, but another layer is expected here
-	ErrSealed       = errors.New("the layer is sealed")                 // it may be read, never written
-	ErrNotSealed    = errors.New("the layer is not sealed")             // a head where a sealed layer is required
-	ErrInUse        = errors.New("the layer is in use")                 // locked by another open file
-	ErrNotZero      = errors.New("the map is not empty")                // formatting would destroy content
+	// another file, or never formatted
+	ErrNotLayer = errors.New("not a cowblk map")
+	// written by a newer program
+	ErrUnsupported = errors.New("unsupported map format")
+	// checksum, truncation, impossible values
+	ErrDamaged = errors.New("damaged layer")
+	// valid, but another layer is expected here
+	ErrMismatch = errors.New("not the expected layer")
+	// it may be read, never written
+	ErrSealed = errors.New("the layer is sealed")
+	// a head where a sealed layer is required
+	ErrNotSealed = errors.New("the layer is not sealed")
+	// locked by another open file
+	ErrInUse = errors.New("the layer is in use")
+	// formatting would destroy content
+	ErrNotZero      = errors.New("the map is not empty")
 	ErrNoTableSpace = errors.New("no space for a table behind the map") // for checksums of the data
 	ErrInvalid      = errors.New("invalid layer parameters")
 	ErrSyncFailed   = errors.New("a sync of the layer failed")

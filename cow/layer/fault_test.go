@@ -98,9 +98,11 @@ func TestOrderOfForcedFormat(t *testing.T) {
 
 // After any failure during the creation of a layer none of its files is left.
 func TestCreateFails(t *testing.T) {
-	for _, fail := range []string{"truncate data", "truncate map", "sync data", "write map 0", "sync map", "sync directory"} {
+	for _, fail := range []string{"truncate data", "truncate map", "sync data", "write map 0",
+		"sync map", "sync directory"} {
 		p := paths(t)
-		test.ErrorIs(t, test.Err(CreateHead(recording(fail), p, CreateParams{Size: 1 << 20})), errInjected, fmt.Sprintf("%s fails: got", fail))
+		test.ErrorIs(t, test.Err(CreateHead(recording(fail), p, CreateParams{Size: 1 << 20})),
+			errInjected, fmt.Sprintf("%s fails: got", fail))
 		if left, _ := os.ReadDir(filepath.Dir(p.Map)); len(left) != 0 {
 			t.Errorf("%s fails: %v was left behind", fail, left)
 		}
@@ -121,7 +123,8 @@ func TestFailedSyncIsSticky(t *testing.T) {
 		r.fail = ""
 		pages := l.Bitmap().TakeDirty(nil)
 		for name, err := range map[string]error{
-			"SyncData": l.SyncData(), "SyncMap": l.SyncMap(), "WriteMap": l.WriteMap(pages), "Seal": l.Seal(time.Now()), "Err": l.Err(), "Close": l.Close(),
+			"SyncData": l.SyncData(), "SyncMap": l.SyncMap(), "WriteMap": l.WriteMap(pages),
+			"Seal": l.Seal(time.Now()), "Err": l.Err(), "Close": l.Close(),
 		} {
 			if !errors.Is(err, ErrSyncFailed) {
 				t.Errorf("%s after a failed %s: got %v, want ErrSyncFailed", name, fail, err)
@@ -157,7 +160,8 @@ func TestFailedWriteOfTheMapIsRepeated(t *testing.T) {
 func TestOpenForWritingFails(t *testing.T) {
 	p := paths(t)
 	test.Must(t, newHead(t, p, CreateParams{Size: 1 << 20}).Close())
-	test.ErrorIs(t, test.Err(Open(recording("write map 0"), p, OpenParams{Write: true})), errInjected, "got")
+	test.ErrorIs(t, test.Err(Open(recording("write map 0"), p, OpenParams{Write: true})),
+		errInjected, "got")
 	if l := reopen(t, p, OpenParams{Write: true}); l.Err() != nil {
 		t.Error(l.Err())
 	}

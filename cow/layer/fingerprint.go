@@ -37,7 +37,8 @@ func (f *Fingerprint) UnmarshalText(text []byte) error {
 	}
 	var g Fingerprint
 	if len(text) != hex.EncodedLen(len(g)) {
-		return fmt.Errorf("fingerprint: expected %d hexadecimal digits, found %d characters", hex.EncodedLen(len(g)), len(text))
+		return fmt.Errorf("fingerprint: expected %d hexadecimal digits, found %d characters",
+			hex.EncodedLen(len(g)), len(text))
 	}
 	if _, err := hex.Decode(g[:], text); err != nil {
 		return fmt.Errorf("fingerprint: %w", err)
@@ -88,7 +89,8 @@ func ComputeFingerprint(f vfs.File, offset, size int64) (Fingerprint, error) {
 		return Fingerprint{}, err
 	}
 	for i := range int64(fingerprintSamples) {
-		if err := add(size/fingerprintSample*i/fingerprintSamples*fingerprintSample, fingerprintSample); err != nil {
+		if err := add(size/fingerprintSample*i/fingerprintSamples*fingerprintSample,
+			fingerprintSample); err != nil {
 			return Fingerprint{}, err
 		}
 	}

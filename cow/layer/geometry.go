@@ -45,7 +45,8 @@ func checkGeometry(size int64, blockSize uint32) error {
 	case size%SectorSize != 0:
 		return fmt.Errorf("size: expected a multiple of 512 bytes, found %d", size)
 	case blockSize < MinBlockSize || blockSize > MaxBlockSize || bits.OnesCount32(blockSize) != 1:
-		return fmt.Errorf("block size: expected a power of two from %d to %d, found %d", MinBlockSize, MaxBlockSize, blockSize)
+		return fmt.Errorf("block size: expected a power of two from %d to %d, found %d",
+			MinBlockSize, MaxBlockSize, blockSize)
 	}
 	return nil
 }

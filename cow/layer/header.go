@@ -216,7 +216,8 @@ func decodeHeader(sector *[SectorSize]byte) (Header, error) {
 		return Header{}, finding.New(ErrUnsupported, "", "must-refuse features",
 			hex64(knownMustRefuse), hex64(h.Features.MustRefuse), adviceUpgrade)
 	}
-	if err := checkFields(&h, le.Uint32(sector[offMapOffset:]), le.Uint32(sector[offFlags:])); err != nil {
+	if err := checkFields(&h, le.Uint32(sector[offMapOffset:]),
+		le.Uint32(sector[offFlags:])); err != nil {
 		return Header{}, finding.New(ErrDamaged, "", err.Error(), "", "", adviceRestore)
 	}
 	return h, nil
@@ -243,7 +244,8 @@ func checkFields(h *Header, mapOffset, flags uint32) error {
 	case h.Owned > h.Blocks():
 		return fmt.Errorf("owned blocks: expected at most %d, found %d", h.Blocks(), h.Owned)
 	case h.DataOffset < 0 || h.DataOffset > MaxSize || h.DataOffset%SectorSize != 0:
-		return fmt.Errorf("data offset: expected a multiple of 512 up to %d, found %d", int64(MaxSize), h.DataOffset)
+		return fmt.Errorf("data offset: expected a multiple of 512 up to %d, found %d",
+			int64(MaxSize), h.DataOffset)
 	case h.Features.ClearOnOpen&featureShared != 0 && !h.sharedHolds():
 		return fmt.Errorf("shared map: expected one of an open head, a generation and an absolute path, found generation %d and %q, %s", h.Generation, h.SharedDir, describe(h))
 	case h.BaseSize < 0 || h.BaseSize > MaxSize:

@@ -75,12 +75,15 @@ func TestHeaderGolden(t *testing.T) {
 // The fields of an open head that has a shared map; the checksum was computed as above.
 func TestHeaderGoldenShared(t *testing.T) {
 	h := sampleHeader()
-	h.State, h.Clean, h.Owned, h.MapCRC, h.SealedAt, h.ChecksumsCRC, h.Features.ClearOnOpen = Head, false, 0, 0, time.Time{}, 0, 0
-	h.setShared(0x1122334455667788, bootID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, "/run/cowblk/unflushed")
+	h.State, h.Clean, h.Owned, h.MapCRC, h.SealedAt, h.ChecksumsCRC, h.Features.ClearOnOpen = Head,
+		false, 0, 0, time.Time{}, 0, 0
+	h.setShared(0x1122334455667788, bootID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
+		"/run/cowblk/unflushed")
 	var sector [SectorSize]byte
 	sector[offSharedDir+50] = 9 // of a longer one
 	h.encode(&sector)
-	const want = "8877665544332211" + "000102030405060708090a0b0c0d0e0f" + "2f72756e2f636f77626c6b2f756e666c757368656400"
+	const want = "8877665544332211" + "000102030405060708090a0b0c0d0e0f" +
+		"2f72756e2f636f77626c6b2f756e666c757368656400"
 	if got := hex.EncodeToString(sector[offGeneration : offGeneration+len(want)/2]); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -110,15 +113,19 @@ func TestDecodeHeaderRefuses(t *testing.T) {
 		want   error
 		text   string
 	}{
-		{"zeros", func(s *[SectorSize]byte) { *s = [SectorSize]byte{} }, false, ErrNotLayer, "never formatted"},
-		{"magic", field(offMagic, 'Q'), true, ErrNotLayer, `expected "COWBLK\x00L", found "QOWBLK\x00L"`},
+		{"zeros", func(s *[SectorSize]byte) { *s = [SectorSize]byte{} }, false, ErrNotLayer,
+			"never formatted"},
+		{"magic", field(offMagic, 'Q'), true, ErrNotLayer,
+			`expected "COWBLK\x00L", found "QOWBLK\x00L"`},
 		{"version", field(offVersion, 2), true, ErrUnsupported, "expected 1, found 2"},
 		{"must refuse", field(offMustRefuse+7, 0x80), true, ErrUnsupported, "0x8000000000000000"},
 		{"flipped bit", field(offUUID, 1), false, ErrDamaged, "header checksum"},
 		{"flipped reserved bit", field(offReserved+100, 1), false, ErrDamaged, "header checksum"},
-		{"map offset", field(offMapOffset, 1), true, ErrDamaged, "map offset: expected 4096, found 4097"},
+		{"map offset", field(offMapOffset, 1), true, ErrDamaged,
+			"map offset: expected 4096, found 4097"},
 		{"no UUID", field(offUUID, make([]byte, 16)...), true, ErrDamaged, "UUID"},
-		{"own parent", func(s *[SectorSize]byte) { copy(s[offParent:offParent+16], s[offUUID:]) }, true, ErrDamaged, "parent"},
+		{"own parent", func(s *[SectorSize]byte) { copy(s[offParent:offParent+16], s[offUUID:]) },
+			true, ErrDamaged, "parent"},
 		{"size 0", field(offSize, make([]byte, 8)...), true, ErrDamaged, "size"},
 		{"size negative", field(offSize+7, 0xff), true, ErrDamaged, "size"},
 		{"size 513", field(offSize, 1), true, ErrDamaged, "multiple of 512"},
@@ -173,14 +180,22 @@ func TestFormatDocument(t *testing.T) {
 		t.Fatal("FORMAT.md has no section \"Checksum file\"")
 	}
 	documented(t, header, map[string]int{
-		"magic": offMagic, "version": offVersion, "map_offset": offMapOffset, "must_refuse": offMustRefuse, "may_ignore": offMayIgnore,
-		"clear_on_open": offClearOnOpen, "generation": offGeneration, "boot": offBoot, "shared_dir": offSharedDir, "uuid": offUUID, "parent": offParent, "size": offSize, "block_size": offBlockSize, "state": offState,
-		"flags": offFlags, "map_crc": offMapCRC, "owned": offOwned, "data_offset": offDataOffset, "created": offCreated, "sealed_at": offSealedAt,
-		"base_size": offBaseSize, "base": offBase, "sums_crc": offChecksumsCRC, "reserved": offReserved, "header_crc": offHeaderCRC,
+		"magic": offMagic, "version": offVersion, "map_offset": offMapOffset,
+		"must_refuse": offMustRefuse, "may_ignore": offMayIgnore,
+		"clear_on_open": offClearOnOpen, "generation": offGeneration, "boot": offBoot,
+		"shared_dir": offSharedDir, "uuid": offUUID, "parent": offParent, "size": offSize,
+		"block_size": offBlockSize, "state": offState,
+		"flags": offFlags, "map_crc": offMapCRC, "owned": offOwned, "data_offset": offDataOffset,
+		"created": offCreated, "sealed_at": offSealedAt,
+		"base_size": offBaseSize, "base": offBase, "sums_crc": offChecksumsCRC,
+		"reserved": offReserved, "header_crc": offHeaderCRC,
 	})
 	documented(t, sums, map[string]int{
-		"magic": offChecksumMagic, "version": offChecksumVersion, "table_offset": offChecksumTable, "must_refuse": offChecksumMustRefuse, "uuid": offChecksumUUID,
-		"size": offChecksumSize, "block_size": offChecksumBlockSize, "sums_crc": offChecksumTableCRC, "reserved": offChecksumReserved, "header_crc": offHeaderCRC,
+		"magic": offChecksumMagic, "version": offChecksumVersion, "table_offset": offChecksumTable,
+		"must_refuse": offChecksumMustRefuse, "uuid": offChecksumUUID,
+		"size": offChecksumSize, "block_size": offChecksumBlockSize,
+		"sums_crc": offChecksumTableCRC, "reserved": offChecksumReserved,
+		"header_crc": offHeaderCRC,
 	})
 }
 
@@ -188,11 +203,13 @@ func TestFormatDocument(t *testing.T) {
 func documented(t *testing.T, doc string, want map[string]int) {
 	t.Helper()
 	end := 0
-	for _, row := range regexp.MustCompile("(?m)^\\| (\\d+) \\| (\\d+) \\| `(\\w+)` \\|").FindAllStringSubmatch(doc, -1) {
+	for _, row := range regexp.MustCompile(
+		"(?m)^\\| (\\d+) \\| (\\d+) \\| `(\\w+)` \\|").FindAllStringSubmatch(doc, -1) {
 		off, _ := strconv.Atoi(row[1])
 		size, _ := strconv.Atoi(row[2])
 		if at, ok := want[row[3]]; !ok || at != off {
-			t.Errorf("field %s: FORMAT.md says offset %d, the encoder %d (known: %v)", row[3], off, at, ok)
+			t.Errorf("field %s: FORMAT.md says offset %d, the encoder %d (known: %v)", row[3], off,
+				at, ok)
 		}
 		if off != end {
 			t.Errorf("field %s starts at %d, the one before it ends at %d", row[3], off, end)
@@ -207,7 +224,8 @@ func documented(t *testing.T, doc string, want map[string]int) {
 
 func putChecksum(sector *[SectorSize]byte) {
 	sum := crc32.Checksum(sector[:offHeaderCRC], castagnoli())
-	sector[508], sector[509], sector[510], sector[511] = byte(sum), byte(sum>>8), byte(sum>>16), byte(sum>>24)
+	sector[508], sector[509], sector[510], sector[511] = byte(sum), byte(sum>>8), byte(sum>>16),
+		byte(sum>>24)
 }
 
 // FuzzDecodeHeader decodes sectors with a valid checksum: what is accepted must be within bounds

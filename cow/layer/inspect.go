@@ -38,9 +38,10 @@ type InspectParams struct {
 type Inspection struct {
 	// Header is zero if no valid or provable header was found. It is the restored header if
 	// RestoreHeader is among the remedies.
-	Header       Header
-	Findings     []*finding.Finding // in the order in which Repair handles them
-	HasChecksums bool               // the layer is sealed and has checksums of its data, valid or not
+	Header   Header
+	Findings []*finding.Finding // in the order in which Repair handles them
+	// the layer is sealed and has checksums of its data, valid or not
+	HasChecksums bool
 	MapRead      bool
 	Owned        uint64 // blocks: counted if MapRead, else from the header
 }
@@ -208,7 +209,8 @@ func clearTail(words []uint64, n, first uint64) (stray uint64) {
 
 // reportMap reports what is wrong with the map. c counts neither bits beyond the last block nor
 // anything beyond the end of the file; checksums is the fault of the data checksums, or nil.
-func (x *inspector) reportMap(c *mapSummary, short bool, mapSize int64, stray uint64, checksums *finding.Finding) {
+func (x *inspector) reportMap(c *mapSummary, short bool, mapSize int64, stray uint64,
+	checksums *finding.Finding) {
 	h := &x.Header
 	sum, count := !h.HasMapCRC() || c.crc == h.MapCRC, !h.Clean || c.count == h.Owned
 	grow, clear := NoRemedy, NoRemedy
@@ -224,10 +226,12 @@ func (x *inspector) reportMap(c *mapSummary, short bool, mapSize int64, stray ui
 		grow = NoRemedy
 	}
 	if short {
-		x.addFinding(grow, x.paths.Map, "length of the map", fmt.Sprintf("at least %d bytes", h.length()), mapSize)
+		x.addFinding(grow, x.paths.Map, "length of the map", fmt.Sprintf("at least %d bytes",
+			h.length()), mapSize)
 	}
 	if stray != 0 {
-		x.addFinding(clear, x.paths.Map, "bitmap", fmt.Sprintf("no bit beyond block %d, the last", h.Blocks()-1),
+		x.addFinding(clear, x.paths.Map, "bitmap", fmt.Sprintf("no bit beyond block %d, the last",
+			h.Blocks()-1),
 			fmt.Sprintf("a bit for block %d", stray))
 	}
 	switch {
@@ -255,11 +259,13 @@ func (x *inspector) reportData(c *mapSummary, size int64) {
 	h := &x.Header
 	need := h.DataOffset + min(int64(c.end)*int64(h.BlockSize), h.Size)
 	if c.end > 0 && size < need {
-		x.addFinding(NoRemedy, x.paths.Data, fmt.Sprintf("length of the data (last owned block is %d)", c.end-1),
+		x.addFinding(NoRemedy, x.paths.Data,
+			fmt.Sprintf("length of the data (last owned block is %d)", c.end-1),
 			fmt.Sprintf("at least %d bytes", need), size)
 		return
 	}
-	x.addFinding(GrowData, x.paths.Data, "length of the data", fmt.Sprintf("%d bytes", x.dataSize), size)
+	x.addFinding(GrowData, x.paths.Data, "length of the data", fmt.Sprintf("%d bytes", x.dataSize),
+		size)
 }
 
 // zeroPadded is a map file that continues with zeros behind its end.

@@ -72,7 +72,8 @@ func (x *inspector) inspectChecksums() (*finding.Finding, error) {
 		return f, nil
 	}
 	var computed uint32
-	t := &checksumBuilder{header: &x.Header, mapf: zeroPadded{x.mapf}, data: x.data, read: readData(x.data)}
+	t := &checksumBuilder{header: &x.Header, mapf: zeroPadded{x.mapf}, data: x.data,
+		read: readData(x.data)}
 	t.sink = func(page uint64, raw []byte) error {
 		computed = addRawPageCRC(computed, page, raw)
 		return nil
@@ -85,10 +86,11 @@ func (x *inspector) inspectChecksums() (*finding.Finding, error) {
 
 // tableChecksum returns the checksum of the table in the file.
 func (x *inspector) tableChecksum() (found uint32, err error) {
-	err = scanPages(x.table.file, x.table.off, 0, x.Header.checksumPages(), func(page uint64, words []uint64) error {
-		found = addPageCRC(found, page, words)
-		return nil
-	})
+	err = scanPages(x.table.file, x.table.off, 0, x.Header.checksumPages(),
+		func(page uint64, words []uint64) error {
+			found = addPageCRC(found, page, words)
+			return nil
+		})
 	return found, err
 }
 
@@ -128,7 +130,8 @@ func (x *inspector) inspectData() error {
 func (x *inspector) readOrReport(p []byte, off int64) {
 	if n, err := x.data.ReadAt(p, off); err != nil {
 		clear(p[n:])
-		x.addFinding(NoRemedy, x.paths.Data, fmt.Sprintf("content from byte %d", off), fmt.Sprintf("%d bytes", len(p)), err)
+		x.addFinding(NoRemedy, x.paths.Data, fmt.Sprintf("content from byte %d", off),
+			fmt.Sprintf("%d bytes", len(p)), err)
 	}
 }
 
@@ -144,12 +147,13 @@ func (x *inspector) compareChecksums() error {
 	zeros := make([]byte, MapPageSize)
 	// Pages that are not computed have no data: all of their checksums are 0.
 	skip := func(end uint64) error {
-		return scanPages(x.table.file, x.table.off, next, end, func(page uint64, words []uint64) error {
-			littleEndian(words)
-			defer littleEndian(words)
-			bad.compare(page, wordBytes(words), zeros)
-			return nil
-		})
+		return scanPages(x.table.file, x.table.off, next, end,
+			func(page uint64, words []uint64) error {
+				littleEndian(words)
+				defer littleEndian(words)
+				bad.compare(page, wordBytes(words), zeros)
+				return nil
+			})
 	}
 	t := &checksumBuilder{header: h, mapf: zeroPadded{x.mapf}, data: x.data}
 	t.read = func(p []byte, off int64) error {
@@ -188,7 +192,8 @@ type badRanges struct {
 // compare takes a page of the table as it is stored and as it is computed from the data.
 func (b *badRanges) compare(page uint64, stored, computed []byte) {
 	for i := range uint64(checksumsPerPage) {
-		if binary.LittleEndian.Uint32(stored[i*checksumSize:]) == binary.LittleEndian.Uint32(computed[i*checksumSize:]) {
+		if binary.LittleEndian.Uint32(stored[i*checksumSize:]) == binary.LittleEndian.Uint32(
+			computed[i*checksumSize:]) {
 			continue
 		}
 		unit := page*checksumsPerPage + i
@@ -209,14 +214,16 @@ func (b *badRanges) flush() {
 	}
 	h := &b.x.Header
 	start, end := int64(b.start)*h.ChecksumUnit(), min(int64(b.end)*h.ChecksumUnit(), h.Size)
-	f := checksumFault(b.x.data.Name(), h.DataOffset, start, end, "the one from when it was sealed", "another")
+	f := checksumFault(b.x.data.Name(), h.DataOffset, start, end, "the one from when it was sealed",
+		"another")
 	b.x.Findings = append(b.x.Findings, f)
 }
 
 func (b *badRanges) done() {
 	b.flush()
 	if unnamed := b.count - maxBadRanges; unnamed > 0 {
-		b.x.addFinding(NoRemedy, b.x.paths.Data, "checksums of more of the data", "those from when it was sealed",
+		b.x.addFinding(NoRemedy, b.x.paths.Data, "checksums of more of the data",
+			"those from when it was sealed",
 			fmt.Sprintf("%d more ranges that differ", unnamed))
 	}
 }

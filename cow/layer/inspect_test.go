@@ -22,10 +22,12 @@ func sample(t testing.TB, sealed bool) (Paths, Known) {
 	t.Helper()
 	p := paths(t)
 	k := Known{
-		UUID: uuid.New(), Parent: uuid.New(), BlockSize: 4096, Base: Fingerprint{1, 2, 3}, BaseSize: 777,
-		Size: 1<<20 + 512, Created: time.Unix(1700000000, 5).UTC(),
+		UUID: uuid.New(), Parent: uuid.New(), BlockSize: 4096, Base: Fingerprint{1, 2, 3},
+		BaseSize: 777,
+		Size:     1<<20 + 512, Created: time.Unix(1700000000, 5).UTC(),
 	}
-	l := newHead(t, p, CreateParams{UUID: k.UUID, Parent: k.Parent, Size: k.Size, Created: k.Created, Base: k.Base, BaseSize: k.BaseSize})
+	l := newHead(t, p, CreateParams{UUID: k.UUID, Parent: k.Parent, Size: k.Size,
+		Created: k.Created, Base: k.Base, BaseSize: k.BaseSize})
 	write(t, l, 5, 4)
 	if sealed {
 		test.Must(t, l.Seal(time.Unix(1700000001, 0)))
@@ -63,7 +65,8 @@ func TestRestoreKnownFields(t *testing.T) {
 	was := readSector(t, p.Map)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, fields := range [][2]int{
-		{offMagic, offMustRefuse}, {offUUID, offSize}, {offSize, offBlockSize}, {offBlockSize, offState}, {offDataOffset, offCreated},
+		{offMagic, offMustRefuse}, {offUUID, offSize}, {offSize, offBlockSize},
+		{offBlockSize, offState}, {offDataOffset, offCreated},
 		{offCreated, offSealedAt}, {offBaseSize, offChecksumsCRC}, {offUUID, offState},
 	} {
 		damaged := was
@@ -146,7 +149,8 @@ func TestRepair(t *testing.T) {
 		}
 		after := readFile(t, p.Map)
 		if !bytes.Equal(after, wantFile) {
-			t.Errorf("sealed %v: the map is not what it was (%d and %d bytes)", sealed, len(wantFile), len(after))
+			t.Errorf("sealed %v: the map is not what it was (%d and %d bytes)", sealed,
+				len(wantFile), len(after))
 		}
 		if st, err := os.Stat(p.Data); err != nil || st.Size() != k.Size {
 			t.Errorf("data: %v, %v", st, err)
@@ -173,7 +177,8 @@ func TestRepairNeedsTheLayerAlone(t *testing.T) {
 	test.Must(t, l.Close())
 	p, k = sample(t, false)
 	reopen(t, p, OpenParams{Write: true})
-	test.ErrorIs(t, test.Err(Inspect(vfs.OS{}, p, InspectParams{Known: k})), ErrInUse, "beside a writer")
+	test.ErrorIs(t, test.Err(Inspect(vfs.OS{}, p, InspectParams{Known: k})), ErrInUse,
+		"beside a writer")
 }
 
 // All data is read, and errors are reported.
@@ -191,12 +196,16 @@ func TestInspectReadsData(t *testing.T) {
 	if len(found.Findings) != 0 || behind != k.Size {
 		t.Errorf("%v, read to %d", found.Findings, behind)
 	}
-	found, err = Inspect(unreadable{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return nil }})
+	found, err = Inspect(unreadable{}, p, InspectParams{Known: k, Data: func(int64, int64) error {
+		return nil
+	}})
 	test.Must(t, err)
-	if len(found.Findings) != 1 || found.Findings[0].File != p.Data || found.Findings[0].Remedy != NoRemedy {
+	if len(found.Findings) != 1 || found.Findings[0].File != p.Data ||
+		found.Findings[0].Remedy != NoRemedy {
 		t.Errorf("unreadable data: %v", found.Findings)
 	}
-	test.ErrorIs(t, test.Err(Inspect(vfs.OS{}, p, InspectParams{Known: k, Data: func(int64, int64) error { return errInjected }})), errInjected, "stopped")
+	test.ErrorIs(t, test.Err(Inspect(vfs.OS{}, p, InspectParams{Known: k,
+		Data: func(int64, int64) error { return errInjected }})), errInjected, "stopped")
 }
 
 // The clean mark of a head is cleared, durably, before anything else is written, once per open; a
@@ -225,11 +234,13 @@ func TestCleanMark(t *testing.T) {
 		t.Errorf("the header was written again before the close: %v", r.log)
 	}
 	test.Must(t, l.Abandon())
-	if found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k}); err != nil || found.Header.Clean || !found.MapRead || found.Owned != 7 {
+	if found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k}); err != nil ||
+		found.Header.Clean || !found.MapRead || found.Owned != 7 {
 		t.Errorf("after a crash: %+v, %v", found, err)
 	}
 	test.Must(t, reopen(t, p, OpenParams{Write: true}).Close())
-	if found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k}); err != nil || !found.Header.Clean || found.MapRead || found.Owned != 7 {
+	if found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k}); err != nil ||
+		!found.Header.Clean || found.MapRead || found.Owned != 7 {
 		t.Errorf("closed again: %+v, %v", found, err)
 	}
 }
@@ -242,11 +253,13 @@ func TestHeadWithoutMapCRC(t *testing.T) {
 		binary.LittleEndian.PutUint64(s[offClearOnOpen:], 0)
 		binary.LittleEndian.PutUint32(s[offMapCRC:], 0xdeadbeef)
 	})
-	if found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true}); err != nil || len(found.Findings) != 0 {
+	if found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true}); err != nil ||
+		len(found.Findings) != 0 {
 		t.Errorf("%v, %v", found, err)
 	}
 	test.Must(t, reopen(t, p, OpenParams{Write: true}).Close())
-	if h, err := ReadHeader(vfs.OS{}, p.Map); err != nil || !h.HasMapCRC() || h.MapCRC == 0xdeadbeef {
+	if h, err := ReadHeader(vfs.OS{}, p.Map); err != nil || !h.HasMapCRC() ||
+		h.MapCRC == 0xdeadbeef {
 		t.Errorf("closed by this program: %+v, %v", h, err)
 	}
 }
@@ -277,12 +290,15 @@ func FuzzInspect(f *testing.F) {
 		var k Known
 		if h, err := ReadHeader(vfs.OS{}, p.Map); err == nil {
 			p.DataOffset = h.DataOffset
-			k = Known{UUID: h.UUID, Parent: h.Parent, BlockSize: h.BlockSize, Base: h.Base, BaseSize: h.BaseSize, Size: h.Size, Created: h.Created}
+			k = Known{UUID: h.UUID, Parent: h.Parent, BlockSize: h.BlockSize, Base: h.Base,
+				BaseSize: h.BaseSize, Size: h.Size, Created: h.Created}
 		}
 		for range 2 {
 			found, err := Inspect(vfs.OS{}, p, InspectParams{Known: k, Map: true})
 			test.Must(t, err)
-			sound := !slices.ContainsFunc(found.Findings, func(f *finding.Finding) bool { return f.Remedy != GrowData })
+			sound := !slices.ContainsFunc(found.Findings, func(f *finding.Finding) bool {
+				return f.Remedy != GrowData
+			})
 			l, err := Open(vfs.OS{}, p, OpenParams{})
 			if err == nil {
 				test.Must(t, l.Close())
@@ -290,7 +306,8 @@ func FuzzInspect(f *testing.F) {
 			if sound != (err == nil) {
 				t.Fatalf("findings %v, open: %v", found.Findings, err)
 			}
-			if st, err := os.Stat(p.Map); err == nil && found.Header.Size > 64<<20 && st.Size() < found.Header.MapSize() {
+			if st, err := os.Stat(p.Map); err == nil && found.Header.Size > 64<<20 &&
+				st.Size() < found.Header.MapSize() {
 				return // the repair would make huge files
 			}
 			if found.Header.DataOffset+found.Header.Size > 1<<40 {

@@ -167,7 +167,8 @@ func (l *Layer) WriteMap(pages []DirtyPage) error {
 	for i := 0; i < len(pages); {
 		first := pages[i].Page
 		iov = iov[:0]
-		for i < len(pages) && len(iov) < maxPagesPerWrite && pages[i].Page == first+uint64(len(iov)) {
+		for i < len(pages) && len(iov) < maxPagesPerWrite && pages[i].Page == first+
+			uint64(len(iov)) {
 			littleEndian(pages[i].Words[:])
 			raw := wordBytes(pages[i].Words[:])
 			v := vfs.Iovec{Base: &raw[0]}

@@ -42,7 +42,8 @@ func reopen(t testing.TB, p Paths, o OpenParams) *Layer {
 func write(t testing.TB, l *Layer, first, n uint64) {
 	t.Helper()
 	h := l.Header()
-	p := bytes.Repeat([]byte{byte(first + 1)}, int(min(int64(n)*int64(h.BlockSize), h.Size-int64(first)*int64(h.BlockSize))))
+	p := bytes.Repeat([]byte{byte(first + 1)},
+		int(min(int64(n)*int64(h.BlockSize), h.Size-int64(first)*int64(h.BlockSize))))
 	_, err := l.Data().WriteAt(p, l.DataOffset()+int64(first)*int64(h.BlockSize))
 	test.Must(t, err)
 	for n > 0 {
@@ -83,7 +84,8 @@ func TestLayerFromCreateToSeal(t *testing.T) {
 		p.DataOffset = 3 * 512
 		parent := uuid.New()
 		now := time.Unix(1700000000, 5).UTC()
-		l := newHead(t, p, CreateParams{Parent: parent, Size: 300<<20 + 512, BlockSize: blockSize, Created: now, Base: Fingerprint{1}, BaseSize: 99})
+		l := newHead(t, p, CreateParams{Parent: parent, Size: 300<<20 + 512, BlockSize: blockSize,
+			Created: now, Base: Fingerprint{1}, BaseSize: 99})
 		blocks := l.Header().Blocks()
 		owned := []uint64{0, 1, 63, 64, 777, blocks - 2, blocks - 1} // the last is partial
 		for _, b := range owned {
@@ -94,7 +96,9 @@ func TestLayerFromCreateToSeal(t *testing.T) {
 		check := func(l *Layer, state State) {
 			t.Helper()
 			h := l.Header()
-			if h.State != state || !h.Clean && !l.Writable() || h.Parent != parent || h.Size != 300<<20+512 || h.BlockSize != blockSize || h.Created != now || h.Base != (Fingerprint{1}) || h.BaseSize != 99 {
+			if h.State != state || !h.Clean && !l.Writable() || h.Parent != parent ||
+				h.Size != 300<<20+512 || h.BlockSize != blockSize || h.Created != now ||
+				h.Base != (Fingerprint{1}) || h.BaseSize != 99 {
 				t.Errorf("block size %d: header: got %+v", blockSize, h)
 			}
 			bits := sourceBits(t, l)
@@ -104,7 +108,8 @@ func TestLayerFromCreateToSeal(t *testing.T) {
 				}
 			}
 			if len(bits) != len(owned) {
-				t.Errorf("block size %d: %v: got %d owned blocks, want %d", blockSize, state, len(bits), len(owned))
+				t.Errorf("block size %d: %v: got %d owned blocks, want %d", blockSize, state,
+					len(bits), len(owned))
 			}
 		}
 		readOnly, err := Open(vfs.OS{}, p, OpenParams{})
@@ -123,7 +128,8 @@ func TestLayerFromCreateToSeal(t *testing.T) {
 		owned = append(owned, 100, 101)
 		test.Must(t, l.Seal(now.Add(time.Hour)))
 		check(l, Sealed)
-		if l.Bitmap() != nil || l.Writable() || l.Header().SealedAt != now.Add(time.Hour) || l.Header().Owned != uint64(len(owned)) {
+		if l.Bitmap() != nil || l.Writable() || l.Header().SealedAt != now.Add(time.Hour) ||
+			l.Header().Owned != uint64(len(owned)) {
 			t.Errorf("after Seal: header %+v", l.Header())
 		}
 		if _, err := l.Data().WriteAt([]byte{1}, 0); err == nil {
@@ -132,7 +138,8 @@ func TestLayerFromCreateToSeal(t *testing.T) {
 		if _, err := old.ReadAt(make([]byte, 1), 0); err != nil {
 			t.Errorf("the data file from before Seal: %v", err)
 		}
-		for name, err := range map[string]error{"SyncData": l.SyncData(), "SyncMap": l.SyncMap(), "WriteMap": l.WriteMap(nil), "Seal": l.Seal(now)} {
+		for name, err := range map[string]error{"SyncData": l.SyncData(), "SyncMap": l.SyncMap(),
+			"WriteMap": l.WriteMap(nil), "Seal": l.Seal(now)} {
 			if !errors.Is(err, ErrSealed) {
 				t.Errorf("%s of a sealed layer: got %v, want ErrSealed", name, err)
 			}
@@ -152,17 +159,22 @@ func TestCreateRefuses(t *testing.T) {
 		"block size too small":   {Size: 512, BlockSize: 256},
 		"block size too large":   {Size: 512, BlockSize: 128 << 10},
 		"block size not a power": {Size: 512, BlockSize: 3072},
-		"own parent":             {Size: 512, UUID: uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"), Parent: uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff")},
+		"own parent": {Size: 512,
+			UUID:   uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"),
+			Parent: uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff")},
 	} {
 		test.ErrorIs(t, test.Err(CreateHead(vfs.OS{}, p, c)), ErrInvalid, name)
 	}
-	test.ErrorIs(t, test.Err(CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Map}, CreateParams{Size: 512})), ErrInvalid, "one file for both")
-	if _, err := CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Data, DataOffset: 100}, CreateParams{Size: 512}); !errors.Is(err, ErrInvalid) {
+	test.ErrorIs(t, test.Err(CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Map},
+		CreateParams{Size: 512})), ErrInvalid, "one file for both")
+	if _, err := CreateHead(vfs.OS{}, Paths{Map: p.Map, Data: p.Data, DataOffset: 100},
+		CreateParams{Size: 512}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("data offset 100: got %v, want ErrInvalid", err)
 	}
 	// Existing files are neither overwritten nor removed.
 	test.Must(t, os.WriteFile(p.Data, []byte("mine"), 0o600))
-	test.ErrorIs(t, test.Err(CreateHead(vfs.OS{}, p, CreateParams{Size: 512})), fs.ErrExist, "data exists")
+	test.ErrorIs(t, test.Err(CreateHead(vfs.OS{}, p, CreateParams{Size: 512})), fs.ErrExist,
+		"data exists")
 	if _, err := os.Stat(p.Map); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a map was left behind")
 	}
@@ -216,7 +228,8 @@ func TestFormatIfZero(t *testing.T) {
 			if size, _ := l.Data().Size(); size != c.Size {
 				t.Errorf("length of the data: got %d, want %d", size, c.Size)
 			}
-			test.ErrorIs(t, test.Err(FormatIfZero(vfs.OS{}, p, c, true)), ErrInUse, "format of an open layer")
+			test.ErrorIs(t, test.Err(FormatIfZero(vfs.OS{}, p, c, true)), ErrInUse,
+				"format of an open layer")
 		})
 	}
 }
@@ -272,13 +285,15 @@ func TestFingerprint(t *testing.T) {
 		}
 		return Fingerprint(h.Sum(nil))
 	}
-	for _, window := range [][2]int{{0, len(content)}, {512, 1 << 20}, {0, 0}, {0, 100}, {1024, 65536}, {7, 70000}} {
+	for _, window := range [][2]int{{0, len(content)}, {512, 1 << 20}, {0, 0}, {0, 100},
+		{1024, 65536}, {7, 70000}} {
 		got, err := ComputeFingerprint(f, int64(window[0]), int64(window[1]))
 		if want := document(content[window[0] : window[0]+window[1]]); err != nil || got != want {
 			t.Errorf("%d bytes at %d: got %v, %v, want %v", window[1], window[0], got, err, want)
 		}
 	}
-	if _, err := ComputeFingerprint(f, 512, int64(len(content))); !errors.Is(err, ErrMismatch) || !strings.Contains(err.Error(), name) {
+	if _, err := ComputeFingerprint(f, 512, int64(len(content))); !errors.Is(err, ErrMismatch) ||
+		!strings.Contains(err.Error(), name) {
 		t.Errorf("base too short: got %v, want ErrMismatch", err)
 	}
 	test.ErrorIs(t, test.Err(ComputeFingerprint(f, -1, 1)), ErrInvalid, "negative offset")

@@ -31,7 +31,8 @@ func (l *Layer) lockRanges(exclusive bool) error {
 	}{{"map", l.mapf, 0, h.MapSize()}, {"data", l.data, h.DataOffset, h.Size}} {
 		lock, err := vfs.LockExtents(l.fs, r.file, r.off, r.n, exclusive)
 		if errors.Is(err, vfs.ErrLocked) {
-			return InUseElsewhere(r.file.Name(), "use as "+r.what+" of layer "+h.UUID.String(), exclusive)
+			return InUseElsewhere(r.file.Name(), "use as "+r.what+" of layer "+h.UUID.String(),
+				exclusive)
 		}
 		if err != nil {
 			return err
@@ -57,7 +58,8 @@ func InUseElsewhere(path, what string, exclusive bool) error {
 // (flock).
 func LockedElsewhere(f vfs.File, what string, exclusive bool) error {
 	fault := finding.New(ErrInUse, f.Name(), what, "no exclusive lock of the file (flock)",
-		"that "+vfs.HoldersText(vfs.HoldersOf(f))+" holds a lock on it, as a cowblk that writes to the file does",
+		"that "+vfs.HoldersText(vfs.HoldersOf(f))+
+			" holds a lock on it, as a cowblk that writes to the file does",
 		"wait until that process has ended or has given the lock up, or have its user end it")
 	if exclusive {
 		fault.Expected = "no lock of the file (flock)"

@@ -26,7 +26,8 @@ func (l *Layer) MakeDurable() (err error) {
 		return err
 	}
 	if h := &l.header; h.Generation != 0 {
-		if w.shared, _, err = l.openValidShared(OpenParams{Write: true, Unflushed: KeepUnflushed}); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if w.shared, _, err = l.openValidShared(OpenParams{Write: true,
+			Unflushed: KeepUnflushed}); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -31,9 +31,11 @@ type Unflushed uint8
 
 // Policies for unflushed writes.
 const (
-	RecoverUnflushed Unflushed = iota // recover them; if they are proven lost, as after a power cut; if unknown, refuse
-	KeepUnflushed                     // recover them also if the map was changed since by an unknown program
-	DropUnflushed                     // as after a power cut
+	// recover them; if they are proven lost, as after a power cut; if unknown, refuse
+	RecoverUnflushed Unflushed = iota
+	// recover them also if the map was changed since by an unknown program
+	KeepUnflushed
+	DropUnflushed // as after a power cut
 )
 
 // Expect is what the caller knows about the layer; a layer that differs is refused with
@@ -160,17 +162,21 @@ func (l *Layer) checkExpected(o OpenParams) error {
 	case e.UUID != uuid.Nil && e.UUID != h.UUID:
 		return mismatch("UUID", e.UUID, h.UUID, adviceFiles)
 	case e.Parent != nil && *e.Parent != h.Parent:
-		return mismatch("parent", parentName(*e.Parent), parentName(h.Parent), "put the layers in the order in which they were made")
+		return mismatch("parent", parentName(*e.Parent), parentName(h.Parent),
+			"put the layers in the order in which they were made")
 	case e.Size != 0 && e.Size != h.Size:
 		return mismatch("size of the disk in bytes", e.Size, h.Size, adviceFiles)
 	case e.BlockSize != 0 && e.BlockSize != h.BlockSize:
 		return mismatch("block size in bytes", e.BlockSize, h.BlockSize, adviceFiles)
 	case e.Base != nil && *e.Base != h.Base:
-		return mismatch("fingerprint of the base", baseName(*e.Base), baseName(h.Base), "put back the base that the layer was made on")
+		return mismatch("fingerprint of the base", baseName(*e.Base), baseName(h.Base),
+			"put back the base that the layer was made on")
 	case e.BaseSize != nil && *e.BaseSize != h.BaseSize:
-		return mismatch("bytes of the base that belong to the stack", *e.BaseSize, h.BaseSize, "put back the layers, or the manifest, that belong together")
+		return mismatch("bytes of the base that belong to the stack", *e.BaseSize, h.BaseSize,
+			"put back the layers, or the manifest, that belong together")
 	case h.DataOffset != l.paths.DataOffset:
-		return mismatch("offset of the data in bytes", l.paths.DataOffset, h.DataOffset, "give the offset that the layer was made with")
+		return mismatch("offset of the data in bytes", l.paths.DataOffset, h.DataOffset,
+			"give the offset that the layer was made with")
 	}
 	return nil
 }

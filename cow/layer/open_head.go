@@ -83,7 +83,8 @@ func (l *Layer) newShared(h *Header, dir string) error {
 		return fmt.Errorf("%w for %s: %w", ErrNoShared, l.paths.Map, errors.ErrUnsupported)
 	}
 	if len(dir) > maxSharedDir {
-		return fmt.Errorf("directory for shared maps %q: expected at most %d bytes, found %d: %w", dir, maxSharedDir, len(dir), ErrInvalid)
+		return fmt.Errorf("directory for shared maps %q: expected at most %d bytes, found %d: %w",
+			dir, maxSharedDir, len(dir), ErrInvalid)
 	}
 	var random [8]byte
 	if _, err := rand.Read(random[:]); err != nil {
@@ -102,7 +103,8 @@ func (l *Layer) newShared(h *Header, dir string) error {
 	if err != nil {
 		return fmt.Errorf("%w for %s: %w", ErrNoShared, l.paths.Map, err)
 	}
-	s, err := createShared(sfs, sharedPath(dir, l.header.UUID, generation), id, data, errorCount, l.header.MapPages())
+	s, err := createShared(sfs, sharedPath(dir, l.header.UUID, generation), id, data, errorCount,
+		l.header.MapPages())
 	if err != nil {
 		return fmt.Errorf("%w for %s: %w", ErrNoShared, l.paths.Map, err)
 	}

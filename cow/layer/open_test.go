@@ -73,50 +73,88 @@ func TestOpenRefuses(t *testing.T) {
 		want   error
 		text   []string // besides the path of the map
 	}{
-		{"no map", false, OpenParams{}, func(t *testing.T, p *Paths) { test.Must(t, os.Remove(p.Map)) }, fs.ErrNotExist, nil},
-		{"no data", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { test.Must(t, os.Remove(p.Data)) }, fs.ErrNotExist, nil},
-		{"empty map", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Map, 0)) }, ErrNotLayer, []string{"expected 512 bytes, found 0"}},
-		{"short header", true, OpenParams{}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Map, 511)) }, ErrNotLayer, []string{"expected 512 bytes, found 511"}},
+		{"no map", false, OpenParams{}, func(t *testing.T, p *Paths) {
+			test.Must(t, os.Remove(p.Map))
+		}, fs.ErrNotExist, nil},
+		{"no data", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {
+			test.Must(t, os.Remove(p.Data))
+		}, fs.ErrNotExist, nil},
+		{"empty map", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {
+			test.Must(t, os.Truncate(p.Map, 0))
+		}, ErrNotLayer, []string{"expected 512 bytes, found 0"}},
+		{"short header", true, OpenParams{}, func(t *testing.T, p *Paths) {
+			test.Must(t, os.Truncate(p.Map, 511))
+		}, ErrNotLayer, []string{"expected 512 bytes, found 511"}},
 		{"another file", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {
 			test.Must(t, os.WriteFile(p.Map, []byte(strings.Repeat("QFI\xfb", 2000)), 0o600))
 		}, ErrNotLayer, []string{"magic"}},
-		{"header checksum", true, OpenParams{}, func(t *testing.T, p *Paths) { flip(t, p.Map, offSize+3) }, ErrDamaged, []string{"header checksum"}},
+		{"header checksum", true, OpenParams{}, func(t *testing.T, p *Paths) {
+			flip(t, p.Map, offSize+3)
+		}, ErrDamaged, []string{"header checksum"}},
 		{"newer version", true, OpenParams{}, func(t *testing.T, p *Paths) {
 			rewriteHeader(t, p.Map, func(s *[SectorSize]byte) { s[offVersion] = 9 })
 		}, ErrUnsupported, []string{"expected 1, found 9"}},
 		{"must-refuse feature", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {
 			rewriteHeader(t, p.Map, func(s *[SectorSize]byte) { s[offMustRefuse] = 4 })
 		}, ErrUnsupported, []string{"found 0x4"}},
-		{"truncated map of a head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Map, 8191)) }, ErrDamaged, []string{"at least 8192 bytes, found 8191"}},
-		{"truncated map of a sealed layer", true, OpenParams{}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Map, 4096)) }, ErrDamaged, []string{"at least 8192 bytes, found 4096"}},
-		{"truncated data of a head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Data, (owned+1)*4096-1)) }, ErrDamaged, []string{"data", "at least 823296 bytes, found 823295"}},
-		{"truncated data of a sealed layer", true, OpenParams{}, func(t *testing.T, p *Paths) { test.Must(t, os.Truncate(p.Data, 0)) }, ErrDamaged, []string{"at least 823296 bytes, found 0"}},
-		{"bit set in a sealed map", true, OpenParams{}, func(t *testing.T, p *Paths) { flip(t, p.Map, MapOffset+1) }, ErrDamaged, []string{"checksum of the sealed map"}},
+		{"truncated map of a head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {
+			test.Must(t, os.Truncate(p.Map, 8191))
+		}, ErrDamaged, []string{"at least 8192 bytes, found 8191"}},
+		{"truncated map of a sealed layer", true, OpenParams{}, func(t *testing.T, p *Paths) {
+			test.Must(t, os.Truncate(p.Map, 4096))
+		}, ErrDamaged, []string{"at least 8192 bytes, found 4096"}},
+		{"truncated data of a head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {
+			test.Must(t, os.Truncate(p.Data, (owned+1)*4096-1))
+		}, ErrDamaged, []string{"data", "at least 823296 bytes, found 823295"}},
+		{"truncated data of a sealed layer", true, OpenParams{}, func(t *testing.T, p *Paths) {
+			test.Must(t, os.Truncate(p.Data, 0))
+		}, ErrDamaged, []string{"at least 823296 bytes, found 0"}},
+		{"bit set in a sealed map", true, OpenParams{}, func(t *testing.T, p *Paths) {
+			flip(t, p.Map, MapOffset+1)
+		}, ErrDamaged, []string{"checksum of the sealed map"}},
 		{"bits lost in a sealed map", true, OpenParams{}, func(t *testing.T, p *Paths) {
 			test.Must(t, os.Truncate(p.Map, 4096))
 			test.Must(t, os.Truncate(p.Map, 8192))
 		}, ErrDamaged, []string{"checksum of the sealed map", "found 0x000000"}},
-		{"bit set in a clean head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { flip(t, p.Map, MapOffset+1) }, ErrDamaged, []string{"owned blocks: expected 1, found 2"}},
-		{"bit beyond the last block of a head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) { flip(t, p.Map, MapOffset+257/8+1) }, ErrDamaged, []string{"beyond block 256", "block 268"}},
-		{"bit beyond the last block of a sealed layer", true, OpenParams{}, func(t *testing.T, p *Paths) { flip(t, p.Map, MapOffset+4095) }, ErrDamaged, []string{"beyond block 256"}},
-		{"size", false, OpenParams{Write: true, Expect: Expect{Size: size + 512}}, nil, ErrMismatch, []string{"expected 1049600, found 1049088"}},
+		{"bit set in a clean head", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {
+			flip(t, p.Map, MapOffset+1)
+		}, ErrDamaged, []string{"owned blocks: expected 1, found 2"}},
+		{"bit beyond the last block of a head", false, OpenParams{Write: true},
+			func(t *testing.T, p *Paths) { flip(t, p.Map, MapOffset+257/8+1) }, ErrDamaged,
+			[]string{"beyond block 256", "block 268"}},
+		{"bit beyond the last block of a sealed layer", true, OpenParams{},
+			func(t *testing.T, p *Paths) { flip(t, p.Map, MapOffset+4095) }, ErrDamaged,
+			[]string{"beyond block 256"}},
+		{"size", false, OpenParams{Write: true, Expect: Expect{Size: size + 512}}, nil, ErrMismatch,
+			[]string{"expected 1049600, found 1049088"}},
 		{"size of a half sector", false, OpenParams{Write: true}, func(t *testing.T, p *Paths) {
 			rewriteHeader(t, p.Map, func(s *[SectorSize]byte) { s[offSize]++ })
 		}, ErrDamaged, []string{"multiple of 512", "1049089"}},
-		{"block size", true, OpenParams{Expect: Expect{BlockSize: 512}}, nil, ErrMismatch, []string{"expected 512, found 4096"}},
-		{"UUID", true, OpenParams{Expect: Expect{UUID: anyOther}}, nil, ErrMismatch, []string{anyOther.String(), id.String()}},
-		{"parent", true, OpenParams{Expect: Expect{Parent: &anyOther}}, nil, ErrMismatch, []string{"layer " + anyOther.String(), "layer " + parent.String()}},
-		{"a parent where none belongs", true, OpenParams{Expect: Expect{Parent: &none}}, nil, ErrMismatch, []string{"none (the lowest layer)", parent.String()}},
-		{"base", true, OpenParams{Expect: Expect{Base: &Fingerprint{2}}}, nil, ErrMismatch, []string{"0200", "0100"}},
-		{"no base", true, OpenParams{Expect: Expect{Base: new(Fingerprint)}}, nil, ErrMismatch, []string{"expected none"}},
-		{"data offset", true, OpenParams{}, func(t *testing.T, p *Paths) { p.DataOffset = 512 }, ErrMismatch, []string{"expected 512, found 0"}},
-		{"sealed opened for writing", true, OpenParams{Write: true}, nil, ErrSealed, []string{"expected head, found sealed"}},
-		{"sealed for a head", true, OpenParams{Expect: Expect{State: Head}}, nil, ErrSealed, []string{"expected head, found sealed"}},
-		{"head for sealed", false, OpenParams{Expect: Expect{State: Sealed}}, nil, ErrNotSealed, []string{"expected sealed, found head"}},
+		{"block size", true, OpenParams{Expect: Expect{BlockSize: 512}}, nil, ErrMismatch,
+			[]string{"expected 512, found 4096"}},
+		{"UUID", true, OpenParams{Expect: Expect{UUID: anyOther}}, nil, ErrMismatch,
+			[]string{anyOther.String(), id.String()}},
+		{"parent", true, OpenParams{Expect: Expect{Parent: &anyOther}}, nil, ErrMismatch,
+			[]string{"layer " + anyOther.String(), "layer " + parent.String()}},
+		{"a parent where none belongs", true, OpenParams{Expect: Expect{Parent: &none}}, nil,
+			ErrMismatch, []string{"none (the lowest layer)", parent.String()}},
+		{"base", true, OpenParams{Expect: Expect{Base: &Fingerprint{2}}}, nil, ErrMismatch,
+			[]string{"0200", "0100"}},
+		{"no base", true, OpenParams{Expect: Expect{Base: new(Fingerprint)}}, nil, ErrMismatch,
+			[]string{"expected none"}},
+		{"data offset", true, OpenParams{}, func(t *testing.T, p *Paths) { p.DataOffset = 512 },
+			ErrMismatch, []string{"expected 512, found 0"}},
+		{"sealed opened for writing", true, OpenParams{Write: true}, nil, ErrSealed,
+			[]string{"expected head, found sealed"}},
+		{"sealed for a head", true, OpenParams{Expect: Expect{State: Head}}, nil, ErrSealed,
+			[]string{"expected head, found sealed"}},
+		{"head for sealed", false, OpenParams{Expect: Expect{State: Sealed}}, nil, ErrNotSealed,
+			[]string{"expected sealed, found head"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := paths(t)
-			l := newHead(t, p, CreateParams{UUID: id, Parent: parent, Size: size, Base: Fingerprint{1}})
+			l := newHead(t, p, CreateParams{UUID: id, Parent: parent, Size: size,
+				Base: Fingerprint{1}})
 			write(t, l, owned, 1)
 			if c.sealed {
 				test.Must(t, l.Seal(time.Now()))
@@ -165,7 +203,8 @@ func TestOpenAcceptsWhatFits(t *testing.T) {
 	id, parent := uuid.New(), uuid.New()
 	l := newHead(t, p, CreateParams{UUID: id, Parent: parent, Size: 1 << 20, Base: Fingerprint{1}})
 	test.Must(t, l.Close())
-	reopen(t, p, OpenParams{Write: true, Expect: Expect{State: Head, UUID: id, Parent: &parent, Size: 1 << 20, BlockSize: 4096, Base: &Fingerprint{1}}})
+	reopen(t, p, OpenParams{Write: true, Expect: Expect{State: Head, UUID: id, Parent: &parent,
+		Size: 1 << 20, BlockSize: 4096, Base: &Fingerprint{1}}})
 }
 
 func TestInUse(t *testing.T) {
@@ -187,7 +226,8 @@ func TestInUse(t *testing.T) {
 // The lock excludes other processes, not only other descriptors of this one.
 func TestInUseByAnotherProcess(t *testing.T) {
 	if name := os.Getenv("COWBLK_TEST_OPEN"); name != "" {
-		_, err := Open(vfs.OS{}, Paths{Map: name, Data: filepath.Join(filepath.Dir(name), "data")}, OpenParams{Write: true})
+		_, err := Open(vfs.OS{}, Paths{Map: name, Data: filepath.Join(filepath.Dir(name), "data")},
+			OpenParams{Write: true})
 		if !errors.Is(err, ErrInUse) {
 			t.Fatalf("got %v, want ErrInUse", err)
 		}
@@ -245,7 +285,8 @@ func TestClearOnOpenAndMayIgnore(t *testing.T) {
 	content := readFile(t, p.Map)
 	h, err := ReadHeader(vfs.OS{}, p.Map)
 	test.Must(t, err)
-	if h.Features.ClearOnOpen != 0 || h.Features.MayIgnore != 6 || content[offReserved] != 77 || h != l.Header() {
+	if h.Features.ClearOnOpen != 0 || h.Features.MayIgnore != 6 || content[offReserved] != 77 ||
+		h != l.Header() {
 		t.Errorf("after opening for writing: %+v, reserved byte %d", h, content[offReserved])
 	}
 }
@@ -258,7 +299,8 @@ func TestShortDataIsExtended(t *testing.T) {
 	for _, offset := range []int64{0, 64 << 10} {
 		for _, length := range []int64{0, 4096, offset + size - 512} {
 			dir := t.TempDir()
-			p := Paths{Map: filepath.Join(dir, "map"), Data: filepath.Join(dir, "data"), DataOffset: offset}
+			p := Paths{Map: filepath.Join(dir, "map"), Data: filepath.Join(dir, "data"),
+				DataOffset: offset}
 			test.Must(t, newHead(t, p, CreateParams{Size: size}).Close())
 			test.Must(t, os.Truncate(p.Data, length))
 			for _, write := range []bool{false, true} {
@@ -271,7 +313,8 @@ func TestShortDataIsExtended(t *testing.T) {
 				st, err := os.Stat(p.Data)
 				test.Must(t, err)
 				if st.Size() != want {
-					t.Errorf("offset %d, length %d, for writing %v: %d bytes, expected %d", offset, length, write, st.Size(), want)
+					t.Errorf("offset %d, length %d, for writing %v: %d bytes, expected %d", offset,
+						length, write, st.Size(), want)
 				}
 				test.Must(t, l.Close())
 			}

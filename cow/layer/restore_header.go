@@ -34,7 +34,8 @@ func (k *Known) Matches(p Paths, h *Header) bool {
 // header that the manifest expects. (Two valid sectors of this length differ in at least six bits
 // under CRC-32C: a valid sector at a distance of one bit is the only one near.) A header whose
 // checksum matches is not damaged, and nothing is returned.
-func restoreHeader(sector [SectorSize]byte, p Paths, k Known) (fixed [SectorSize]byte, h Header, ok bool) {
+func restoreHeader(sector [SectorSize]byte, p Paths, k Known) (fixed [SectorSize]byte, h Header,
+	ok bool) {
 	if k.UUID == uuid.Nil || checksumHolds(&sector) {
 		return sector, Header{}, false
 	}
@@ -85,5 +86,6 @@ func (k *Known) write(sector *[SectorSize]byte, p Paths, size, created bool) {
 }
 
 func checksumHolds(sector *[SectorSize]byte) bool {
-	return binary.LittleEndian.Uint32(sector[offHeaderCRC:]) == crc32.Checksum(sector[:offHeaderCRC], castagnoli())
+	return binary.LittleEndian.Uint32(sector[offHeaderCRC:]) == crc32.Checksum(
+		sector[:offHeaderCRC], castagnoli())
 }

@@ -29,7 +29,8 @@ func scanMap(f mapReader, pages uint64, visit func(page uint64, words []uint64) 
 }
 
 // scanPages is scanMap for pages first to end-1 of a table that begins at byte table of the file.
-func scanPages(f mapReader, table int64, first, end uint64, visit func(page uint64, words []uint64) error) error {
+func scanPages(f mapReader, table int64, first, end uint64, visit func(page uint64,
+	words []uint64) error) error {
 	words := make([]uint64, min(scanChunk, int64(end-first)*MapPageSize)/8)
 	raw := wordBytes(words)
 	limit := table + int64(end)*MapPageSize

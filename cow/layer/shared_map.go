@@ -45,7 +45,8 @@ const (
 	sharedMTime                // Identity.MTime of the map then
 	sharedData                 // vfs.SharedFS.Changed of the data when the head was opened
 	sharedErrors               // writeBackErrors of the data's file system when the head was opened
-	sharedHoles                // 1: blocks whose bits may be here were discarded since the last flush
+	// 1: blocks whose bits may be here were discarded since the last flush
+	sharedHoles
 )
 
 // States of a shared map.
@@ -66,7 +67,8 @@ func sharedPath(dir string, id uuid.UUID, generation uint64) string {
 
 // createShared creates the shared map of a head, empty and not named by a header yet. data is the
 // time of the last change of the data; writeBackErrors: see there.
-func createShared(sfs vfs.SharedFS, path string, id *identity, data, writeBackErrors, mapPages uint64) (_ *sharedMap, err error) {
+func createShared(sfs vfs.SharedFS, path string, id *identity, data, writeBackErrors,
+	mapPages uint64) (_ *sharedMap, err error) {
 	f, err := sfs.OpenShared(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
@@ -100,7 +102,8 @@ func createShared(sfs vfs.SharedFS, path string, id *identity, data, writeBackEr
 }
 
 // openShared opens an existing shared map. The caller checks its content.
-func openShared(sfs vfs.SharedFS, path string, mapPages uint64, write bool) (s *sharedMap, err error) {
+func openShared(sfs vfs.SharedFS, path string, mapPages uint64, write bool) (s *sharedMap,
+	err error) {
 	flag := os.O_RDONLY
 	if write {
 		flag = os.O_RDWR

@@ -61,7 +61,8 @@ func identifyFile(sfs vfs.SharedFS, f vfs.File) (fileIdentity, error) {
 	}
 	instance, err := sfs.Instance(f)
 	if err == nil && len(instance) > maxInstance {
-		err = fmt.Errorf("name of the file system of %s: expected at most %d bytes, found %d", f.Name(), maxInstance, len(instance))
+		err = fmt.Errorf("name of the file system of %s: expected at most %d bytes, found %d",
+			f.Name(), maxInstance, len(instance))
 	}
 	return fileIdentity{Dev: id.Dev, Inode: id.Inode, Block: id.Block, Instance: instance}, err
 }
@@ -85,7 +86,8 @@ func (i *identity) encode() (p [identitySize]byte) {
 	}
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(i.Path)))
 	copy(p[len(b):identitySize-4], i.Path)
-	binary.LittleEndian.PutUint32(p[identitySize-4:], crc32.Checksum(p[:identitySize-4], castagnoli()))
+	binary.LittleEndian.PutUint32(p[identitySize-4:], crc32.Checksum(p[:identitySize-4],
+		castagnoli()))
 	return p
 }
 
@@ -93,8 +95,10 @@ func decodeIdentity(p *[identitySize]byte) (i identity, err error) {
 	if string(p[:len(sharedMagic)]) != sharedMagic {
 		return i, fmt.Errorf("magic: expected %q, found %q", sharedMagic, p[:len(sharedMagic)])
 	}
-	if sum := crc32.Checksum(p[:identitySize-4], castagnoli()); binary.LittleEndian.Uint32(p[identitySize-4:]) != sum {
-		return i, fmt.Errorf("checksum: expected %s, found %s", hex32(sum), hex32(binary.LittleEndian.Uint32(p[identitySize-4:])))
+	if sum := crc32.Checksum(p[:identitySize-4], castagnoli()); binary.LittleEndian.Uint32(
+		p[identitySize-4:]) != sum {
+		return i, fmt.Errorf("checksum: expected %s, found %s", hex32(sum),
+			hex32(binary.LittleEndian.Uint32(p[identitySize-4:])))
 	}
 	b := p[len(sharedMagic):]
 	next := func(n int) []byte { v := b[:n]; b = b[n:]; return v }

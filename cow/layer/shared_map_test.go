@@ -57,8 +57,10 @@ func TestSharedMapGivesMemoryBack(t *testing.T) {
 func TestNoPlaceForASharedMap(t *testing.T) {
 	p := paths(t)
 	test.Must(t, newHead(t, p, CreateParams{Size: 100 * DefaultBlockSize}).Close())
-	for _, dir := range []string{t.TempDir(), "/dev/shm/missing/dir", "/dev/shm/" + strings.Repeat("x", 250)} {
-		if _, err := Open(vfs.OS{}, p, OpenParams{Write: true, SharedDir: dir}); !errors.Is(err, ErrNoShared) && !errors.Is(err, ErrInvalid) {
+	for _, dir := range []string{t.TempDir(), "/dev/shm/missing/dir",
+		"/dev/shm/" + strings.Repeat("x", 250)} {
+		if _, err := Open(vfs.OS{}, p, OpenParams{Write: true, SharedDir: dir}); !errors.Is(err,
+			ErrNoShared) && !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v, expected ErrNoShared", dir, err)
 		}
 	}
@@ -82,7 +84,8 @@ func TestSharedMapIsFull(t *testing.T) {
 		_, err := l.Data().WriteAt(make([]byte, n*DefaultBlockSize), int64(first)*DefaultBlockSize)
 		test.Must(t, err)
 		if d, k := l.Bitmap().Add(first, n); d != done || k != kept || !l.Bitmap().Test(first) {
-			t.Errorf("%d blocks from %d on: %d, kept %v; expected %d, %v", n, first, d, k, done, kept)
+			t.Errorf("%d blocks from %d on: %d, kept %v; expected %d, %v", n, first, d, k, done,
+				kept)
 		}
 	}
 	add(blocksPerPage-1, 5, 1, true)

@@ -51,7 +51,8 @@ func TestInvalidSharedMap(t *testing.T) {
 		"an older version had it open": func(t *testing.T, p Paths, _ string) {
 			changeHeader(t, p, func(h *Header) { h.Features.ClearOnOpen = 0 })
 		},
-		"closed since, and opened without a shared map": func(t *testing.T, p Paths, shared string) {
+		"closed since, and opened without a shared map": func(t *testing.T, p Paths,
+			shared string) {
 			raw := readFile(t, shared)
 			changeHeader(t, p, func(h *Header) { h.clearShared() })
 			test.Must(t, reopen(t, p, OpenParams{Write: true}).Abandon())
@@ -109,7 +110,10 @@ func TestUnreadableSharedMapIsRefused(t *testing.T) {
 			test.Must(t, os.Rename(file, file+"~"))
 			test.Must(t, os.Symlink(file+"~", file))
 		},
-		"a FIFO":    func(t *testing.T, file string) { test.Must(t, os.Remove(file)); test.Must(t, unix.Mkfifo(file, 0o600)) },
+		"a FIFO": func(t *testing.T, file string) {
+			test.Must(t, os.Remove(file))
+			test.Must(t, unix.Mkfifo(file, 0o600))
+		},
 		"empty":     func(t *testing.T, file string) { test.Must(t, os.Truncate(file, 0)) },
 		"cut short": func(t *testing.T, file string) { test.Must(t, os.Truncate(file, 5000)) },
 		"identity damaged": func(t *testing.T, file string) {
@@ -126,7 +130,8 @@ func TestUnreadableSharedMapIsRefused(t *testing.T) {
 			before := readFile(t, p.Map)
 			for _, write := range []bool{true, false} {
 				l, err := Open(vfs.OS{}, p, OpenParams{Write: write, SharedDir: dir})
-				if !errors.Is(err, ErrUnflushed) || !strings.Contains(err.Error(), "--drop-unflushed") {
+				if !errors.Is(err, ErrUnflushed) || !strings.Contains(err.Error(),
+					"--drop-unflushed") {
 					t.Errorf("write %v: %v, expected ErrUnflushed with advice", write, err)
 				}
 				if err == nil {
@@ -195,7 +200,8 @@ func TestOpenThatFailsOnce(t *testing.T) {
 			p, dir := paths(t), sharedDir(t)
 			owned := killHead(t, p, dir, 200)
 			for _, write := range []bool{true, false} {
-				if l, err := Open(f, p, OpenParams{Write: write, SharedDir: dir}); !errors.Is(err, ErrUnflushed) {
+				if l, err := Open(f, p, OpenParams{Write: write, SharedDir: dir}); !errors.Is(err,
+					ErrUnflushed) {
 					t.Errorf("write %v: %v, expected ErrUnflushed", write, err)
 					_ = l.Abandon()
 				}
@@ -213,7 +219,8 @@ func TestMapChangedSince(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	test.Must(t, os.Chmod(p.Map, 0o640))
-	if _, err := Open(vfs.OS{}, p, OpenParams{Write: true}); !errors.Is(err, ErrUnflushed) || !strings.Contains(err.Error(), "--keep-unflushed") {
+	if _, err := Open(vfs.OS{}, p, OpenParams{Write: true}); !errors.Is(err, ErrUnflushed) ||
+		!strings.Contains(err.Error(), "--keep-unflushed") {
 		t.Errorf("%v, expected ErrUnflushed with advice", err)
 	}
 	l := reopen(t, p, OpenParams{Unflushed: DropUnflushed})
@@ -246,7 +253,8 @@ func TestDataChangedSince(t *testing.T) {
 	owned := killHead(t, p, dir, 200)
 	past := time.Now().Add(-time.Hour)
 	test.Must(t, os.Chtimes(p.Data, past, past))
-	if _, err := Open(vfs.OS{}, p, OpenParams{Write: true}); !errors.Is(err, ErrUnflushed) || !strings.Contains(err.Error(), p.Data) {
+	if _, err := Open(vfs.OS{}, p, OpenParams{Write: true}); !errors.Is(err, ErrUnflushed) ||
+		!strings.Contains(err.Error(), p.Data) {
 		t.Errorf("%v, expected ErrUnflushed of the data", err)
 	}
 	l := reopen(t, p, OpenParams{Write: true, Unflushed: KeepUnflushed})

@@ -43,9 +43,10 @@ func (l *Layer) recoverUnflushed(o OpenParams) error {
 var (
 	ErrRestarted     = errors.New("the kernel has been restarted since")
 	ErrDropRequested = errors.New("they were dropped on request (--drop-unflushed)")
-	errOtherFiles    = errors.New("the disk's files are others, such as a copy, or their file system was mounted again")
-	errRewritten     = errors.New("another program has written to the map since")
-	errSync          = errors.New("a sync failed before")
+	errOtherFiles    = errors.New(
+		"the disk's files are others, such as a copy, or their file system was mounted again")
+	errRewritten = errors.New("another program has written to the map since")
+	errSync      = errors.New("a sync failed before")
 )
 
 // openValidShared opens the shared map that the header names, if it is valid; nil: it is not, or
@@ -110,7 +111,8 @@ func (l *Layer) unreadable(err error) error {
 	if errors.As(err, &p) && p.Path == l.sharedPath() {
 		found = p.Op + ": " + p.Err.Error()
 	}
-	f := finding.New(ErrUnflushed, l.paths.Map, "shared map", "a readable file "+l.sharedPath(), found, adviceUnflushed)
+	f := finding.New(ErrUnflushed, l.paths.Map, "shared map", "a readable file "+l.sharedPath(),
+		found, adviceUnflushed)
 	f.Cause = err
 	return f
 }
@@ -121,7 +123,8 @@ func (l *Layer) identify(sfs vfs.SharedFS, generation uint64) (*identity, error)
 	if err != nil {
 		return nil, err
 	}
-	id := &identity{UUID: l.header.UUID, Generation: generation, Boot: newBootID(boot), Path: l.mapPath()}
+	id := &identity{UUID: l.header.UUID, Generation: generation, Boot: newBootID(boot),
+		Path: l.mapPath()}
 	if id.Map, err = identifyFile(sfs, l.mapf); err == nil {
 		id.Data, err = identifyFile(sfs, l.data)
 	}
@@ -129,14 +132,16 @@ func (l *Layer) identify(sfs vfs.SharedFS, generation uint64) (*identity, error)
 }
 
 // checkShared compares s with the identity and times that a valid shared map has; nil: it is valid.
-func (l *Layer) checkShared(sfs vfs.SharedFS, s *sharedMap, expected *identity, policy Unflushed) (dropped, err error) {
+func (l *Layer) checkShared(sfs vfs.SharedFS, s *sharedMap, expected *identity,
+	policy Unflushed) (dropped, err error) {
 	found, err := s.identity()
 	if err != nil {
 		return nil, err
 	}
 	var state, changed, mtime, data uint64
 	err = guarded(func() {
-		state, changed, mtime, data = s.word(sharedState), s.word(sharedChanged), s.word(sharedMTime), s.word(sharedData)
+		state, changed, mtime, data = s.word(sharedState), s.word(sharedChanged),
+			s.word(sharedMTime), s.word(sharedData)
 	})
 	if err != nil {
 		return nil, err
@@ -175,7 +180,8 @@ func (l *Layer) filesUnchanged(sfs vfs.SharedFS, changed, mtime, data uint64) (b
 	switch {
 	case err != nil:
 		return false, err
-	case now == 0 || changed == 0: // not kept by the file system; or the process died during a change of the map
+	// not kept by the file system; or the process died during a change of the map
+	case now == 0 || changed == 0:
 	case now == changed:
 	case id != mtime:
 		return false, nil // another program has written to the map

@@ -63,10 +63,13 @@ func TestRecoverUnflushed(t *testing.T) {
 	for _, blocks := range []uint64{100, blocksPerPage, 3*blocksPerPage + 7} {
 		p, dir := paths(t), sharedDir(t)
 		owned := killHead(t, p, dir, blocks)
-		for _, o := range []OpenParams{{}, {Write: true}, {Write: true, SharedDir: dir}, {Write: true, SharedDir: sharedDir(t)}, {}} {
+		for _, o := range []OpenParams{{}, {Write: true}, {Write: true, SharedDir: dir},
+			{Write: true, SharedDir: sharedDir(t)}, {}} {
 			l := reopen(t, p, o) // killed again before it has done anything
-			if got := sourceBits(t, l); !maps.Equal(got, owned) || l.Bitmap().Count() != uint64(len(owned)) {
-				t.Fatalf("%+v: %d blocks, count %d; expected %d", o, len(got), l.Bitmap().Count(), len(owned))
+			if got := sourceBits(t, l); !maps.Equal(got, owned) ||
+				l.Bitmap().Count() != uint64(len(owned)) {
+				t.Fatalf("%+v: %d blocks, count %d; expected %d", o, len(got), l.Bitmap().Count(),
+					len(owned))
 			}
 			test.Must(t, l.Abandon())
 		}
@@ -99,7 +102,8 @@ func TestDetachedHead(t *testing.T) {
 	if string(before) != string(after) || !st.ModTime().Equal(again.ModTime()) {
 		t.Error("the map was written")
 	}
-	if pages := l.Bitmap().TakeDirty(nil); len(pages) != 1 || !l.Bitmap().Test(5) || !l.Bitmap().Test(6) {
+	if pages := l.Bitmap().TakeDirty(nil); len(pages) != 1 || !l.Bitmap().Test(5) ||
+		!l.Bitmap().Test(6) {
 		t.Errorf("%d dirty pages, expected the one with what was not flushed", len(pages))
 	}
 }
@@ -159,7 +163,8 @@ func TestRepairKeepsUnflushed(t *testing.T) {
 	}
 	l, err := decodeWith(t, p, 300, 4)
 	test.Must(t, err)
-	done, err := Repair(vfs.OS{}, p, Known{UUID: l.UUID, BlockSize: l.BlockSize, Size: l.Size, Created: l.Created})
+	done, err := Repair(vfs.OS{}, p, Known{UUID: l.UUID, BlockSize: l.BlockSize, Size: l.Size,
+		Created: l.Created})
 	if err != nil || len(done) != 1 {
 		t.Fatalf("%v, %v", done, err)
 	}

@@ -11,7 +11,8 @@ import (
 // mapWords returns n zero words of anonymous memory outside Go's heap, resident only where they are
 // used, and the mapping for unix.Munmap.
 func mapWords(n uint64) (words []uint64, mapping []byte, err error) {
-	mapping, err = unix.Mmap(-1, 0, int(n*8), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	mapping, err = unix.Mmap(-1, 0, int(n*8), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, nil, err
 	}

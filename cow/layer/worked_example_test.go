@@ -52,8 +52,9 @@ func TestWorkedExample(t *testing.T) {
 	dir := t.TempDir()
 	p := Paths{Map: filepath.Join(dir, "map"), Data: filepath.Join(dir, "data")}
 	c := CreateParams{
-		UUID: uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"), Parent: uuid.MustParse("0f0e0d0c-0b0a-0908-0706-050403020100"),
-		Size: 9*512 + 4096, BlockSize: 4096, Created: time.Unix(1164628800, 0),
+		UUID:   uuid.MustParse("00112233-4455-6677-8899-aabbccddeeff"),
+		Parent: uuid.MustParse("0f0e0d0c-0b0a-0908-0706-050403020100"),
+		Size:   9*512 + 4096, BlockSize: 4096, Created: time.Unix(1164628800, 0),
 	}
 	l := newHead(t, p, c)
 	test.Must(t, test.Err(l.Data().WriteAt([]byte{1}, 0)))
@@ -98,14 +99,18 @@ func TestVectors(t *testing.T) {
 
 	page := make([]byte, MapPageSize)
 	page[0] = 1
-	want("map checksum", "only bit 0 set \\| `([0-9a-f]{8})`", fmt.Sprintf("%08x", addRawPageCRC(0, 0, page)))
+	want("map checksum", "only bit 0 set \\| `([0-9a-f]{8})`",
+		fmt.Sprintf("%08x", addRawPageCRC(0, 0, page)))
 	page[0], page[MapPageSize-1] = 0, 0x80
-	want("map checksum of the second page", "only bit 65,535 set \\| `([0-9a-f]{8})`", fmt.Sprintf("%08x", addRawPageCRC(0, 1, page)))
+	want("map checksum of the second page", "only bit 65,535 set \\| `([0-9a-f]{8})`",
+		fmt.Sprintf("%08x", addRawPageCRC(0, 1, page)))
 
 	for n, text := range map[int]string{4096: "4,096", 512: "512"} {
 		unit := make([]byte, n)
 		unit[0] = 1
-		want("data checksum of "+text, "byte `01` and zeros, "+text+" bytes \\| `([0-9a-f]{8})`", fmt.Sprintf("%08x", DataChecksum(unit)))
+		want("data checksum of "+text, "byte `01` and zeros, "+text+" bytes \\| `([0-9a-f]{8})`",
+			fmt.Sprintf("%08x", DataChecksum(unit)))
 	}
-	want("CRC-32C", `of the bytes "123456789" it is `+"`([0-9a-f]{8})`", hex.EncodeToString([]byte{0xe3, 0x06, 0x92, 0x83}))
+	want("CRC-32C", `of the bytes "123456789" it is `+"`([0-9a-f]{8})`",
+		hex.EncodeToString([]byte{0xe3, 0x06, 0x92, 0x83}))
 }

@@ -27,7 +27,8 @@ var ErrWriteBack = errors.New("the write-back failed")
 // checkWriteBack returns nil if the data that the page cache held is still there, or on the device.
 // After a write-back error the pages keep their content until they are reclaimed, and then have the
 // content of the device.
-func (l *Layer) checkWriteBack(sfs vfs.SharedFS, s *sharedMap, policy Unflushed) (dropped, err error) {
+func (l *Layer) checkWriteBack(sfs vfs.SharedFS, s *sharedMap, policy Unflushed) (dropped,
+	err error) {
 	evicted, err := sfs.Evicted(l.data)
 	if err != nil {
 		return nil, err
@@ -55,14 +56,16 @@ func (l *Layer) checkFileSystemErrors(sfs vfs.SharedFS, s *sharedMap) (dropped, 
 		return nil, err
 	}
 	if errorCount != oldCount {
-		return fmt.Errorf("%w: the kernel reported it to the process of another disk", ErrWriteBack), nil
+		return fmt.Errorf("%w: the kernel reported it to the process of another disk",
+			ErrWriteBack), nil
 	}
 	// The inode may still be in memory, without pages.
 	if err := l.data.Datasync(); err != nil {
 		return fmt.Errorf("%w: %w", ErrWriteBack, err), nil
 	}
 	if err := sfs.SyncFS(l.data); err != nil {
-		return fmt.Errorf("%w: %w", ErrWriteBack, err), addWriteBackError(sfs, l.header.SharedDir, id.Data.Instance)
+		return fmt.Errorf("%w: %w", ErrWriteBack, err), addWriteBackError(sfs, l.header.SharedDir,
+			id.Data.Instance)
 	}
 	return nil, nil
 }
@@ -71,7 +74,8 @@ func (l *Layer) checkFileSystemErrors(sfs vfs.SharedFS, s *sharedMap) (dropped, 
 // were written back. A sync reports whether that succeeded, unless another process has synced the
 // file and got the report. In that case a hole shows the loss, unless the guest has discarded
 // blocks.
-func (l *Layer) checkPages(sfs vfs.SharedFS, s *sharedMap, synced bool, policy Unflushed) (dropped, err error) {
+func (l *Layer) checkPages(sfs vfs.SharedFS, s *sharedMap, synced bool, policy Unflushed) (dropped,
+	err error) {
 	var holes bool
 	if err := guarded(func() { holes = s.word(sharedHoles) != 0 }); err != nil {
 		return nil, err
@@ -87,7 +91,8 @@ func (l *Layer) checkPages(sfs vfs.SharedFS, s *sharedMap, synced bool, policy U
 				return nil // refused when it is merged
 			}
 			off := l.header.DataOffset + int64(block)*int64(l.header.BlockSize)
-			end := l.header.DataOffset + min(int64(block+n)*int64(l.header.BlockSize), l.header.Size)
+			end := l.header.DataOffset + min(int64(block+n)*int64(l.header.BlockSize),
+				l.header.Size)
 			resident, err := sfs.Resident(l.data, off, end-off)
 			if err != nil || resident {
 				return err
@@ -176,7 +181,8 @@ func (l *Layer) checkHole(block, n uint64, off, end, size int64) error {
 		return nil
 	}
 	return finding.New(ErrUnflushed, l.paths.Data,
-		fmt.Sprintf("data of %d blocks from %d on, which the guest has written and not flushed", n, block),
+		fmt.Sprintf("data of %d blocks from %d on, which the guest has written and not flushed", n,
+			block),
 		"data",
 		"a hole, as a write-back error leaves it that the kernel reported to another program",
 		"if the kernel log has no I/O error of this file system, serve the disk with --keep-unflushed; else with --drop-unflushed, as after a power cut")

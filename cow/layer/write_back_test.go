@@ -30,7 +30,8 @@ func TestWriteBackFailedAfterAKill(t *testing.T) {
 	}
 	l := reopenOn(t, openFails{evicted: true}, disks[0].p, OpenParams{})
 	if got := sourceBits(t, l); !maps.Equal(got, disks[0].owned) || dropped(l) != nil {
-		t.Errorf("no error: %d blocks, expected %d; lost: %v", len(got), len(disks[0].owned), dropped(l))
+		t.Errorf("no error: %d blocks, expected %d; lost: %v", len(got), len(disks[0].owned),
+			dropped(l))
 	}
 	test.Must(t, l.Abandon())
 	for i, f := range []openFails{{evicted: true, syncFS: syscall.EIO}, {evicted: true}} {
@@ -54,7 +55,8 @@ func TestWriteBackFailedAfterAKill(t *testing.T) {
 	flush(t, l) // succeeds: the earlier error does not concern this head
 	write(t, l, 120, 1)
 	test.Must(t, l.Abandon())
-	if n := reopenOn(t, openFails{evicted: true}, disks[2].p, OpenParams{}).Bitmap().Count(); n != uint64(len(disks[2].owned))+1 {
+	n := reopenOn(t, openFails{evicted: true}, disks[2].p, OpenParams{}).Bitmap().Count()
+	if n != uint64(len(disks[2].owned))+1 {
 		t.Errorf("%d blocks after another death, expected %d", n, len(disks[2].owned)+1)
 	}
 }
@@ -70,16 +72,19 @@ func TestPagesReclaimedAfterAKill(t *testing.T) {
 		t.Errorf("%d blocks, expected 3; dropped: %v", n, dropped(l))
 	}
 	test.Must(t, l.Abandon())
-	l = reopenOn(t, openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{}) // nothing was lost
+	// nothing was lost
+	l = reopenOn(t, openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{})
 	if got := sourceBits(t, l); !maps.Equal(got, owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(owned))
 	}
 	test.Must(t, l.Abandon())
 	f, err := os.OpenFile(p.Data, os.O_RDWR, 0)
 	test.Must(t, err)
-	test.Must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 8*DefaultBlockSize, 8*DefaultBlockSize))
+	test.Must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
+		8*DefaultBlockSize, 8*DefaultBlockSize))
 	test.Must(t, f.Close())
-	test.ErrorIs(t, test.Err(Open(openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{})), ErrUnflushed, "error")
+	test.ErrorIs(t, test.Err(Open(openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{})),
+		ErrUnflushed, "error")
 }
 
 // syncFails is openFails with files whose sync fails.
@@ -93,8 +98,12 @@ func (f *syncFails) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File,
 	return failingSync{o}, nil
 }
 
-func (f *syncFails) Instance(o vfs.File) (string, error) { return f.OS.Instance(o.(failingSync).File) }
-func (f *syncFails) Changed(o vfs.File) (int64, error)   { return f.OS.Changed(o.(failingSync).File) }
+func (f *syncFails) Instance(o vfs.File) (string, error) {
+	return f.OS.Instance(o.(failingSync).File)
+}
+func (f *syncFails) Changed(o vfs.File) (int64, error) {
+	return f.OS.Changed(o.(failingSync).File)
+}
 
 // A hole under an unflushed bit, evicted since: its former content is unknown.
 func TestHoleAfterAKill(t *testing.T) {
@@ -102,12 +111,15 @@ func TestHoleAfterAKill(t *testing.T) {
 	owned := killHead(t, p, dir, 200)
 	f, err := os.OpenFile(p.Data, os.O_RDWR, 0)
 	test.Must(t, err)
-	test.Must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 40*DefaultBlockSize, 8*DefaultBlockSize))
+	test.Must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
+		40*DefaultBlockSize, 8*DefaultBlockSize))
 	test.Must(t, f.Close())
-	if _, err := Open(openFails{evicted: true}, p, OpenParams{}); !errors.Is(err, ErrUnflushed) || !strings.Contains(err.Error(), "--keep-unflushed") {
+	if _, err := Open(openFails{evicted: true}, p, OpenParams{}); !errors.Is(err, ErrUnflushed) ||
+		!strings.Contains(err.Error(), "--keep-unflushed") {
 		t.Errorf("%v, expected ErrUnflushed with advice", err)
 	}
-	for _, l := range []*Layer{reopenOn(t, openFails{}, p, OpenParams{}), reopenOn(t, openFails{evicted: true}, p, OpenParams{Unflushed: KeepUnflushed})} {
+	for _, l := range []*Layer{reopenOn(t, openFails{}, p, OpenParams{}),
+		reopenOn(t, openFails{evicted: true}, p, OpenParams{Unflushed: KeepUnflushed})} {
 		if got := sourceBits(t, l); !maps.Equal(got, owned) {
 			t.Errorf("%d blocks, expected %d", len(got), len(owned))
 		}
@@ -127,7 +139,8 @@ func TestDiscardedHoleAfterAKill(t *testing.T) {
 		if flushed {
 			flush(t, l)
 			write(t, l, 7, 1)
-			test.Must(t, l.Data().PunchHole(7*DefaultBlockSize, DefaultBlockSize)) // the device loses it
+			// the device loses it
+			test.Must(t, l.Data().PunchHole(7*DefaultBlockSize, DefaultBlockSize))
 		}
 		test.Must(t, l.Abandon())
 		l, err := Open(openFails{evicted: true}, p, OpenParams{Write: true})

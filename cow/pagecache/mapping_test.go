@@ -62,7 +62,8 @@ func TestCopyOnlyResidentPages(t *testing.T) {
 		off, n int64
 		ok     bool // once pages 1, 2 and 60 to the end are marked
 	}{
-		{4096, 4096, true}, {4096, 8192, true}, {5000, 10, true}, {4095, 2, false}, {12287, 2, false},
+		{4096, 4096, true}, {4096, 8192, true}, {5000, 10, true}, {4095, 2, false},
+		{12287, 2, false},
 		{0, 4096, false}, {60 * 4096, 10*4096 + 100, true}, {59 * 4096, 2 * 4096, false},
 		{63*4096 + 7, 4096, true}, {70 * 4096, 100, true}, {70 * 4096, 101, false},
 		{size, 0, true}, {size, 1, false}, {size + 1, 0, false}, {-1, 1, false}, {4096, 0, true},
@@ -79,14 +80,16 @@ func TestCopyOnlyResidentPages(t *testing.T) {
 	m.MarkResident(1<<40, 1)
 	m.MarkResident(-5, 100)
 	m.MarkResident(0, 0)
-	for _, c := range [][2]int64{{1, 4095}, {0, 4095}, {3*4096 + 1, 4096}, {3 * 4096, 0}, {4 * 4096, -4096}} {
+	for _, c := range [][2]int64{{1, 4095}, {0, 4095}, {3*4096 + 1, 4096}, {3 * 4096, 0},
+		{4 * 4096, -4096}} {
 		m.MarkResidentInside(c[0], c[1])
 	}
 	for _, tc := range tests {
 		p := make([]byte, tc.n)
 		ok := m.copies(p, tc.off)
 		if ok != tc.ok || ok && !bytes.Equal(p, want[tc.off:][:tc.n]) {
-			t.Errorf("%d bytes from %d: got %v, want %v and the file's content", tc.n, tc.off, ok, tc.ok)
+			t.Errorf("%d bytes from %d: got %v, want %v and the file's content", tc.n, tc.off, ok,
+				tc.ok)
 		}
 	}
 }

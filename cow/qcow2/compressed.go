@@ -46,7 +46,8 @@ func (img *Image) inflate(desc uint64, at int64) error {
 			fmt.Sprintf("%d bytes at offset %d of the file", n, off),
 			fmt.Sprintf("a file of %d bytes", img.size), "")
 	}
-	return damaged(what, fmt.Sprintf("%d bytes", len(img.inflated)), fmt.Sprintf("%d, then: %v", got, err))
+	return damaged(what, fmt.Sprintf("%d bytes", len(img.inflated)), fmt.Sprintf("%d, then: %v",
+		got, err))
 }
 
 // trackedReader keeps an error of the file, in contrast to one of the compressed data.

@@ -41,13 +41,15 @@ func TestTiny(t *testing.T) {
 	for _, want := range []struct {
 		off, n int64
 		kind   Kind
-	}{{0, 512, Unallocated}, {100, 412, Unallocated}, {512, 512, Zero}, {1024, 1024, Data}, {2048, 2048, Unallocated}} {
+	}{{0, 512, Unallocated}, {100, 412, Unallocated}, {512, 512, Zero}, {1024, 1024, Data},
+		{2048, 2048, Unallocated}} {
 		if kind, n, err := img.Status(want.off); kind != want.kind || n != want.n || err != nil {
 			t.Errorf("offset %d: kind %d, %d bytes, %v, want %+v", want.off, kind, n, err, want)
 		}
 	}
 	got := make([]byte, 1024)
-	if _, err := img.ReadAt(got, 1024); err != nil || string(got[:4]) != "data" || !bytes.Equal(got[4:], make([]byte, 1020)) {
+	if _, err := img.ReadAt(got, 1024); err != nil || string(got[:4]) != "data" ||
+		!bytes.Equal(got[4:], make([]byte, 1020)) {
 		t.Errorf("read %q, %v", got[:8], err)
 	}
 }
@@ -100,7 +102,10 @@ func TestHeaderFieldsOfNoUse(t *testing.T) {
 		"offset of the refcount table": func(p []byte) { be.PutUint64(p[48:], 513) },
 		"refcount table beyond all":    func(p []byte) { be.PutUint64(p[48:], 1<<61) },
 		"internal snapshots":           func(p []byte) { be.PutUint32(p[60:], 1<<17) },
-		"offset of the snapshot table": func(p []byte) { be.PutUint32(p[60:], 1); be.PutUint64(p[64:], 100) },
+		"offset of the snapshot table": func(p []byte) {
+			be.PutUint32(p[60:], 1)
+			be.PutUint64(p[64:], 100)
+		},
 	} {
 		p := tiny()
 		spoil(p)

@@ -109,7 +109,8 @@ func ReadHeader(ra io.ReaderAt, size int64) (*Header, error) {
 	if h.Version > 2 {
 		order = be.Uint32(p[96:])
 	}
-	if err := h.checkRest(be.Uint64(p[48:]), be.Uint32(p[56:]), order, be.Uint32(p[60:]), be.Uint64(p[64:])); err != nil {
+	if err := h.checkRest(be.Uint64(p[48:]), be.Uint32(p[56:]), order, be.Uint32(p[60:]),
+		be.Uint64(p[64:])); err != nil {
 		return nil, err
 	}
 	h.Size = int64(be.Uint64(p[24:]))
@@ -125,20 +126,25 @@ func (h *Header) check(size uint64, length uint32) error {
 		return damaged("cluster size", "2^9 to 2^21 bytes", fmt.Sprintf("2^%d", h.ClusterBits))
 	}
 	if h.extendedL2() && h.ClusterBits < minExtendedBits {
-		return damaged("cluster size of an image with subclusters", "at least 2^14 bytes", fmt.Sprintf("2^%d", h.ClusterBits))
+		return damaged("cluster size of an image with subclusters", "at least 2^14 bytes",
+			fmt.Sprintf("2^%d", h.ClusterBits))
 	}
 	if h.Version > 2 && (length < lengthV3 || length%8 != 0 || length > 1<<h.ClusterBits) {
-		return damaged("length of the header", "a multiple of 8 from 104 to the cluster size", fmt.Sprint(length))
+		return damaged("length of the header", "a multiple of 8 from 104 to the cluster size",
+			fmt.Sprint(length))
 	}
 	if size > maxSize {
 		return damaged("size of the disk", "at most 2^60 bytes", fmt.Sprint(size))
 	}
 	if h.l1Count > maxL1Size/entrySize || uint64(h.l1Count)<<h.l1Bits() < size {
 		need := (size + 1<<h.l1Bits() - 1) >> h.l1Bits()
-		return damaged("L1 table", fmt.Sprintf("at least %d entries, at most %d", need, maxL1Size/entrySize), fmt.Sprint(h.l1Count))
+		return damaged("L1 table", fmt.Sprintf("at least %d entries, at most %d", need,
+			maxL1Size/entrySize), fmt.Sprint(h.l1Count))
 	}
-	if h.l1Count > 0 && (h.l1Offset&(1<<h.ClusterBits-1) != 0 || h.l1Offset == 0 || h.l1Offset > maxSize) {
-		return damaged("offset of the L1 table", "a multiple of the cluster size", fmt.Sprint(h.l1Offset))
+	if h.l1Count > 0 && (h.l1Offset&(1<<h.ClusterBits-1) != 0 || h.l1Offset == 0 ||
+		h.l1Offset > maxSize) {
+		return damaged("offset of the L1 table", "a multiple of the cluster size",
+			fmt.Sprint(h.l1Offset))
 	}
 	return nil
 }
@@ -146,19 +152,24 @@ func (h *Header) check(size uint64, length uint32) error {
 // checkRest tests the fields of refcounts and internal snapshots, which are not used here, as QEMU
 // does when it opens an image: a header with an error there is damaged, and other fields may be
 // too.
-func (h *Header) checkRest(refcounts uint64, refcountClusters, order, snapshots uint32, snapshotTable uint64) error {
+func (h *Header) checkRest(refcounts uint64, refcountClusters, order, snapshots uint32,
+	snapshotTable uint64) error {
 	cluster := uint64(1) << h.ClusterBits
 	switch {
 	case order > maxRefcountOrder:
 		return damaged("width of a refcount", "at most 2^6 bits", fmt.Sprintf("2^%d", order))
 	case refcountClusters == 0 || uint64(refcountClusters)<<h.ClusterBits > maxRefcountTable:
-		return damaged("refcount table", fmt.Sprintf("1 to %d clusters", max(1, maxRefcountTable>>h.ClusterBits)), fmt.Sprint(refcountClusters))
+		return damaged("refcount table", fmt.Sprintf("1 to %d clusters",
+			max(1, maxRefcountTable>>h.ClusterBits)), fmt.Sprint(refcountClusters))
 	case refcounts%cluster != 0 || refcounts > maxSize:
-		return damaged("offset of the refcount table", "a multiple of the cluster size", fmt.Sprint(refcounts))
+		return damaged("offset of the refcount table", "a multiple of the cluster size",
+			fmt.Sprint(refcounts))
 	case snapshots > maxSnapshots:
-		return damaged("internal snapshots", fmt.Sprintf("at most %d", maxSnapshots), fmt.Sprint(snapshots))
+		return damaged("internal snapshots", fmt.Sprintf("at most %d", maxSnapshots),
+			fmt.Sprint(snapshots))
 	case snapshots > 0 && (snapshotTable%cluster != 0 || snapshotTable > maxSize):
-		return damaged("offset of the snapshot table", "a multiple of the cluster size", fmt.Sprint(snapshotTable))
+		return damaged("offset of the snapshot table", "a multiple of the cluster size",
+			fmt.Sprint(snapshotTable))
 	}
 	return nil
 }
@@ -176,12 +187,15 @@ func (h *Header) l1Bits() uint { return h.ClusterBits + h.l2Bits() }
 
 // readNames reads the names of other files. Extensions end at the backing file's name or the end of
 // the first cluster.
-func (h *Header) readNames(ra io.ReaderAt, size int64, length uint32, nameAt uint64, nameLen uint32) error {
+func (h *Header) readNames(ra io.ReaderAt, size int64, length uint32, nameAt uint64,
+	nameLen uint32) error {
 	cluster := uint64(1) << h.ClusterBits
 	end := cluster
 	if nameAt != 0 {
 		if nameLen > maxName || nameAt > cluster || uint64(nameLen) > cluster-nameAt {
-			return damaged("name of the backing file", "at most 1,023 bytes within the first cluster", fmt.Sprintf("%d bytes at offset %d", nameLen, nameAt))
+			return damaged("name of the backing file",
+				"at most 1,023 bytes within the first cluster", fmt.Sprintf("%d bytes at offset %d",
+					nameLen, nameAt))
 		}
 		name := make([]byte, nameLen)
 		if err := readFull(ra, size, name, nameAt, "name of the backing file"); err != nil {
@@ -205,7 +219,8 @@ func (h *Header) readNames(ra io.ReaderAt, size int64, length uint32, nameAt uin
 			return nil
 		}
 		if n > end-at {
-			return damaged("header extension", "one that ends within the header's cluster", fmt.Sprintf("%d bytes at offset %d", n, at))
+			return damaged("header extension", "one that ends within the header's cluster",
+				fmt.Sprintf("%d bytes at offset %d", n, at))
 		}
 		if kind == extensionBackingFormat || kind == extensionDataFile {
 			if n > maxName {
@@ -242,7 +257,8 @@ func (h *Header) readable() error {
 		return finding.New(ErrUnsupported, "", "incompatible features", "bits 0 to 4 only",
 			fmt.Sprintf("%#x", h.features), "")
 	case h.zstd != (h.features&featureCompression != 0):
-		return damaged("compression type", "the feature bit 3 with a type other than 0", fmt.Sprintf("features %#x", h.features))
+		return damaged("compression type", "the feature bit 3 with a type other than 0",
+			fmt.Sprintf("features %#x", h.features))
 	case h.zstd:
 		return finding.New(ErrUnsupported, "", "compression", "zlib", "another type, such as zstd",
 			"")
@@ -250,7 +266,8 @@ func (h *Header) readable() error {
 		return finding.New(ErrDirty, "", "incompatible features",
 			"an image that was closed in order", "the mark of a dirty image", "")
 	case strings.ContainsRune(h.Backing, 0):
-		return damaged("name of the backing file", "one without zero bytes", fmt.Sprintf("%q", h.Backing))
+		return damaged("name of the backing file", "one without zero bytes",
+			fmt.Sprintf("%q", h.Backing))
 	}
 	return nil
 }

@@ -70,14 +70,16 @@ func (img *Image) l1Entry(index uint64) (uint64, error) {
 	if index < img.l1From || index >= img.l1From+uint64(len(img.l1))/entrySize {
 		from := index &^ (l1Window/entrySize - 1)
 		p := make([]byte, min(l1Window, (uint64(img.l1Count)-from)*entrySize))
-		if err := readFull(img.ra, img.size, p, img.l1Offset+from*entrySize, "L1 table"); err != nil {
+		if err := readFull(img.ra, img.size, p, img.l1Offset+from*entrySize,
+			"L1 table"); err != nil {
 			return 0, err
 		}
 		img.l1, img.l1From = p, from
 	}
 	off := binary.BigEndian.Uint64(img.l1[(index-img.l1From)*entrySize:]) & offsetMask
 	if off&(1<<img.ClusterBits-1) != 0 {
-		return 0, damaged(fmt.Sprintf("entry %d of the L1 table", index), "a multiple of the cluster size", fmt.Sprint(off))
+		return 0, damaged(fmt.Sprintf("entry %d of the L1 table", index),
+			"a multiple of the cluster size", fmt.Sprint(off))
 	}
 	return off, nil
 }
@@ -184,7 +186,8 @@ func (img *Image) clusterAt(off int64) (cluster, error) {
 	case c.desc&offsetMask&(1<<img.ClusterBits-1) != 0:
 		return c, damaged(what(), "a multiple of the cluster size", fmt.Sprint(c.desc&offsetMask))
 	case img.Version == 2 && c.desc&flagZero != 0:
-		return c, damaged(what(), "no zero flag in an image of version 2", fmt.Sprintf("%#x", c.desc))
+		return c, damaged(what(), "no zero flag in an image of version 2",
+			fmt.Sprintf("%#x", c.desc))
 	case img.extendedL2() && c.desc&flagZero != 0:
 		return c, damaged(what(), "no zero flag beside subclusters", fmt.Sprintf("%#x", c.desc))
 	case c.alloc&c.zero != 0:
@@ -241,7 +244,8 @@ func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 				return done, err
 			}
 			copy(part, img.inflated[in:])
-		} else if err := readFull(img.ra, img.size, part, c.desc&offsetMask+uint64(in), "data"); err != nil {
+		} else if err := readFull(img.ra, img.size, part, c.desc&offsetMask+uint64(in),
+			"data"); err != nil {
 			return done, err
 		}
 		done += len(part)

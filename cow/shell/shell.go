@@ -67,7 +67,8 @@ func Line(words ...string) string {
 
 func isPlain(s string) bool {
 	for _, c := range s {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune(plain, c) && c != '=' {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') &&
+			!strings.ContainsRune(plain, c) && c != '=' {
 			return false
 		}
 	}
@@ -76,7 +77,8 @@ func isPlain(s string) bool {
 
 // Shown reports whether a terminal shows s unchanged.
 func Shown(s string) bool {
-	return utf8.ValidString(s) && strings.IndexFunc(s, func(c rune) bool { return !unicode.IsPrint(c) }) < 0
+	return utf8.ValidString(s) &&
+		strings.IndexFunc(s, func(c rune) bool { return !unicode.IsPrint(c) }) < 0
 }
 
 // Text returns a path for a message, quoted if a terminal would not show it unchanged.

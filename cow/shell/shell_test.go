@@ -51,7 +51,8 @@ func TestShellsReadWords(t *testing.T) {
 		}
 		for in := range words {
 			// The dot keeps newlines at the end.
-			out, err := exec.Command(path, append(args, `set -- `+Word(in)+`; printf '%s.%s' "$1" $#`)...).Output()
+			out, err := exec.Command(path,
+				append(args, `set -- `+Word(in)+`; printf '%s.%s' "$1" $#`)...).Output()
 			if err != nil || string(out) != in+".1" {
 				t.Errorf("%s reads %s as %q, want %q: %v", sh, Word(in), out, in+".1", err)
 			}
@@ -63,12 +64,14 @@ func TestShellsReadWords(t *testing.T) {
 }
 
 func TestPath(t *testing.T) {
-	for in, want := range map[string]string{"-rf": "./-rf", "- x": "'./- x'", "/a b": "'/a b'", "a": "a"} {
+	for in, want := range map[string]string{"-rf": "./-rf", "- x": "'./- x'", "/a b": "'/a b'",
+		"a": "a"} {
 		if got := Path(in); got != want {
 			t.Errorf("%q: %s, want %s", in, got, want)
 		}
 	}
-	if got, want := Line("cowblk", "--store", "/a b", "check", "vm1"), "cowblk --store '/a b' check vm1"; got != want {
+	if got, want := Line("cowblk", "--store", "/a b", "check", "vm1"),
+		"cowblk --store '/a b' check vm1"; got != want {
 		t.Errorf("line %s, want %s", got, want)
 	}
 }

@@ -29,13 +29,16 @@ func TestAdviceNamesTop(t *testing.T) {
 	binary.BigEndian.PutUint64(unknown[72:], 1<<40)
 	write(t, path("unknown"), unknown)
 	overlay(t, path("over-unknown"), "unknown", "qcow2")
-	for _, under := range []string{"vmdk-mid", "nbd-mid", fmt.Sprint("deep-", imagefile.MaxBacking+3), "unknown", "over-unknown"} {
+	for _, under := range []string{"vmdk-mid", "nbd-mid",
+		fmt.Sprint("deep-", imagefile.MaxBacking+3), "unknown", "over-unknown"} {
 		top := overlay(t, path("top.qcow2"), under, "qcow2")
 		for _, backing := range []bool{true, false} {
 			_, err := newStore(t).Import(ctx, top, "img", ImportOptions{Backing: backing})
 			want := "qemu-img convert -O qcow2 " + top + " " + top + ".new.qcow2"
-			if err == nil || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), "convert") != 1 {
-				t.Errorf("top over %s, with leave %t: error %v, want one with %q", under, backing, err, want)
+			if err == nil || !strings.Contains(err.Error(), want) || strings.Count(err.Error(),
+				"convert") != 1 {
+				t.Errorf("top over %s, with leave %t: error %v, want one with %q", under, backing,
+					err, want)
 			}
 		}
 	}
@@ -45,7 +48,8 @@ func TestAdviceNamesTop(t *testing.T) {
 func TestAdviceOverwritesNothing(t *testing.T) {
 	dir := t.TempDir()
 	vmdk := write(t, filepath.Join(dir, "a.vmdk"), append([]byte("KDMV"), make([]byte, 1020)...))
-	xz := write(t, filepath.Join(dir, "a.xz"), append([]byte("\xfd7zXZ\x00"), make([]byte, 1018)...))
+	xz := write(t, filepath.Join(dir, "a.xz"), append([]byte("\xfd7zXZ\x00"),
+		make([]byte, 1018)...))
 	mid := overlay(t, filepath.Join(dir, "top"), "nbd:localhost:1", "raw")
 	write(t, vmdk+".new.qcow2", nil)
 	write(t, vmdk+".new.raw", nil)
@@ -67,7 +71,8 @@ func TestAdviceOverwritesNothing(t *testing.T) {
 		}
 		_, create := s.Create(ctx, "vm1", CreateOptions{Base: path})
 		want = strings.ReplaceAll(want, "-3.qcow2", "-2.raw") // these commands read only raw images
-		for what, err := range map[string]error{"create": create, "serve --raw": imagefile.CheckRaw(path, "--format raw")} {
+		for what, err := range map[string]error{"create": create,
+			"serve --raw": imagefile.CheckRaw(path, "--format raw")} {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s of %s: %v, want advice with %q", what, path, err, want)
 			}

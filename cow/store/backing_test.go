@@ -19,7 +19,8 @@ import (
 // overlay writes a qcow2 of 1 MiB that names a backing file and contains its first cluster.
 func overlay(t testing.TB, path, backing, format string) string {
 	t.Helper()
-	return write(t, path, buildQcow2(qcow2File{clusterBits: 16, size: 1 << 20, data: noise(7, 65536), backing: backing, backingFmt: format}))
+	return write(t, path, buildQcow2(qcow2File{clusterBits: 16, size: 1 << 20,
+		data: noise(7, 65536), backing: backing, backingFmt: format}))
 }
 
 // An import ends for every backing file name and every kind of backing file. It refuses with the
@@ -76,11 +77,13 @@ func TestHostileBacking(t *testing.T) {
 		{"self-link", "qcow2", "another file than those above it"},
 		{"self-hard", "qcow2", "another file than those above it"},
 		{"ring-a", "qcow2", "another file than those above it"},
-		{fmt.Sprint("deep-", imagefile.MaxBacking), "qcow2", fmt.Sprintf("at most %d", imagefile.MaxBacking)},
+		{fmt.Sprint("deep-", imagefile.MaxBacking), "qcow2", fmt.Sprintf("at most %d",
+			imagefile.MaxBacking)},
 		{"nosuch", "raw", "expected a file, found none"},
 		{"../nosuch/raw", "raw", "expected a file, found none"},
 		{"raw/under", "raw", "not a directory"},
-		{"json:{\"driver\":\"raw\",\"file\":{\"filename\":\"" + raw + "\"}}", "raw", `found "json:{`},
+		{"json:{\"driver\":\"raw\",\"file\":{\"filename\":\"" + raw + "\"}}", "raw",
+			`found "json:{`},
 		{"nbd://localhost/x", "raw", `"nbd://localhost/x"`},
 		{"nbd:unix:/tmp/s", "raw", `"nbd:unix:/tmp/s"`},
 		{"file:" + raw, "raw", `"file:`},
@@ -100,7 +103,9 @@ func TestHostileBacking(t *testing.T) {
 		{strings.Repeat("x", 300), "raw", "file name too long"},
 	}
 	for i, tt := range tests {
-		t.Run(fmt.Sprint(i, " ", strings.ToValidUTF8(strings.ReplaceAll(tt.backing[max(0, len(tt.backing)-20):], "\x00", "0"), "?")), func(t *testing.T) {
+		t.Run(fmt.Sprint(i, " ",
+			strings.ToValidUTF8(strings.ReplaceAll(tt.backing[max(0, len(tt.backing)-20):], "\x00",
+				"0"), "?")), func(t *testing.T) {
 			s := newStore(t)
 			top := overlay(t, path("top"), tt.backing, tt.format)
 			for _, backing := range []bool{true, false} {
@@ -108,10 +113,12 @@ func TestHostileBacking(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), tt.with) {
 					t.Fatalf("with leave %t: error %v, want one with %q", backing, err, tt.with)
 				}
-				if strings.ContainsAny(err.Error(), "\x1b\x00") || strings.Contains(err.Error(), "\xff") || strings.Contains(err.Error(), "line\nbreak") {
+				if strings.ContainsAny(err.Error(), "\x1b\x00") || strings.Contains(err.Error(),
+					"\xff") || strings.Contains(err.Error(), "line\nbreak") {
 					t.Errorf("the message holds what cannot be printed: %q", err)
 				}
-				if !backing && tt.with != "zero bytes" && !strings.Contains(err.Error(), "--backing") {
+				if !backing && tt.with != "zero bytes" && !strings.Contains(err.Error(),
+					"--backing") {
 					t.Errorf("without leave: %v", err)
 				}
 				nothingLeft(t, s)
@@ -131,12 +138,14 @@ func TestBackingFollowed(t *testing.T) {
 	overlay(t, path("mid.qcow2"), "base raw", "raw")
 	top := overlay(t, path("top.qcow2"), path("mid.qcow2"), "qcow2")
 	_, err := s.Import(ctx, top, "img", ImportOptions{})
-	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path("mid.qcow2")+" (qcow2), "+path("base raw")+" (raw)") {
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path("mid.qcow2")+" (qcow2), "+
+		path("base raw")+" (raw)") {
 		t.Fatalf("without leave: %v", err)
 	}
 	img, err := s.Import(ctx, top, "img", ImportOptions{Backing: true})
 	test.Must(t, err)
-	if fmt.Sprint(img.Backing) != fmt.Sprintf("[%s (qcow2) %s (raw)]", path("mid.qcow2"), path("base raw")) {
+	if fmt.Sprint(img.Backing) != fmt.Sprintf("[%s (qcow2) %s (raw)]", path("mid.qcow2"),
+		path("base raw")) {
 		t.Errorf("backing files %v", img.Backing)
 	}
 	copy(data, noise(7, 65536))
@@ -148,10 +157,12 @@ func TestBackingFollowed(t *testing.T) {
 	test.Must(t, err)
 	defer f.Close()
 	test.Must(t, f.LockImage(vfs.ImageWrite))
-	if _, err := s.Import(ctx, top, "img2", ImportOptions{Backing: true}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "--force-share") {
+	if _, err := s.Import(ctx, top, "img2", ImportOptions{Backing: true}); !errors.Is(err,
+		ErrInUse) || !strings.Contains(err.Error(), "--force-share") {
 		t.Errorf("while somebody writes to a backing file: %v", err)
 	}
-	if _, err := s.Import(ctx, top, "img2", ImportOptions{Backing: true, ForceShare: true}); err != nil {
+	if _, err := s.Import(ctx, top, "img2", ImportOptions{Backing: true,
+		ForceShare: true}); err != nil {
 		t.Errorf("with --force-share: %v", err)
 	}
 }
@@ -166,7 +177,8 @@ func TestImportOfOpenDisk(t *testing.T) {
 	test.Must(t, os.Symlink(src, link))
 	d := openDisk(t, s, "vm1")
 	for _, path := range []string{src, link} {
-		test.ErrorIs(t, test.Err(s.Import(ctx, path, "img", ImportOptions{})), ErrInUse, fmt.Sprintf("import of %s, which a disk writes to", path))
+		test.ErrorIs(t, test.Err(s.Import(ctx, path, "img", ImportOptions{})), ErrInUse,
+			fmt.Sprintf("import of %s, which a disk writes to", path))
 	}
 	if _, err := s.Import(ctx, src, "forced", ImportOptions{ForceShare: true}); err != nil {
 		t.Error(err)
@@ -175,7 +187,8 @@ func TestImportOfOpenDisk(t *testing.T) {
 	f, err := vfs.OS{}.OpenFile(src, os.O_RDONLY, 0)
 	test.Must(t, err)
 	test.Must(t, f.Lock(true))
-	test.ErrorIs(t, test.Err(s.Import(ctx, src, "img", ImportOptions{})), ErrInUse, "import of a file with a writer's flock")
+	test.ErrorIs(t, test.Err(s.Import(ctx, src, "img", ImportOptions{})), ErrInUse,
+		"import of a file with a writer's flock")
 	f.Close()
 	if _, err := s.Import(ctx, src, "img", ImportOptions{}); err != nil {
 		t.Error(err)
@@ -198,7 +211,8 @@ func TestImportHoldsSource(t *testing.T) {
 			return
 		}
 		defer f.Close()
-		test.ErrorIs(t, f.LockImage(vfs.ImageWrite), vfs.ErrImageLocked, "a writer beside the import")
+		test.ErrorIs(t, f.LockImage(vfs.ImageWrite), vfs.ErrImageLocked,
+			"a writer beside the import")
 	}})
 	if err != nil || !tried {
 		t.Fatal(err, tried)
@@ -211,7 +225,8 @@ func TestPathsThatAreNoText(t *testing.T) {
 	dir := t.TempDir()
 	bad := write(t, filepath.Join(dir, "b\xff"), noise(1, 4096))
 	odd := write(t, filepath.Join(dir, "a\nb"), noise(1, 4096))
-	if _, err := s.Create(ctx, "vm1", CreateOptions{Base: bad}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `b\xff`) {
+	if _, err := s.Create(ctx, "vm1", CreateOptions{Base: bad}); !errors.Is(err, ErrInvalid) ||
+		!strings.Contains(err.Error(), `b\xff`) {
 		t.Errorf("create: %v", err)
 	}
 	create(t, s, "vm2", CreateOptions{Base: odd})
@@ -225,7 +240,8 @@ func TestPathsThatAreNoText(t *testing.T) {
 			t.Errorf("source %q, read again %v, %v", img.Source, again, err)
 		}
 	}
-	if _, err := s.Import(ctx, filepath.Join(dir, "no\xff\n"), "img9", ImportOptions{}); err == nil || !strings.Contains(err.Error(), `no\xff\n`) {
+	if _, err := s.Import(ctx, filepath.Join(dir, "no\xff\n"), "img9",
+		ImportOptions{}); err == nil || !strings.Contains(err.Error(), `no\xff\n`) {
 		t.Errorf("import of a file that is not there: %q", err)
 	}
 }

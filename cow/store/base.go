@@ -39,8 +39,9 @@ func (s *Store) baseSpec(ctx context.Context, m *Manifest) (*cow.BaseSpec, error
 	if err := checkFingerprint(f, m); err != nil {
 		return nil, err
 	}
-	return nil, imagefile.StateFinding(b.Path, *b.Identity, now, fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: %s",
-		sampledBytes(b.Size)>>10, s.command("trust-base", m.Name)))
+	return nil, imagefile.StateFinding(b.Path, *b.Identity, now,
+		fmt.Sprintf("The %d KiB that were sampled are the same. If you know that all of it is: %s",
+			sampledBytes(b.Size)>>10, s.command("trust-base", m.Name)))
 }
 
 // sampledBytes returns the maximum number of bytes that a fingerprint samples; see
@@ -51,7 +52,8 @@ func sampledBytes(size int64) int64 { return min(size, 2*64<<10+256*4<<10) }
 func (s *Store) openBase(m *Manifest, path string) (f vfs.File, now vfs.Identity, err error) {
 	f, err = vfs.OpenImage(s.fs, path, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, now, refused(path, "base of disk "+m.Name, "the file that the disk was created on", "no such file",
+		return nil, now, refused(path, "base of disk "+m.Name,
+			"the file that the disk was created on", "no such file",
 			"put it back in this place; the disk's layers hold only what differs from it")
 	}
 	if err != nil {
@@ -115,7 +117,8 @@ func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
 	if imagefile.SameState(now, img.Identity) {
 		return nil
 	}
-	s.log.Warn("an image's file differs from its recorded state: checking the whole content", "image", img.Name, "size", img.Size)
+	s.log.Warn("an image's file differs from its recorded state: checking the whole content",
+		"image", img.Name, "size", img.Size)
 	if err := img.compare(ctx, f, func(int64) {}); err != nil {
 		return err
 	}
@@ -125,7 +128,8 @@ func (s *Store) checkImage(ctx context.Context, m *Manifest) error {
 		return s.writeDocument(s.path(imagesDir, img.Name, imageFile), img)
 	})
 	if err != nil {
-		s.log.Warn("the image is unchanged, but that could not be recorded", "image", img.Name, "err", err)
+		s.log.Warn("the image is unchanged, but that could not be recorded", "image", img.Name,
+			"err", err)
 	}
 	return nil
 }

@@ -112,14 +112,27 @@ func counted(t *testing.T, s *Store, c *counting) map[string]int64 {
 		}
 		counts[what] = c.calls.Load() - before
 	}
-	count("create", func() error { _, err := s.Create(ctx, "x", CreateOptions{Size: 1 << 20}); return err })
-	count("create from image", func() error { _, err := s.Create(ctx, "y", CreateOptions{From: "img"}); return err })
-	count("create from tag", func() error { _, err := s.Create(ctx, "z", CreateOptions{From: "golden@t"}); return err })
+	count("create", func() error {
+		_, err := s.Create(ctx, "x", CreateOptions{Size: 1 << 20})
+		return err
+	})
+	count("create from image",
+		func() error { _, err := s.Create(ctx, "y", CreateOptions{From: "img"}); return err })
+	count("create from tag", func() error {
+		_, err := s.Create(ctx, "z", CreateOptions{From: "golden@t"})
+		return err
+	})
 	count("promote", func() error { _, err := s.Promote(ctx, []string{"x"}, "t"); return err })
-	count("promote again", func() error { _, err := s.Promote(ctx, []string{"x"}, "u"); return err })
+	count("promote again", func() error {
+		_, err := s.Promote(ctx, []string{"x"}, "u")
+		return err
+	})
 	count("plan rollback", func() error { _, err := s.PlanRollback(Ref{"x", "t"}); return err })
 	count("rollback", func() error { _, err := s.Rollback(ctx, Ref{"x", "t"}); return err })
-	count("check", func() error { _, err := s.Check(ctx, CheckOptions{Names: []string{"x"}}); return err })
+	count("check", func() error {
+		_, err := s.Check(ctx, CheckOptions{Names: []string{"x"}})
+		return err
+	})
 	count("open", func() error {
 		o, err := s.OpenDisk(ctx, "x", OpenOptions{})
 		if err != nil {

@@ -60,7 +60,8 @@ func (s *Store) rollForward(dir string, c *change) error {
 			err = errors.Join(err, serr)
 		}
 		if err != nil && isDamage(err) {
-			damaged.disks, damaged.err = append(damaged.disks, m.Name), errors.Join(damaged.err, err)
+			damaged.disks, damaged.err = append(damaged.disks, m.Name), errors.Join(damaged.err,
+				err)
 			continue
 		}
 		if err != nil {

@@ -20,9 +20,11 @@ import (
 type CheckDepth int
 
 const (
-	CheckMaps CheckDepth = iota // manifests, headers, lengths, fingerprints of the bases, and every map
-	CheckFast                   // the same, but only the maps of heads that were not closed cleanly
-	CheckFull                   // CheckMaps, and all data of layers, with its checksums, and of images
+	// manifests, headers, lengths, fingerprints of the bases, and every map
+	CheckMaps CheckDepth = iota
+	CheckFast            // the same, but only the maps of heads that were not closed cleanly
+	// CheckMaps, and all data of layers, with its checksums, and of images
+	CheckFull
 )
 
 // CheckOptions for Check; the zero value checks everything in the store and changes nothing.
@@ -107,7 +109,8 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	if err := c.staleTxns(storeReport); err != nil {
 		return nil, err
 	}
-	c.inDoubt = storeReport.Error != "" || slices.ContainsFunc(storeReport.Problems, func(p *finding.Finding) bool { return p.Status == finding.Left })
+	c.inDoubt = storeReport.Error != "" || slices.ContainsFunc(storeReport.Problems,
+		func(p *finding.Finding) bool { return p.Status == finding.Left })
 	c.notDirectories(storeReport)
 	c.readManifests(disks)
 	for _, name := range images {
@@ -154,7 +157,8 @@ func (c *checker) selectNames() (images, disks []string, err error) {
 		if err := CheckName("image or disk", name); err != nil {
 			return nil, nil, err
 		}
-		found := c.s.notDirectory(KindImage, name) != nil || c.s.notDirectory(KindDisk, name) != nil // see notDirectories
+		// see notDirectories
+		found := c.s.notDirectory(KindImage, name) != nil || c.s.notDirectory(KindDisk, name) != nil
 		for _, kind := range []struct {
 			of, dir string
 			list    *[]string
@@ -224,8 +228,8 @@ func (k *Report) add(object string, f *finding.Finding) *finding.Finding {
 	return f
 }
 
-// addError adds an error that is a finding. Any other error becomes the reason why the check of k is
-// incomplete.
+// addError adds an error that is a finding. Any other error becomes the reason why the check of k
+// is incomplete.
 func (k *Report) addError(object string, err error) {
 	var f *finding.Finding
 	if errors.As(err, &f) {
@@ -279,8 +283,9 @@ func (c *checker) reportTempFile(k *Report, whole bool, elem ...string) {
 	if !exists {
 		return
 	}
-	p := k.add("temporary file", refused(path, "a file that an interrupted change has not put in place", "none", "a file",
-		"see whether it is the missing document"))
+	p := k.add("temporary file",
+		refused(path, "a file that an interrupted change has not put in place", "none", "a file",
+			"see whether it is the missing document"))
 	p.Leftover = true
 	if whole {
 		p.Remedy, p.Advice = "remove it: the document that it was to replace is whole", ""

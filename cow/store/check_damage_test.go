@@ -19,9 +19,12 @@ import (
 
 // Offsets of header fields, see FORMAT.md.
 const (
-	atVersion, atMapOffset, atMustRefuse, atClear, atUUID, atParent, atSize, atBlockSize = 8, 12, 16, 32, 40, 56, 72, 80
-	atState, atFlags, atMapCRC, atOwned, atDataOffset, atCreated, atSealedAt, atBaseSize = 84, 88, 92, 96, 104, 112, 120, 128
-	atBase, atSumsCRC, atReserved, atHeaderCRC                                           = 136, 168, 172, 508
+	atVersion, atMapOffset, atMustRefuse, atClear, atUUID, atParent, atSize, atBlockSize = 8, 12,
+		16, 32, 40, 56, 72, 80
+	atState, atFlags, atMapCRC, atOwned, atDataOffset, atCreated, atSealedAt, atBaseSize = 84, 88,
+		92, 96, 104, 112, 120, 128
+	atBase, atSumsCRC, atReserved, atHeaderCRC = 136, 168,
+		172, 508
 )
 
 // sumTable is the offset of the data checksums in the map of such a small disk.
@@ -202,7 +205,8 @@ type damage struct {
 var otherwise = map[string][]string{
 	"interrupted promotion of two disks": {
 		"repaired store work directory: work of a process that is gone",
-		"repaired vm1 layer SEALED: state of a layer below the head", "repaired vm2 layer SEALED: state of a layer below the head",
+		"repaired vm1 layer SEALED: state of a layer below the head",
+		"repaired vm2 layer SEALED: state of a layer below the head",
 	},
 	"promotion of two disks interrupted while it was undone": {"repaired store work directory: work of a process that is gone"},
 }
@@ -215,53 +219,86 @@ func damages() []damage {
 		{name: "nothing", do: func(*hurt) {}},
 		{name: "head not closed", do: func(h *hurt) { h.dirty("vm1") }},
 
-		{"bit of the head's header", func(h *hurt) { p, _ := h.files("vm1"); flip(h.t, p, atFlags) }, []string{"repairable vm1 layer vm1: header checksum"}, vm1, nil},
-		{"bit of a sealed header", func(h *hurt) { p, _ := h.files("SEALED"); flip(h.t, p, atMapCRC) },
-			[]string{"repairable vm1 layer SEALED: header checksum", "repairable vm2 layer SEALED: header checksum"}, vms, nil},
-		{"head's header overwritten with what the manifest knows", func(h *hurt) { h.header("vm1", false, atUUID, noise(1, 44)...) },
+		{"bit of the head's header",
+			func(h *hurt) { p, _ := h.files("vm1"); flip(h.t, p, atFlags) },
 			[]string{"repairable vm1 layer vm1: header checksum"}, vm1, nil},
-		{"sealed header overwritten with what the manifest knows", func(h *hurt) { h.header("SEALED", false, 0, noise(1, 16)...) },
-			[]string{"repairable vm1 layer SEALED: magic", "repairable vm2 layer SEALED: magic"}, vms, nil},
-		{"fingerprint in the header overwritten", func(h *hurt) { h.header("SEALED", false, atBaseSize, noise(1, 40)...) },
-			[]string{"repairable vm1 layer SEALED: header checksum", "repairable vm2 layer SEALED: header checksum"}, vms, nil},
+		{"bit of a sealed header",
+			func(h *hurt) { p, _ := h.files("SEALED"); flip(h.t, p, atMapCRC) },
+			[]string{"repairable vm1 layer SEALED: header checksum",
+				"repairable vm2 layer SEALED: header checksum"}, vms, nil},
+		{"head's header overwritten with what the manifest knows",
+			func(h *hurt) { h.header("vm1", false, atUUID, noise(1, 44)...) },
+			[]string{"repairable vm1 layer vm1: header checksum"}, vm1, nil},
+		{"sealed header overwritten with what the manifest knows",
+			func(h *hurt) { h.header("SEALED", false, 0, noise(1, 16)...) },
+			[]string{"repairable vm1 layer SEALED: magic", "repairable vm2 layer SEALED: magic"},
+			vms, nil},
+		{"fingerprint in the header overwritten",
+			func(h *hurt) { h.header("SEALED", false, atBaseSize, noise(1, 40)...) },
+			[]string{"repairable vm1 layer SEALED: header checksum",
+				"repairable vm2 layer SEALED: header checksum"}, vms, nil},
 		{"created overwritten", func(h *hurt) { h.header("vm1", false, atCreated, noise(1, 8)...) },
 			[]string{"repairable vm1 layer vm1: header checksum"}, vm1, nil},
-		{"map checksum in the header overwritten", func(h *hurt) { h.header("SEALED", false, atMapCRC, noise(1, 4)...) },
-			[]string{"left vm1 layer SEALED: header checksum", "left vm2 layer SEALED: header checksum"}, vms, vms},
+		{"map checksum in the header overwritten",
+			func(h *hurt) { h.header("SEALED", false, atMapCRC, noise(1, 4)...) },
+			[]string{"left vm1 layer SEALED: header checksum",
+				"left vm2 layer SEALED: header checksum"}, vms, vms},
 		{"header zeroed", func(h *hurt) { h.header("vm1", false, 0, make([]byte, 512)...) },
 			[]string{"left vm1 layer vm1: magic"}, vm1, vm1},
 		{"header cut off", func(h *hurt) { p, _ := h.files("vm1"); h.truncate(p, 100) },
 			[]string{"left vm1 layer vm1: header"}, vm1, vm1},
 
-		{"version with a right checksum", func(h *hurt) { h.header("vm1", true, atVersion, 2) }, []string{"left vm1 layer vm1: format version"}, vm1, vm1},
-		{"unknown feature", func(h *hurt) { h.header("vm1", true, atMustRefuse, 8) }, []string{"left vm1 layer vm1: must-refuse features"}, vm1, vm1},
-		{"another UUID", func(h *hurt) { h.header("vm1", true, atUUID, 8) }, []string{"left vm1 layer vm1: UUID"}, vm1, vm1},
-		{"another parent", func(h *hurt) { h.header("vm1", true, atParent, 8) }, []string{"left vm1 layer vm1: parent"}, vm1, vm1},
-		{"no parent", func(h *hurt) { h.header("vm2", true, atParent, make([]byte, 16)...) }, []string{"left vm2 layer vm2: parent"}, []string{"vm2"}, []string{"vm2"}},
-		{"larger", func(h *hurt) { h.header("vm1", true, atSize+2, 0x20) }, []string{"left vm1 layer vm1: size of the disk in bytes"}, vm1, vm1},
+		{"version with a right checksum", func(h *hurt) { h.header("vm1", true, atVersion, 2) },
+			[]string{"left vm1 layer vm1: format version"}, vm1, vm1},
+		{"unknown feature", func(h *hurt) { h.header("vm1", true, atMustRefuse, 8) },
+			[]string{"left vm1 layer vm1: must-refuse features"}, vm1, vm1},
+		{"another UUID", func(h *hurt) { h.header("vm1", true, atUUID, 8) },
+			[]string{"left vm1 layer vm1: UUID"}, vm1, vm1},
+		{"another parent", func(h *hurt) { h.header("vm1", true, atParent, 8) },
+			[]string{"left vm1 layer vm1: parent"}, vm1, vm1},
+		{"no parent", func(h *hurt) { h.header("vm2", true, atParent, make([]byte, 16)...) },
+			[]string{"left vm2 layer vm2: parent"}, []string{"vm2"}, []string{"vm2"}},
+		{"larger", func(h *hurt) { h.header("vm1", true, atSize+2, 0x20) },
+			[]string{"left vm1 layer vm1: size of the disk in bytes"}, vm1, vm1},
 		{"lower layer larger", func(h *hurt) { h.header("SEALED", true, atSize+1, 0x10) },
-			[]string{"left vm1 layer SEALED: size of the disk in bytes", "left vm2 layer SEALED: size of the disk in bytes"}, vms, vms},
+			[]string{"left vm1 layer SEALED: size of the disk in bytes",
+				"left vm2 layer SEALED: size of the disk in bytes"}, vms, vms},
 		{"another block size", func(h *hurt) { h.header("vm1", true, atBlockSize, 0, 2) },
 			[]string{"left vm1 layer vm1: block size in bytes"}, vm1, vm1},
-		{"another base", func(h *hurt) { h.header("vm1", true, atBase, 9, 9) }, []string{"left vm1 layer vm1: fingerprint and size of the base"}, vm1, vm1},
+		{"another base", func(h *hurt) { h.header("vm1", true, atBase, 9, 9) },
+			[]string{"left vm1 layer vm1: fingerprint and size of the base"}, vm1, vm1},
 		{"another data offset", func(h *hurt) { h.header("vm1", true, atDataOffset+1, 2) },
 			[]string{"left vm1 layer vm1: offset of the data in bytes"}, vm1, vm1},
-		{"head is sealed", func(h *hurt) { h.header("vm1", true, atState, 2) }, []string{"left vm1 layer vm1: state of the top layer"}, vm1, vm1},
+		{"head is sealed", func(h *hurt) { h.header("vm1", true, atState, 2) },
+			[]string{"left vm1 layer vm1: state of the top layer"}, vm1, vm1},
 		{"lower layer is not sealed", func(h *hurt) { h.unsealed() },
-			[]string{"repairable vm1 layer SEALED: state of a layer below the head", "repairable vm2 layer SEALED: state of a layer below the head"}, nil, nil},
+			[]string{"repairable vm1 layer SEALED: state of a layer below the head",
+				"repairable vm2 layer SEALED: state of a layer below the head"}, nil, nil},
 
-		{"bit lost in a clean head", func(h *hurt) { p, _ := h.files("vm1"); h.put(p, layer.MapOffset, 0) },
+		{"bit lost in a clean head",
+			func(h *hurt) { p, _ := h.files("vm1"); h.put(p, layer.MapOffset, 0) },
 			[]string{"left vm1 layer vm1: checksum of the map"}, vm1, vm1},
-		{"bit moved in a clean head", func(h *hurt) { p, _ := h.files("vm1"); h.put(p, layer.MapOffset, 6) },
+		{"bit moved in a clean head",
+			func(h *hurt) { p, _ := h.files("vm1"); h.put(p, layer.MapOffset, 6) },
 			[]string{"left vm1 layer vm1: checksum of the map"}, vm1, vm1},
-		{"bit more in a sealed map", func(h *hurt) { p, _ := h.files("SEALED"); flip(h.t, p, layer.MapOffset+1) },
-			[]string{"left vm1 layer SEALED: checksum of the map", "left vm2 layer SEALED: checksum of the map"}, vms, vms},
-		{"bit beyond the end of a clean head", func(h *hurt) { p, _ := h.files("vm1"); h.put(p, layer.MapOffset+100, 0x40) },
+		{"bit more in a sealed map",
+			func(h *hurt) { p, _ := h.files("SEALED"); flip(h.t, p, layer.MapOffset+1) },
+			[]string{"left vm1 layer SEALED: checksum of the map",
+				"left vm2 layer SEALED: checksum of the map"}, vms, vms},
+		{"bit beyond the end of a clean head",
+			func(h *hurt) { p, _ := h.files("vm1"); h.put(p, layer.MapOffset+100, 0x40) },
 			[]string{"repairable vm1 layer vm1: bitmap"}, vm1, nil},
-		{"bit beyond the end of a head that was not closed", func(h *hurt) { h.dirty("vm1"); p, _ := h.files("vm1"); h.put(p, layer.MapOffset+4095, 0xff) },
+		{"bit beyond the end of a head that was not closed",
+			func(h *hurt) {
+				h.dirty("vm1")
+				p, _ := h.files("vm1")
+				h.put(p, layer.MapOffset+4095, 0xff)
+			},
 			[]string{"repairable vm1 layer vm1: bitmap"}, vm1, nil},
-		{"bit beyond the end of a sealed map", func(h *hurt) { p, _ := h.files("SEALED"); h.put(p, layer.MapOffset+200, 1) },
-			[]string{"repairable vm1 layer SEALED: bitmap", "repairable vm2 layer SEALED: bitmap"}, vms, nil},
+		{"bit beyond the end of a sealed map",
+			func(h *hurt) { p, _ := h.files("SEALED"); h.put(p, layer.MapOffset+200, 1) },
+			[]string{"repairable vm1 layer SEALED: bitmap", "repairable vm2 layer SEALED: bitmap"},
+			vms, nil},
 		{"bits beyond the end, and a wrong map", func(h *hurt) {
 			p, _ := h.files("SEALED")
 			h.put(p, layer.MapOffset+200, 1)
@@ -271,39 +308,63 @@ func damages() []damage {
 			"left vm2 layer SEALED: bitmap", "left vm2 layer SEALED: checksum of the map",
 		}, vms, vms},
 
-		{"map cut behind its bits", func(h *hurt) { p, _ := h.files("vm1"); h.truncate(p, layer.MapOffset+8) },
+		{"map cut behind its bits",
+			func(h *hurt) { p, _ := h.files("vm1"); h.truncate(p, layer.MapOffset+8) },
 			[]string{"repairable vm1 layer vm1: length of the map"}, vm1, nil},
-		{"sealed map cut behind its bits", func(h *hurt) { p, _ := h.files("SEALED"); h.truncate(p, layer.MapOffset+777) },
-			[]string{"repairable vm1 layer SEALED: length of the map", "repairable vm2 layer SEALED: length of the map"}, vms, nil},
+		{"sealed map cut behind its bits",
+			func(h *hurt) { p, _ := h.files("SEALED"); h.truncate(p, layer.MapOffset+777) },
+			[]string{"repairable vm1 layer SEALED: length of the map",
+				"repairable vm2 layer SEALED: length of the map"}, vms, nil},
 		{"map cut", func(h *hurt) { p, _ := h.files("vm1"); h.truncate(p, layer.MapOffset) },
-			[]string{"left vm1 layer vm1: length of the map", "left vm1 layer vm1: checksum of the map"}, vm1, vm1},
-		{"map cut, of a head that was not closed", func(h *hurt) { h.dirty("vm1"); p, _ := h.files("vm1"); h.truncate(p, layer.MapOffset+8) },
+			[]string{"left vm1 layer vm1: length of the map",
+				"left vm1 layer vm1: checksum of the map"}, vm1, vm1},
+		{"map cut, of a head that was not closed",
+			func(h *hurt) {
+				h.dirty("vm1")
+				p, _ := h.files("vm1")
+				h.truncate(p, layer.MapOffset+8)
+			},
 			[]string{"left vm1 layer vm1: length of the map"}, vm1, vm1},
-		{"map of a disk that owns nothing cut", func(h *hurt) { p, _ := h.files("bare"); h.truncate(p, 512) },
+		{"map of a disk that owns nothing cut",
+			func(h *hurt) { p, _ := h.files("bare"); h.truncate(p, 512) },
 			[]string{"repairable bare layer bare: length of the map"}, []string{"bare"}, nil},
 		{"header and map", func(h *hurt) {
 			p, _ := h.files("vm1")
 			flip(h.t, p, atOwned)
 			h.put(p, layer.MapOffset+100, 0x40)
 			h.truncate(p, layer.MapOffset+101)
-		}, []string{"repairable vm1 layer vm1: header checksum", "repairable vm1 layer vm1: length of the map", "repairable vm1 layer vm1: bitmap"}, vm1, nil},
+		}, []string{"repairable vm1 layer vm1: header checksum",
+			"repairable vm1 layer vm1: length of the map", "repairable vm1 layer vm1: bitmap"}, vm1,
+			nil},
 
-		{"data of a sealed layer, which only a full check finds", func(h *hurt) { h.sums(); _, p := h.files("SEALED"); flip(h.t, p, 5000) }, nil, vms, vms},
-		{"checksum of data of a sealed layer", func(h *hurt) { h.sums(); p, _ := h.files("SEALED"); flip(h.t, p, sumTable+1) }, []string{
-			"repairable vm1 layer SEALED: checksum of the checksums of the data", "repairable vm2 layer SEALED: checksum of the checksums of the data",
-		}, vms, nil},
-		{"checksums of data of a sealed layer cut", func(h *hurt) { h.sums(); p, _ := h.files("SEALED"); h.truncate(p, sumTable+5) }, []string{
-			"repairable vm1 layer SEALED: length of the map", "repairable vm1 layer SEALED: checksum of the checksums of the data",
-			"repairable vm2 layer SEALED: length of the map", "repairable vm2 layer SEALED: checksum of the checksums of the data",
-		}, vms, nil},
+		{"data of a sealed layer, which only a full check finds",
+			func(h *hurt) { h.sums(); _, p := h.files("SEALED"); flip(h.t, p, 5000) }, nil, vms,
+			vms},
+		{"checksum of data of a sealed layer",
+			func(h *hurt) { h.sums(); p, _ := h.files("SEALED"); flip(h.t, p, sumTable+1) },
+			[]string{
+				"repairable vm1 layer SEALED: checksum of the checksums of the data",
+				"repairable vm2 layer SEALED: checksum of the checksums of the data",
+			}, vms, nil},
+		{"checksums of data of a sealed layer cut",
+			func(h *hurt) { h.sums(); p, _ := h.files("SEALED"); h.truncate(p, sumTable+5) },
+			[]string{
+				"repairable vm1 layer SEALED: length of the map",
+				"repairable vm1 layer SEALED: checksum of the checksums of the data",
+				"repairable vm2 layer SEALED: length of the map",
+				"repairable vm2 layer SEALED: checksum of the checksums of the data",
+			}, vms, nil},
 
-		{"data cut behind the last owned block", func(h *hurt) { _, p := h.files("vm1"); h.truncate(p, 40960) },
+		{"data cut behind the last owned block",
+			func(h *hurt) { _, p := h.files("vm1"); h.truncate(p, 40960) },
 			[]string{"repairable vm1 layer vm1: length of the data"}, nil, nil},
 		{"data cut", func(h *hurt) { _, p := h.files("vm1"); h.truncate(p, 4096) },
 			[]string{"left vm1 layer vm1: length of the data (last owned block is 3)"}, vm1, vm1},
 		{"sealed data cut", func(h *hurt) { _, p := h.files("SEALED"); h.truncate(p, 8191) },
-			[]string{"left vm1 layer SEALED: length of the data (last owned block is 1)", "left vm2 layer SEALED: length of the data (last owned block is 1)"}, vms, vms},
-		{"map gone", func(h *hurt) { p, _ := h.files("vm1"); h.remove(p) }, []string{"left vm1 layer vm1: map"}, vm1, vm1},
+			[]string{"left vm1 layer SEALED: length of the data (last owned block is 1)",
+				"left vm2 layer SEALED: length of the data (last owned block is 1)"}, vms, vms},
+		{"map gone", func(h *hurt) { p, _ := h.files("vm1"); h.remove(p) },
+			[]string{"left vm1 layer vm1: map"}, vm1, vm1},
 		{"data gone", func(h *hurt) { _, p := h.files("SEALED"); h.remove(p) },
 			[]string{"left vm1 layer SEALED: data", "left vm2 layer SEALED: data"}, vms, vms},
 		{"layer gone", func(h *hurt) { p, _ := h.files("vm1"); h.remove(filepath.Dir(p)) },
@@ -317,7 +378,8 @@ func damages() []damage {
 			a, _ := h.files("vm1")
 			b, _ := h.files("SEALED")
 			h.swap(a, b)
-		}, []string{"left vm1 layer SEALED: UUID", "left vm1 layer vm1: UUID", "left vm2 layer SEALED: UUID"}, vms, vms},
+		}, []string{"left vm1 layer SEALED: UUID", "left vm1 layer vm1: UUID",
+			"left vm2 layer SEALED: UUID"}, vms, vms},
 	}
 	return append(all, moreDamages()...)
 }

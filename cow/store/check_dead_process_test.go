@@ -37,14 +37,17 @@ func TestCheckAfterTheProcessDied(t *testing.T) {
 			t.Errorf("%+v: %v, %+v", o, problemTexts(h, r), k)
 		}
 	}
-	if r := check(t, h.Store, CheckOptions{Depth: CheckFast}); slices.ContainsFunc(r.Reports, func(k *Report) bool { return k.Unclean }) {
+	if r := check(t, h.Store, CheckOptions{Depth: CheckFast}); slices.ContainsFunc(r.Reports,
+		func(k *Report) bool { return k.Unclean }) {
 		t.Error("it is not closed after the repair")
 	}
 	m, err := h.Disk("vm1")
 	test.Must(t, err)
 	for _, dir := range h.SharedDirs() {
 		entries, _ := os.ReadDir(dir)
-		if slices.ContainsFunc(entries, func(e os.DirEntry) bool { return strings.HasPrefix(e.Name(), m.Head().UUID.String()) }) {
+		if slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+			return strings.HasPrefix(e.Name(), m.Head().UUID.String())
+		}) {
 			t.Error("a shared map is left")
 		}
 	}

@@ -179,7 +179,8 @@ func (c *checker) reportQuiesced(k *Report) {
 	case err != nil && !isDamage(err):
 		k.addFailure(err)
 	case err != nil:
-		k.add(quiesceFile, refused(c.s.path(disksDir, k.Name, quiesceFile), "quiesce record", "a document of this version, or none", err,
+		k.add(quiesceFile, refused(c.s.path(disksDir, k.Name, quiesceFile), "quiesce record",
+			"a document of this version, or none", err,
 			"no process can thaw the guest with it: see whether the guest is frozen or paused, then remove the record: "+forget))
 	case exists:
 		k.addNote("the guest may still be frozen or paused since an interrupted promotion: the next %s thaws it, and %s removes the record", c.s.command("serve", k.Name), forget)
@@ -189,9 +190,12 @@ func (c *checker) reportQuiesced(k *Report) {
 // duplicates finds heads that two disks would write, and layers with different files.
 func (c *checker) duplicates(k *Report, m *Manifest) {
 	head, manifest := m.Head().UUID, c.s.path(disksDir, m.Name, diskFile)
-	others := slices.DeleteFunc(slices.Clone(c.users[head]), func(name string) bool { return name == m.Name })
+	others := slices.DeleteFunc(slices.Clone(c.users[head]), func(name string) bool {
+		return name == m.Name
+	})
 	if len(others) > 0 {
-		k.add(layerObject(head), refused(manifest, "disks that name the head", m.Name+" alone", strings.Join(others, ", ")+" too",
+		k.add(layerObject(head), refused(manifest, "disks that name the head", m.Name+" alone",
+			strings.Join(others, ", ")+" too",
 			"one of them is a copy: what one writes changes the other; move the copy's directory out of the store"))
 	}
 	for _, l := range m.Layers {
@@ -201,7 +205,8 @@ func (c *checker) duplicates(k *Report, m *Manifest) {
 			if name == m.Name || i < 0 || c.s.paths(&o.Layers[i]) == c.s.paths(&l) {
 				continue
 			}
-			k.add(layerObject(l.UUID), refused(manifest, "files of the layer", o.Layers[i].Map+", as disk "+name+" has it", l.Map,
+			k.add(layerObject(l.UUID), refused(manifest, "files of the layer",
+				o.Layers[i].Map+", as disk "+name+" has it", l.Map,
 				"one of them is a copy of the other: use only one of the disks, and move the directory of the other out of the store"))
 		}
 	}
@@ -222,7 +227,8 @@ func (c *checker) base(k *Report, m *Manifest) {
 		return
 	}
 	if exists, err := c.s.exists(c.s.path(imagesDir, b.Image)); err != nil || !exists {
-		k.add("image "+b.Image, refused(c.s.path(imagesDir, b.Image), "base of the disk", "an image", "none", adviceNoImage))
+		k.add("image "+b.Image, refused(c.s.path(imagesDir, b.Image), "base of the disk",
+			"an image", "none", adviceNoImage))
 		return
 	}
 	img := c.image(b.Image)
@@ -234,8 +240,10 @@ func (c *checker) base(k *Report, m *Manifest) {
 	if img.Error != "" {
 		k.addFailure(fmt.Errorf("image %s: %s", b.Image, img.Error))
 	}
-	if doc, err := c.s.Image(b.Image); err == nil && (doc.Fingerprint != b.Fingerprint || doc.Size != b.Size) {
-		k.add("image "+b.Image, refused(c.s.path(imagesDir, b.Image, imageFile), "fingerprint of the base of the disk",
+	if doc, err := c.s.Image(b.Image); err == nil && (doc.Fingerprint != b.Fingerprint ||
+		doc.Size != b.Size) {
+		k.add("image "+b.Image, refused(c.s.path(imagesDir, b.Image, imageFile),
+			"fingerprint of the base of the disk",
 			b.Fingerprint, doc.Fingerprint, adviceOtherImage))
 	}
 }
@@ -264,7 +272,8 @@ func (s *Store) sampleBase(m *Manifest, path string) error {
 func (c *checker) closeUnclean(k *Report, m *Manifest, head layer.Header) {
 	var unsealed []*finding.Finding
 	for i := range m.Sealed() {
-		if p := c.layers[c.s.paths(&m.Layers[i]).Map].unsealed; p != nil && p.Status != finding.Repaired {
+		if p := c.layers[c.s.paths(&m.Layers[i]).Map].unsealed; p != nil &&
+			p.Status != finding.Repaired {
 			unsealed = append(unsealed, p)
 		}
 	}
@@ -285,9 +294,10 @@ func (c *checker) closeUnclean(k *Report, m *Manifest, head layer.Header) {
 
 // hasOtherProblems reports whether the disk has problems that opening it does not remove.
 func (c *checker) hasOtherProblems(k *Report, unsealed []*finding.Finding) bool {
-	wrong := k.Error != "" || c.inDoubt || slices.ContainsFunc(k.Problems, func(p *finding.Finding) bool {
-		return p.Status != finding.Repaired && !p.Leftover && !slices.Contains(unsealed, p)
-	})
+	wrong := k.Error != "" || c.inDoubt || slices.ContainsFunc(k.Problems,
+		func(p *finding.Finding) bool {
+			return p.Status != finding.Repaired && !p.Leftover && !slices.Contains(unsealed, p)
+		})
 	if wrong {
 		for _, p := range unsealed {
 			p.Status, p.Advice = finding.Left, "fix the other problems of the disk first"
@@ -317,7 +327,8 @@ func (c *checker) openAndClose(k *Report, m *Manifest, unsealed []*finding.Findi
 			p.Status, p.Advice = finding.Repaired, ""
 			continue
 		}
-		p.Status, p.Advice = finding.Left, "another process reads it: stop that, then repair it again"
+		p.Status, p.Advice = finding.Left,
+			"another process reads it: stop that, then repair it again"
 	}
 	return true
 }

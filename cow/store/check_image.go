@@ -18,14 +18,16 @@ func (c *checker) image(name string) *Report {
 	}
 	k := &Report{Kind: KindImage, Name: name, Problems: []*finding.Finding{}}
 	c.images[name] = k
-	if f := c.untrustedFinding(c.s.path(imagesDir, name, imageFile), c.s.ImageData(name)); f != nil {
+	if f := c.untrustedFinding(c.s.path(imagesDir, name, imageFile),
+		c.s.ImageData(name)); f != nil {
 		k.add("image", f)
 		return k
 	}
 	img, err := c.s.Image(name)
 	switch {
 	case errors.Is(err, ErrNotFound):
-		k.add("image.json", refused(c.s.path(imagesDir, name, imageFile), "description of the image", "a file", "none",
+		k.add("image.json", refused(c.s.path(imagesDir, name, imageFile),
+			"description of the image", "a file", "none",
 			"restore it from a backup; disks on it need the same content"))
 	case err != nil:
 		k.addError("image.json", err)
@@ -72,7 +74,8 @@ func (c *checker) imageData(k *Report, img *Image) error {
 		}
 		return nil
 	}
-	if err := img.compare(c.ctx, f, func(done int64) { c.progress(img.Name, done, img.Size) }); err != nil {
+	if err := img.compare(c.ctx, f,
+		func(done int64) { c.progress(img.Name, done, img.Size) }); err != nil {
 		return err
 	}
 	if touched {

@@ -13,10 +13,11 @@ import (
 
 // layerResult holds the findings about the files of one layer. All disks that use it share them.
 type layerResult struct {
-	object       string       // of the problems
-	header       layer.Header // zero UUID: unknown
-	owned        uint64
-	atLeast      bool             // owned counts the durable bits of a map that a process is writing
+	object string       // of the problems
+	header layer.Header // zero UUID: unknown
+	owned  uint64
+	// owned counts the durable bits of a map that a process is writing
+	atLeast      bool
 	hasChecksums bool             // of its data
 	unsealed     *finding.Finding // also in Problems
 	Report                        // Problems, Notes and Error only
@@ -64,8 +65,10 @@ func (c *checker) layer(k *Report, m *Manifest, i int) *layerResult {
 	r.header, r.owned, r.hasChecksums = found.Header, found.Owned, found.HasChecksums
 	fits := c.belongs(m, i, &r.header)
 	for _, f := range found.Findings {
-		if f.Remedy == layer.GrowData && !found.Header.Clean && layer.MayHaveUnflushed(c.s.fs, found.Header) {
-			f.Remedy, f.Advice = layer.NoRemedy, "a process that died has left bits that are not in the map: open the disk first (cowblk serve), or restore the layer"
+		if f.Remedy == layer.GrowData && !found.Header.Clean && layer.MayHaveUnflushed(c.s.fs,
+			found.Header) {
+			f.Remedy, f.Advice = layer.NoRemedy,
+				"a process that died has left bits that are not in the map: open the disk first (cowblk serve), or restore the layer"
 		}
 		if !fits {
 			// It may be another layer or have a wrong header. Then a remedy proves nothing.
@@ -99,7 +102,8 @@ func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
 	p := c.s.paths(l)
 	if r.header.Generation == 0 {
 		if err := c.s.refuseLegacyLiveFile(m, l.UUID, layer.RecoverUnflushed); err != nil {
-			r.add(r.object, refused(p.Map, "unflushed writes", "none of an older cowblk that was killed", err, "go on as it says"))
+			r.add(r.object, refused(p.Map, "unflushed writes",
+				"none of an older cowblk that was killed", err, "go on as it says"))
 		}
 		return
 	}
@@ -107,7 +111,8 @@ func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
 	var fault *finding.Finding
 	switch {
 	case errors.Is(err, layer.ErrUnflushed) && errors.As(err, &fault):
-		r.add(r.object, refused(p.Map, "unflushed writes of a process that was killed: "+fault.What, fault.Expected, fault.Found, fault.Advice))
+		r.add(r.object, refused(p.Map, "unflushed writes of a process that was killed: "+fault.What,
+			fault.Expected, fault.Found, fault.Advice))
 		return
 	case err != nil:
 		return // found before
@@ -124,7 +129,8 @@ func (c *checker) unflushed(m *Manifest, l *Layer, r *layerResult) {
 // belongs reports whether a header matches layer i of the manifest.
 func (c *checker) belongs(m *Manifest, i int, h *layer.Header) bool {
 	kn := known(m, i)
-	return kn.Matches(c.s.paths(&m.Layers[i]), h) && (h.Size == m.Size || h.Size < m.Size && i < len(m.Layers)-1)
+	return kn.Matches(c.s.paths(&m.Layers[i]), h) && (h.Size == m.Size || h.Size < m.Size &&
+		i < len(m.Layers)-1)
 }
 
 // unsealed reports a lower layer that an interrupted promotion left unsealed; see reopen.
@@ -133,7 +139,8 @@ func (c *checker) unsealed(k *Report, m *Manifest, i int, r *layerResult) {
 	if k.Serving != nil || i == len(m.Layers)-1 || r.header.State != layer.Head {
 		return
 	}
-	r.unsealed = r.add(r.object, refused(c.s.paths(l).Map, "state of a layer below the head", layer.Sealed, layer.Head, ""))
+	r.unsealed = r.add(r.object, refused(c.s.paths(l).Map, "state of a layer below the head",
+		layer.Sealed, layer.Head, ""))
 	r.unsealed.Status, r.unsealed.Leftover = finding.Repairable, true
 	r.unsealed.Remedy = "seal it: sync it and write its checksum, as the next open would"
 }
@@ -141,7 +148,8 @@ func (c *checker) unsealed(k *Report, m *Manifest, i int, r *layerResult) {
 // known returns what the manifest says about layer i.
 func known(m *Manifest, i int) layer.Known {
 	l := &m.Layers[i]
-	kn := layer.Known{UUID: l.UUID, BlockSize: uint32(m.BlockSize), Size: m.Size, Created: l.Created}
+	kn := layer.Known{UUID: l.UUID, BlockSize: uint32(m.BlockSize), Size: m.Size,
+		Created: l.Created}
 	if i > 0 {
 		kn.Parent = m.Layers[i-1].UUID
 	}
@@ -170,7 +178,9 @@ func (c *checker) progress(what string, done, total int64) {
 
 // repairLayer carries out the remedies that Inspect named, if this is a repair.
 func (c *checker) repairLayer(k *Report, m *Manifest, i int, r *layerResult) {
-	if !c.o.Repair || !slices.ContainsFunc(r.Problems, func(p *finding.Finding) bool { return p.Status == finding.Repairable }) {
+	if !c.o.Repair || !slices.ContainsFunc(r.Problems, func(p *finding.Finding) bool {
+		return p.Status == finding.Repairable
+	}) {
 		return
 	}
 	done, err := layer.Repair(c.s.fs, c.s.paths(&m.Layers[i]), known(m, i))
@@ -212,7 +222,8 @@ func (c *checker) compareHeaders(k *Report, m *Manifest, headers []layer.Header)
 			wrong("block size in bytes", kn.BlockSize, h.BlockSize)
 		}
 		if h.Base != kn.Base || h.BaseSize != kn.BaseSize {
-			wrong("fingerprint and size of the base", baseText(kn.Base, kn.BaseSize), baseText(h.Base, h.BaseSize))
+			wrong("fingerprint and size of the base", baseText(kn.Base, kn.BaseSize),
+				baseText(h.Base, h.BaseSize))
 		}
 		if h.DataOffset != l.DataOffset {
 			wrong("offset of the data in bytes", l.DataOffset, h.DataOffset)

@@ -88,7 +88,8 @@ func (s *Store) linked(name string) bool {
 		if err != nil {
 			return false // reported with the layer
 		}
-		if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Nlink > 1 && !st.IsDir() || st.Mode()&fs.ModeSymlink != 0 {
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok && sys.Nlink > 1 && !st.IsDir() ||
+			st.Mode()&fs.ModeSymlink != 0 {
 			return true
 		}
 	}
@@ -96,7 +97,9 @@ func (s *Store) linked(name string) bool {
 }
 
 func (c *checker) sortedManifests() []*Manifest {
-	return slices.SortedFunc(maps.Values(c.manifests), func(a, b *Manifest) int { return strings.Compare(a.Name, b.Name) })
+	return slices.SortedFunc(maps.Values(c.manifests), func(a, b *Manifest) int {
+		return strings.Compare(a.Name, b.Name)
+	})
 }
 
 // reportOverlap reports bytes that belong to both a and b with each of their disks that is checked.

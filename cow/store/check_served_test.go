@@ -30,7 +30,8 @@ func TestCheckOfAServedDisk(t *testing.T) {
 			t.Errorf("repair %v: %v", repair, problemTexts(h, r))
 		}
 		i := slices.IndexFunc(r.Reports, func(k *Report) bool { return k.Name == "vm1" })
-		if k := r.Reports[i]; k.Serving == nil || k.Serving.PID != os.Getpid() || k.Unclean || len(k.Notes) != 1 || !strings.Contains(k.Notes[0], "were not checked") {
+		if k := r.Reports[i]; k.Serving == nil || k.Serving.PID != os.Getpid() || k.Unclean ||
+			len(k.Notes) != 1 || !strings.Contains(k.Notes[0], "were not checked") {
 			t.Errorf("vm1: %+v", k)
 		}
 	}
@@ -57,12 +58,14 @@ func TestCheckBesideChanges(t *testing.T) {
 		done <- func() error {
 			for i := range 8 {
 				tag := string(rune('a' + i))
-				if _, err := s.Promote(ctx, []string{"vm1", "vm2"}, tag); err != nil && !errors.Is(err, ErrInUse) {
+				if _, err := s.Promote(ctx, []string{"vm1", "vm2"}, tag); err != nil &&
+					!errors.Is(err, ErrInUse) {
 					return err
 				} else if err != nil {
 					continue // check has it open
 				}
-				if _, err := s.Create(ctx, "new"+tag, CreateOptions{From: "vm1@" + tag}); err != nil {
+				if _, err := s.Create(ctx, "new"+tag,
+					CreateOptions{From: "vm1@" + tag}); err != nil {
 					return err
 				}
 				if _, err := s.Remove(ctx, "new"+tag); err != nil && !errors.Is(err, ErrInUse) {
@@ -102,7 +105,8 @@ func TestCheckFast(t *testing.T) {
 			h.put(p, layer.MapOffset+100, 1)
 		}
 	}})
-	same(t, "fast", problemTexts(h, check(t, h.Store, CheckOptions{Depth: CheckFast})), []string{"repairable vm1 layer vm1: bitmap"})
+	same(t, "fast", problemTexts(h, check(t, h.Store, CheckOptions{Depth: CheckFast})),
+		[]string{"repairable vm1 layer vm1: bitmap"})
 	// When it is marked clean it is as fast as the others.
 	check(t, h.Store, CheckOptions{Depth: CheckFast, Repair: true})
 	p, _ := h.files("vm1")
@@ -118,8 +122,12 @@ func TestCheckFull(t *testing.T) {
 	m := newMould(t)
 	h := m.cast(t, damage{do: func(*hurt) {}})
 	read := map[string]int64{}
-	r := check(t, h.Store, CheckOptions{Depth: CheckFull, Progress: func(what string, done, total int64) { read[what] = done }})
-	if r.Found != 0 || read["img"] != mouldSize || read[h.role("SEALED").Data] != mouldSize || read[h.role("vm1").Data] != mouldSize {
+	r := check(t, h.Store, CheckOptions{Depth: CheckFull, Progress: func(what string, done,
+		total int64) {
+		read[what] = done
+	}})
+	if r.Found != 0 || read["img"] != mouldSize || read[h.role("SEALED").Data] != mouldSize ||
+		read[h.role("vm1").Data] != mouldSize {
 		t.Errorf("%v; read %v", problemTexts(h, r), read)
 	}
 	// No sample and no time shows this change of content. The recorded hash is changed instead.
@@ -130,9 +138,12 @@ func TestCheckFull(t *testing.T) {
 	if r := check(t, h.Store, CheckOptions{}); r.Found != 0 {
 		t.Errorf("not full: %v", problemTexts(h, r))
 	}
-	same(t, "full", problemTexts(h, check(t, h.Store, CheckOptions{Depth: CheckFull, Names: []string{"img"}})), []string{"left img image data: chunk digest of the image"})
+	same(t, "full", problemTexts(h, check(t, h.Store, CheckOptions{Depth: CheckFull,
+		Names: []string{"img"}})), []string{"left img image data: chunk digest of the image"})
 	// A layer without data checksums is a note. Data that differs from its checksum is a problem.
-	if notes := r.Reports[slices.IndexFunc(r.Reports, func(k *Report) bool { return k.Name == "vm1" })].Notes; len(notes) != 1 {
+	if notes := r.Reports[slices.IndexFunc(r.Reports, func(k *Report) bool {
+		return k.Name == "vm1"
+	})].Notes; len(notes) != 1 {
 		t.Errorf("notes %q", notes)
 	}
 	h.sums()
@@ -140,7 +151,8 @@ func TestCheckFull(t *testing.T) {
 	flip(t, data, 5000)
 	full := check(t, h.Store, CheckOptions{Depth: CheckFull, Names: []string{"vm1"}})
 	same(t, "full", problemTexts(h, full), []string{
-		"left img image data: chunk digest of the image", "left vm1 image data: chunk digest of the image",
+		"left img image data: chunk digest of the image",
+		"left vm1 image data: chunk digest of the image",
 		"left vm1 layer SEALED: checksum of the data from byte 4096 to 8191",
 	})
 	if n := len(full.Reports[0].Notes); n != 0 {
@@ -148,7 +160,8 @@ func TestCheckFull(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	cancel()
-	test.ErrorIs(t, test.Err(h.Check(ctx, CheckOptions{Depth: CheckFull})), context.Canceled, "interrupted")
+	test.ErrorIs(t, test.Err(h.Check(ctx, CheckOptions{Depth: CheckFull})), context.Canceled,
+		"interrupted")
 }
 
 // Orphans with content are removed only on request, and never while a document that may name them
@@ -157,18 +170,24 @@ func TestPrune(t *testing.T) {
 	m := newMould(t)
 	h := m.cast(t, damage{do: func(h *hurt) { h.orphan(5) }})
 	check(t, h.Store, CheckOptions{Repair: true})
-	if r := check(t, h.Store, CheckOptions{Repair: true, Prune: true}); r.Repaired != 1 || r.Left() != 0 {
+	if r := check(t, h.Store, CheckOptions{Repair: true, Prune: true}); r.Repaired != 1 ||
+		r.Left() != 0 {
 		t.Errorf("pruned: %v", problemTexts(h, r))
 	}
 	if r := check(t, h.Store, CheckOptions{}); r.Found != 0 {
 		t.Errorf("afterwards: %v", problemTexts(h, r))
 	}
-	h = m.cast(t, damage{do: func(h *hurt) { h.orphan(5); h.remove(h.path(disksDir, "vm1", diskFile)) }})
-	if r := check(t, h.Store, CheckOptions{Repair: true, Prune: true}); r.Repaired != 0 || r.Left() != 3 {
+	h = m.cast(t, damage{do: func(h *hurt) {
+		h.orphan(5)
+		h.remove(h.path(disksDir, "vm1", diskFile))
+	}})
+	if r := check(t, h.Store, CheckOptions{Repair: true, Prune: true}); r.Repaired != 0 ||
+		r.Left() != 3 {
 		t.Errorf("beside a lost manifest: %v", problemTexts(h, r))
 	}
 	h = m.cast(t, damage{do: func(h *hurt) { h.orphan(5); h.work(journalFile, "{") }})
-	if r := check(t, h.Store, CheckOptions{Repair: true, Prune: true}); r.Repaired != 0 || r.Left() != 2 {
+	if r := check(t, h.Store, CheckOptions{Repair: true, Prune: true}); r.Repaired != 0 ||
+		r.Left() != 2 {
 		t.Errorf("beside a damaged journal: %v", problemTexts(h, r))
 	}
 }
@@ -182,8 +201,10 @@ func TestCheckNames(t *testing.T) {
 		t.Error("a store was made")
 	}
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
-	for name, want := range map[string]error{"nosuch": ErrNotFound, "a/b": ErrInvalid, "": ErrInvalid} {
-		test.ErrorIs(t, test.Err(s.Check(ctx, CheckOptions{Names: []string{name}})), want, fmt.Sprintf("%q", name))
+	for name, want := range map[string]error{"nosuch": ErrNotFound, "a/b": ErrInvalid,
+		"": ErrInvalid} {
+		test.ErrorIs(t, test.Err(s.Check(ctx, CheckOptions{Names: []string{name}})), want,
+			fmt.Sprintf("%q", name))
 	}
 	if r := check(t, s, CheckOptions{Names: []string{"vm1", "vm1"}}); len(r.Reports) != 1 {
 		t.Errorf("twice: %+v", r.Reports)
@@ -229,13 +250,15 @@ func FuzzImage(f *testing.F) {
 	f.Add([]byte(`{"version":1,"name":"img","size":-512}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m := new(Image)
-		if err := decodeDocument(path, data, m, func() error { return m.check("img") }); err != nil {
+		if err := decodeDocument(path, data, m,
+			func() error { return m.check("img") }); err != nil {
 			if !errors.Is(err, ErrRefused) {
 				t.Fatalf("%v is not ErrRefused", err)
 			}
 			return
 		}
-		if m.Size <= 0 || m.Size%512 != 0 || !isDigest(m.SHA256) && !isDigest(m.ChunkSHA256) || m.Fingerprint.IsZero() {
+		if m.Size <= 0 || m.Size%512 != 0 || !isDigest(m.SHA256) && !isDigest(m.ChunkSHA256) ||
+			m.Fingerprint.IsZero() {
 			t.Fatalf("accepted %+v", m)
 		}
 	})

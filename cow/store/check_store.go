@@ -31,7 +31,8 @@ func (c *checker) staleTxns(storeReport *Report) error {
 				storeReport.addFailure(err)
 			}
 			if foreign != "" {
-				storeReport.add("directory in tmp", refused(dir, "content", "what cowblk makes, or nothing", shell.Text(foreign),
+				storeReport.add("directory in tmp", refused(dir, "content",
+					"what cowblk makes, or nothing", shell.Text(foreign),
 					"it is not cowblk's, and stays as it is: move it out of the store")).Leftover = true
 				continue
 			}
@@ -43,7 +44,8 @@ func (c *checker) staleTxns(storeReport *Report) error {
 				continue
 			}
 			text, err := c.s.describeTxn(dir)
-			p := storeReport.add("work directory", refused(dir, "work of a process that is gone", "none", text, ""))
+			p := storeReport.add("work directory", refused(dir, "work of a process that is gone",
+				"none", text, ""))
 			p.Leftover = true
 			if err != nil {
 				p.Found, p.Leftover = err.Error(), false
@@ -83,7 +85,8 @@ func (s *Store) describeTxn(dir string) (string, error) {
 		for _, m := range ch.To {
 			names = append(names, m.Name)
 		}
-		return "a change of the disks " + strings.Join(names, ", ") + " that was decided, and may not have reached all of them", nil
+		return "a change of the disks " + strings.Join(names, ", ") +
+			" that was decided, and may not have reached all of them", nil
 	}
 	j, err := s.readJournal(dir)
 	if err != nil {
@@ -138,7 +141,8 @@ func (c *checker) orphans(storeReport *Report) error {
 }
 
 // unnamedLayers reports the layers that no disk names, each after those that lie on it.
-func (c *checker) unnamedLayers(storeReport *Report, unnamed []uuid.UUID, entries []fs.DirEntry, lost bool) {
+func (c *checker) unnamedLayers(storeReport *Report, unnamed []uuid.UUID, entries []fs.DirEntry,
+	lost bool) {
 	if len(unnamed) == 0 {
 		return
 	}
@@ -169,13 +173,15 @@ func (c *checker) unnamedLayers(storeReport *Report, unnamed []uuid.UUID, entrie
 // Prune gives them up.
 func (c *checker) awayDisks(storeReport *Report, v *survey) {
 	for _, e := range slices.Clone(v.away) {
-		p := storeReport.add("disk "+e.Name, refused(c.s.path(disksDir, e.Name), "directory of a disk that was not removed",
+		p := storeReport.add("disk "+e.Name, refused(c.s.path(disksDir, e.Name),
+			"directory of a disk that was not removed",
 			"one", "none, or that of another disk",
 			"put it back: its layers and its image are kept for it; if it is gone for good: see --prune in \"cowblk help check\""))
 		p.Leftover = true
 		if c.o.Repair && c.o.Prune {
 			p.Remedy = "keep nothing for it any more"
-			c.applyRemedy(storeReport, p, func() error { v.dropAway(e.Name, []uuid.UUID{e.Head}); return nil })
+			c.applyRemedy(storeReport, p,
+				func() error { v.dropAway(e.Name, []uuid.UUID{e.Head}); return nil })
 		}
 	}
 }
@@ -191,7 +197,8 @@ func (c *checker) orphan(storeReport *Report, id uuid.UUID, lost, covered bool) 
 		storeReport.addNote("layer %s: no disk names it, but a process uses it", id)
 		return
 	}
-	p := storeReport.add(layerObject(id), refused(dir, "disks that name it", "one at least", "none", ""))
+	p := storeReport.add(layerObject(id), refused(dir, "disks that name it", "one at least", "none",
+		""))
 	p.Leftover = true
 	switch {
 	case lost:
@@ -214,13 +221,15 @@ func (s *Store) removeLayer(id uuid.UUID) error {
 	if err := s.fs.MkdirAll(out, dirPerm); err != nil {
 		return err
 	}
-	if err := s.fs.Rename(s.path(layersDir, id.String()), filepath.Join(out, id.String())); err != nil {
+	if err := s.fs.Rename(s.path(layersDir, id.String()),
+		filepath.Join(out, id.String())); err != nil {
 		return err
 	}
 	return errors.Join(s.fs.SyncDir(s.path(layersDir)), s.removeTxnDir(out))
 }
 
-// describeContent counts the blocks of a layer, with those that a killed process has left unflushed.
+// describeContent counts the blocks of a layer, with those that a killed process has left
+// unflushed.
 func (c *checker) describeContent(l *Layer, found *layer.Inspection, err error) string {
 	if err != nil || found.Header.UUID == uuid.Nil {
 		return "something that cannot be read"
@@ -273,6 +282,7 @@ func (c *checker) notDirectories(storeReport *Report) {
 		if len(c.o.Names) > 0 && !slices.Contains(c.o.Names, t.Name) {
 			continue
 		}
-		storeReport.add(t.Kind+" "+t.Name, refused(t.Path, "entry of "+dirOf(t.Kind)+"/", "a directory", t.What, adviceNotDirectory)).Leftover = true
+		storeReport.add(t.Kind+" "+t.Name, refused(t.Path, "entry of "+dirOf(t.Kind)+"/",
+			"a directory", t.What, adviceNotDirectory)).Leftover = true
 	}
 }

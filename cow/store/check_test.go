@@ -166,7 +166,8 @@ func same(t *testing.T, what string, got, want []string) {
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
-		t.Errorf("%s:\n got\n\t%s\nwant\n\t%s", what, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+		t.Errorf("%s:\n got\n\t%s\nwant\n\t%s", what, strings.Join(got, "\n\t"),
+			strings.Join(want, "\n\t"))
 	}
 }
 
@@ -208,7 +209,8 @@ func TestDamages(t *testing.T) {
 			after := snapshot(t, h.Dir())
 			again := check(t, h.Store, CheckOptions{Repair: true})
 			if again.Repaired != 0 || again.Left() != fixed.Left() {
-				t.Errorf("a second repair: repaired %d, left %d, the first left %d", again.Repaired, again.Left(), fixed.Left())
+				t.Errorf("a second repair: repaired %d, left %d, the first left %d", again.Repaired,
+					again.Left(), fixed.Left())
 			}
 			sameFiles(t, after, snapshot(t, h.Dir()))
 			same(t, "refused after the repair", m.refusals(t, h), d.after)
@@ -220,8 +222,10 @@ func TestDamages(t *testing.T) {
 func TestKillAtEveryStepOfRepair(t *testing.T) {
 	m := newMould(t)
 	for _, names := range [][]string{
-		{"header and map", "bit beyond the end of a sealed map", "temporary files", "interrupted command", "image touched"},
-		{"head not closed", "lower layer is not sealed", "data cut behind the last owned block", "interrupted command with layers", "map of a disk that owns nothing cut"},
+		{"header and map", "bit beyond the end of a sealed map", "temporary files",
+			"interrupted command", "image touched"},
+		{"head not closed", "lower layer is not sealed", "data cut behind the last owned block",
+			"interrupted command with layers", "map of a disk that owns nothing cut"},
 		{"interrupted promotion of two disks"},
 	} {
 		t.Run(names[0], func(t *testing.T) {
@@ -239,7 +243,9 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 			killed := 0
 			for i, change := range witness.Changes() {
 				if filepath.Base(change.Name) == lockFile || change.IsSync() {
-					continue // nothing depends on the content of a lock file; death before a sync equals death before the next call
+					// nothing depends on the content of a lock file; death before a sync equals
+					// death before the next call
+					continue
 				}
 				n := i + 1
 				h := m.cast(t, d)
@@ -254,10 +260,12 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 				killed++
 				again := check(t, h.Store, CheckOptions{Repair: true})
 				if again.Left() != done.Left() || again.Failed != 0 {
-					t.Errorf("killed at change %d, %s: the next repair leaves %d, failed %d: %v", n, last(dies), again.Left(), again.Failed, problemTexts(h, again))
+					t.Errorf("killed at change %d, %s: the next repair leaves %d, failed %d: %v", n,
+						last(dies), again.Left(), again.Failed, problemTexts(h, again))
 				}
 				if third := check(t, h.Store, CheckOptions{}); third.Found != again.Left() {
-					t.Errorf("killed at change %d, %s: after the next repair: %v", n, last(dies), problemTexts(h, third))
+					t.Errorf("killed at change %d, %s: after the next repair: %v", n, last(dies),
+						problemTexts(h, third))
 				}
 				if refused := m.refusals(t, h); refused != nil {
 					t.Errorf("killed at change %d, %s: refused: %v", n, last(dies), refused)
@@ -277,18 +285,31 @@ func TestKillAtEveryStepOfRepair(t *testing.T) {
 // TestCheckOfLinkedFiles: a file of the store that is two parts, of one disk or of two, is reported
 // for every pair of parts, also by a check of that disk alone, because the disk cannot be opened.
 func TestCheckOfLinkedFiles(t *testing.T) {
-	links := map[string]func(from, to string) error{"hard link": os.Link, "symbolic link": os.Symlink}
+	links := map[string]func(from, to string) error{
+		"hard link": os.Link, "symbolic link": os.Symlink}
 	for link, make := range links {
 		for _, c := range []struct {
 			what     string
 			from, to func(s *Store, d, other *Manifest) string
 		}{
-			{"data of two layers", func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[0]).Data }, func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[1]).Data }},
-			{"data of a layer and the head", func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[0]).Data }, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
-			{"data and map", func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[0]).Map }, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
-			{"data and image", func(s *Store, _, _ *Manifest) string { return s.ImageData("golden") }, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
-			{"data of another disk", func(s *Store, _, o *Manifest) string { return s.paths(o.Head()).Data }, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
-			{"another disk on data of this", func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[1]).Data }, func(s *Store, _, o *Manifest) string { return s.paths(o.Head()).Data }},
+			{"data of two layers", func(s *Store, d, _ *Manifest) string {
+				return s.paths(&d.Layers[0]).Data
+			}, func(s *Store, d, _ *Manifest) string { return s.paths(&d.Layers[1]).Data }},
+			{"data of a layer and the head", func(s *Store, d, _ *Manifest) string {
+				return s.paths(&d.Layers[0]).Data
+			}, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
+			{"data and map", func(s *Store, d, _ *Manifest) string {
+				return s.paths(&d.Layers[0]).Map
+			}, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
+			{"data and image", func(s *Store, _, _ *Manifest) string {
+				return s.ImageData("golden")
+			}, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
+			{"data of another disk", func(s *Store, _, o *Manifest) string {
+				return s.paths(o.Head()).Data
+			}, func(s *Store, d, _ *Manifest) string { return s.paths(d.Head()).Data }},
+			{"another disk on data of this", func(s *Store, d, _ *Manifest) string {
+				return s.paths(&d.Layers[1]).Data
+			}, func(s *Store, _, o *Manifest) string { return s.paths(o.Head()).Data }},
 		} {
 			s := newStore(t)
 			importRaw(t, s, "golden", noise(3, 1<<20))
@@ -306,7 +327,8 @@ func TestCheckOfLinkedFiles(t *testing.T) {
 			if strings.HasPrefix(c.what, "another") && link == "symbolic link" {
 				named = "other" // the file itself does not show who links to it
 			}
-			for _, o := range []CheckOptions{{}, {Names: []string{named}}, {Names: []string{named}, Depth: CheckFast}} {
+			for _, o := range []CheckOptions{{}, {Names: []string{named}}, {Names: []string{named},
+				Depth: CheckFast}} {
 				r := check(t, s, o)
 				found := false
 				for _, k := range r.Reports {

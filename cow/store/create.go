@@ -42,13 +42,16 @@ func (o *CreateOptions) check() error {
 	case n > 1:
 		return finding.Invalidf("only one of --from, --base and --table can be given")
 	case n == 0 && o.Size == 0:
-		return finding.Invalidf("a disk needs something to lie on (--from IMAGE, --from DISK@TAG, --base PATH, --table LINE) or a size (--size 20G)")
+		return finding.Invalidf(
+			"a disk needs something to lie on (--from IMAGE, --from DISK@TAG, --base PATH, --table LINE) or a size (--size 20G)")
 	case o.Table != "" && o.Size != 0:
 		return finding.Invalidf("the table says the disk's size: leave --size out")
 	case o.Size < 0 || o.Size%layer.SectorSize != 0:
 		return finding.Invalidf("size %d is not a multiple of 512 bytes", o.Size)
-	case o.BlockSize != 0 && (o.BlockSize < layer.MinBlockSize || o.BlockSize > layer.MaxBlockSize || o.BlockSize&(o.BlockSize-1) != 0):
-		return finding.Invalidf("block size %d is not a power of two from 512 to 65536 bytes", o.BlockSize)
+	case o.BlockSize != 0 && (o.BlockSize < layer.MinBlockSize ||
+		o.BlockSize > layer.MaxBlockSize || o.BlockSize&(o.BlockSize-1) != 0):
+		return finding.Invalidf("block size %d is not a power of two from 512 to 65536 bytes",
+			o.BlockSize)
 	}
 	return nil
 }
@@ -108,7 +111,8 @@ func (s *Store) Create(ctx context.Context, name string, o CreateOptions) (_ *Ma
 
 // newManifest returns the manifest of the new disk without its head.
 func (s *Store) newManifest(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
-	m := &Manifest{Version: formatVersion, Name: name, Size: o.Size, BlockSize: o.BlockSize, Created: s.now().UTC()}
+	m := &Manifest{Version: formatVersion, Name: name, Size: o.Size, BlockSize: o.BlockSize,
+		Created: s.now().UTC()}
 	var err error
 	switch {
 	case o.From != "":
@@ -128,7 +132,8 @@ func (s *Store) newManifest(ctx context.Context, name string, o CreateOptions) (
 		}
 	}
 	if m.Size > layer.MaxSize {
-		return nil, finding.Invalidf("size %d is beyond the largest disk, %d bytes", m.Size, int64(layer.MaxSize))
+		return nil, finding.Invalidf("size %d is beyond the largest disk, %d bytes", m.Size,
+			int64(layer.MaxSize))
 	}
 	return m, nil
 }
@@ -137,7 +142,8 @@ func (s *Store) newManifest(ctx context.Context, name string, o CreateOptions) (
 // base.
 func (m *Manifest) atLeast(size int64, below string) error {
 	if m.Size != 0 && m.Size < size {
-		return finding.Invalidf("size %d is smaller than %s, which has %d bytes: a disk can only be larger than what it lies on", m.Size, below, size)
+		return finding.Invalidf(
+			"size %d is smaller than %s, which has %d bytes: a disk can only be larger than what it lies on", m.Size, below, size)
 	}
 	m.Size = max(m.Size, size)
 	return nil
@@ -153,8 +159,10 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 		img, err := s.Image(ref.Name)
 		if errors.Is(err, ErrNotFound) {
 			if d, derr := s.Disk(ref.Name); derr == nil {
-				return finding.Invalidf("%q is a disk, and its head may still change: name one of its tags, %s@TAG (%s makes one; tags now: %s)",
-					d.Name, d.Name, s.command("promote", d.Name, "--tag", "TAG"), listText(d.tagsFrom(0)))
+				return finding.Invalidf(
+					"%q is a disk, and its head may still change: name one of its tags, %s@TAG (%s makes one; tags now: %s)",
+					d.Name, d.Name, s.command("promote", d.Name, "--tag", "TAG"),
+					listText(d.tagsFrom(0)))
 			}
 		}
 		if err != nil {
@@ -179,9 +187,11 @@ func (s *Store) resolveFrom(ctx context.Context, m *Manifest, from string) error
 		return err
 	}
 	if m.BlockSize != 0 && m.BlockSize != below.BlockSize {
-		return finding.Invalidf("block size %d: %s has %d, and all layers of a stack have the same", m.BlockSize, ref, below.BlockSize)
+		return finding.Invalidf("block size %d: %s has %d, and all layers of a stack have the same",
+			m.BlockSize, ref, below.BlockSize)
 	}
-	m.BlockSize, m.Base, m.TableStart, m.Layers = below.BlockSize, below.Base, below.TableStart, below.Layers
+	m.BlockSize, m.Base, m.TableStart, m.Layers = below.BlockSize, below.Base, below.TableStart,
+		below.Layers
 	return m.atLeast(below.Size, ref.String())
 }
 
@@ -206,7 +216,8 @@ func (s *Store) recheckSource(m *Manifest, from string) error {
 	}
 	// The tag may be a new one of the same name: compare the layer.
 	if err == nil {
-		if i, terr := src.Tagged(ref.Tag); terr == nil && src.Layers[i].UUID == m.Layers[len(m.Layers)-2].UUID {
+		if i, terr := src.Tagged(ref.Tag); terr == nil &&
+			src.Layers[i].UUID == m.Layers[len(m.Layers)-2].UUID {
 			return nil
 		}
 	}
@@ -258,9 +269,11 @@ func (s *Store) baseInPlace(path string, force, share bool) (*Base, error) {
 // lockBaseInPlace takes the locks that an open disk has on its base: a process of this or an
 // earlier version may write it raw, or as part of a disk of another store. Close the RangeLock and
 // f to release them.
-func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64, share bool) (*vfs.RangeLock, error) {
+func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64, share bool) (*vfs.RangeLock,
+	error) {
 	if err := f.Lock(false); errors.Is(err, vfs.ErrLocked) && !share {
-		return nil, fmt.Errorf("%w\n%s", Classify(layer.LockedElsewhere(f, "use as base", false)), shareAdvice)
+		return nil, fmt.Errorf("%w\n%s", Classify(layer.LockedElsewhere(f, "use as base", false)),
+			shareAdvice)
 	}
 	lock, err := vfs.LockExtents(s.fs, f, 0, size, false)
 	if errors.Is(err, vfs.ErrLocked) {
@@ -269,8 +282,8 @@ func (s *Store) lockBaseInPlace(f vfs.File, path string, size int64, share bool)
 	return lock, err
 }
 
-// openBaseFile opens the base of a disk. ErrInUse: another process writes to it or has it locked, or
-// the system uses it, unless share is set.
+// openBaseFile opens the base of a disk. ErrInUse: another process writes to it or has it locked,
+// or the system uses it, unless share is set.
 func openBaseFile(fsys vfs.FS, path string, share bool) (vfs.File, error) {
 	f, err := vfs.OpenImage(fsys, path, os.O_RDONLY)
 	if err != nil {
@@ -305,5 +318,6 @@ func baseOf(f vfs.File, path string, offset, size int64) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Base{Path: path, Offset: offset, Size: size, Fingerprint: fingerprint, Identity: &id}, nil
+	return &Base{Path: path, Offset: offset, Size: size, Fingerprint: fingerprint, Identity: &id},
+		nil
 }

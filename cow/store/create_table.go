@@ -23,7 +23,8 @@ type tableMap struct {
 
 // createFromTable creates a disk of the files and devices that a table names. They stay in place,
 // and removing the disk keeps them. All files are checked before any is formatted.
-func (s *Store) createFromTable(ctx context.Context, name string, o CreateOptions) (*Manifest, error) {
+func (s *Store) createFromTable(ctx context.Context, name string, o CreateOptions) (*Manifest,
+	error) {
 	t, err := dmtable.Parse(o.Table)
 	if err != nil {
 		return nil, err
@@ -31,7 +32,8 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 	if err := t.Absolute(); err != nil {
 		return nil, err
 	}
-	m := &Manifest{Version: formatVersion, Name: name, Size: t.Length * layer.SectorSize, TableStart: t.Start, Created: s.now().UTC()}
+	m := &Manifest{Version: formatVersion, Name: name, Size: t.Length * layer.SectorSize,
+		TableStart: t.Start, Created: s.now().UTC()}
 	parts := tableParts(t, nil)
 	check := newFileChecker()
 	defer check.Close()
@@ -75,7 +77,8 @@ func (s *Store) createFromTable(ctx context.Context, name string, o CreateOption
 			if !tm.format || o.Force {
 				continue
 			}
-			if err := imagefile.CheckUnused(s.fs, tm.paths.Data, tm.paths.DataOffset, m.Size); err != nil {
+			if err := imagefile.CheckUnused(s.fs, tm.paths.Data, tm.paths.DataOffset,
+				m.Size); err != nil {
 				return err
 			}
 		}
@@ -129,7 +132,8 @@ func (s *Store) inspectMaps(t *dmtable.Table, m *Manifest, o CreateOptions) ([]t
 	maps := make([]tableMap, len(t.Layers))
 	m.BlockSize = o.BlockSize
 	for i, l := range t.Layers {
-		maps[i].paths = layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset * layer.SectorSize}
+		maps[i].paths = layer.Paths{Map: l.Map, Data: l.Data,
+			DataOffset: l.DataOffset * layer.SectorSize}
 		h, err := layer.ReadHeader(s.fs, l.Map)
 		switch {
 		case err == nil:
@@ -174,7 +178,8 @@ func (s *Store) checkMap(m *Manifest, tm *tableMap, parent uuid.UUID, last, forc
 		err = refused(path, "parent of the layer", layerText(parent), layerText(h.Parent),
 			"name the layers oldest first, as they were made")
 	case h.Size != m.Size:
-		err = refused(path, "size of the layer's disk", finding.Bytes(m.Size), finding.Bytes(h.Size),
+		err = refused(path, "size of the layer's disk", finding.Bytes(m.Size),
+			finding.Bytes(h.Size),
 			"correct LENGTH")
 	case int(h.BlockSize) != m.BlockSize:
 		err = refused(path, "block size of the layer", finding.Bytes(int64(m.BlockSize)),
@@ -183,7 +188,8 @@ func (s *Store) checkMap(m *Manifest, tm *tableMap, parent uuid.UUID, last, forc
 		err = refused(path, "fingerprint of the layer's base", m.Base.Fingerprint.String(),
 			h.Base.String(), "name the base and the offset that the layer was made on")
 	case h.BaseSize != m.Base.Size:
-		err = refused(path, "bytes of the base that belong to the layer", finding.Bytes(m.Base.Size),
+		err = refused(path, "bytes of the base that belong to the layer",
+			finding.Bytes(m.Base.Size),
 			finding.Bytes(h.BaseSize), "correct LENGTH")
 	case h.DataOffset != tm.paths.DataOffset:
 		err = refused(path, "offset of the layer's data", finding.Bytes(h.DataOffset),
@@ -217,7 +223,8 @@ func (s *Store) checkZero(path string, size int64) error {
 	defer f.Close()
 	at, err := layer.FirstNonZero(f, size)
 	if err == nil && at >= 0 {
-		err = refused(path, "content of the map", "zeros, or a layer", fmt.Sprintf("something else at offset %d", at),
+		err = refused(path, "content of the map", "zeros, or a layer",
+			fmt.Sprintf("something else at offset %d", at),
 			"name another map: one of zeros, or one that holds this layer; this one is left as it is")
 	}
 	return err
@@ -247,7 +254,8 @@ func (s *Store) addTableLayer(m *Manifest, tm *tableMap, last, force bool) error
 			return fmt.Errorf("format %s: %w", tm.paths.Map, err)
 		}
 	}
-	entry := Layer{UUID: tm.header.UUID, Map: tm.paths.Map, Data: tm.paths.Data, DataOffset: tm.paths.DataOffset, Created: tm.header.Created}
+	entry := Layer{UUID: tm.header.UUID, Map: tm.paths.Map, Data: tm.paths.Data,
+		DataOffset: tm.paths.DataOffset, Created: tm.header.Created}
 	if !last && !tm.header.SealedAt.IsZero() { // a head has no seal time
 		sealed := tm.header.SealedAt
 		entry.Sealed = &sealed

@@ -16,7 +16,8 @@ import (
 func tableParts(t *dmtable.Table, maps []tableMap) []*part {
 	const owner = "the table"
 	size := t.Length * layer.SectorSize
-	parts := []*part{{owner: owner, kind: partBase, path: t.Base, off: t.BaseOffset * layer.SectorSize, n: size}}
+	parts := []*part{{owner: owner, kind: partBase, path: t.Base,
+		off: t.BaseOffset * layer.SectorSize, n: size}}
 	for i, l := range t.Layers {
 		id, head := uuid.Nil, i == len(t.Layers)-1
 		if maps != nil && maps[i].header != nil {
@@ -24,7 +25,8 @@ func tableParts(t *dmtable.Table, maps []tableMap) []*part {
 		}
 		parts = append(parts,
 			&part{owner: owner, kind: partMap, layer: id, head: head, path: l.Map, n: -1},
-			&part{owner: owner, kind: partData, layer: id, head: head, path: l.Data, off: l.DataOffset * layer.SectorSize, n: size})
+			&part{owner: owner, kind: partData, layer: id, head: head, path: l.Data,
+				off: l.DataOffset * layer.SectorSize, n: size})
 	}
 	return parts
 }
@@ -54,7 +56,8 @@ func (s *Store) lockTable(t *dmtable.Table, maps []tableMap) (_ *lockedFiles, er
 		}
 	}()
 	size := t.Length * layer.SectorSize
-	if err := h.lock(s.fs, t.Base, "base", t.BaseOffset*layer.SectorSize, size, false, false); err != nil {
+	if err := h.lock(s.fs, t.Base, "base", t.BaseOffset*layer.SectorSize, size, false,
+		false); err != nil {
 		return nil, err
 	}
 	for i, l := range t.Layers {
@@ -75,7 +78,8 @@ func (s *Store) lockTable(t *dmtable.Table, maps []tableMap) (_ *lockedFiles, er
 }
 
 // lock locks bytes of a file as an open layer does; whole also takes the flock of a map.
-func (h *lockedFiles) lock(fsys vfs.FS, path, what string, off, n int64, exclusive, whole bool) error {
+func (h *lockedFiles) lock(fsys vfs.FS, path, what string, off, n int64, exclusive,
+	whole bool) error {
 	flag := os.O_RDONLY
 	if exclusive {
 		flag = os.O_RDWR

@@ -36,7 +36,8 @@ func newTableFiles(t *testing.T) *tableFiles {
 func (f *tableFiles) path(name string) string { return filepath.Join(f.dir, name) }
 
 func (f *tableFiles) one() string {
-	return fmt.Sprintf("63 %d cow %s %d %s %s %d", f.sectors, f.path("base"), f.baseOffset, f.path("wmap"), f.path("wdata"), f.dataOff)
+	return fmt.Sprintf("63 %d cow %s %d %s %s %d", f.sectors, f.path("base"), f.baseOffset,
+		f.path("wmap"), f.path("wdata"), f.dataOff)
 }
 
 func (f *tableFiles) two() string {
@@ -53,7 +54,8 @@ func TestTable(t *testing.T) {
 	s := newStore(t)
 	f := newTableFiles(t)
 	m := create(t, s, "old", CreateOptions{Table: f.one()})
-	if m.Size != f.sectors*512 || m.TableStart != 63 || m.Base.Offset != f.baseOffset*512 || m.Head().DataOffset != f.dataOff*512 {
+	if m.Size != f.sectors*512 || m.TableStart != 63 || m.Base.Offset != f.baseOffset*512 ||
+		m.Head().DataOffset != f.dataOff*512 {
 		t.Fatalf("manifest %+v", m)
 	}
 	want := f.want()
@@ -70,7 +72,8 @@ func TestTable(t *testing.T) {
 	}
 
 	// A writable layer belongs to one disk.
-	if _, err := s.Create(ctx, "other", CreateOptions{Table: f.one()}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), `"old"`) {
+	if _, err := s.Create(ctx, "other", CreateOptions{Table: f.one()}); !errors.Is(err, ErrInUse) ||
+		!strings.Contains(err.Error(), `"old"`) {
 		t.Errorf("second disk on the same map: %v", err)
 	}
 
@@ -111,7 +114,8 @@ func TestTableFormatsReadOnlyLayers(t *testing.T) {
 	f := newTableFiles(t)
 	create(t, s, "old", CreateOptions{Table: f.two(), BlockSize: 512})
 	wantContent(t, s, "old", f.want(), "two empty layers do not read as the base")
-	if h, err := layer.ReadHeader(s.fs, f.path("wmap")); err != nil || h.State != layer.Sealed || h.BlockSize != 512 {
+	if h, err := layer.ReadHeader(s.fs, f.path("wmap")); err != nil || h.State != layer.Sealed ||
+		h.BlockSize != 512 {
 		t.Errorf("lower layer %+v, %v", h, err)
 	}
 }
@@ -128,7 +132,8 @@ func TestTableRefused(t *testing.T) {
 			write(t, f.path("wmap"), append(make([]byte, 4097), 1))
 			return f.one()
 		}, ErrRefused, "something else at offset 4097", true},
-		{"second map holds something: the first is not formatted", func(t *testing.T, s *Store, f *tableFiles) string {
+		{"second map holds something: the first is not formatted", func(t *testing.T, s *Store,
+			f *tableFiles) string {
 			write(t, f.path("rmap"), noise(1, 8192))
 			return f.two()
 		}, ErrRefused, "rmap", true},
@@ -141,8 +146,10 @@ func TestTableRefused(t *testing.T) {
 		{"layers in the wrong order", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.two()})
 			s.Remove(ctx, "x")
-			return fmt.Sprintf("63 %d cow %s %d %s %s %d %s %s %d", f.sectors, f.path("base"), f.baseOffset,
-				f.path("rmap"), f.path("rdata"), f.dataOffset1, f.path("wmap"), f.path("wdata"), f.dataOff)
+			return fmt.Sprintf("63 %d cow %s %d %s %s %d %s %s %d", f.sectors, f.path("base"),
+				f.baseOffset,
+				f.path("rmap"), f.path("rdata"), f.dataOffset1, f.path("wmap"), f.path("wdata"),
+				f.dataOff)
 		}, ErrRefused, "oldest first", true},
 		{"another base", func(t *testing.T, s *Store, f *tableFiles) string {
 			create(t, s, "x", CreateOptions{Table: f.one()})

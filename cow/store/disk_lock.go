@@ -20,10 +20,12 @@ import (
 
 // Lock is the exclusive lock of one disk. Unlock or the end of the process releases it.
 type Lock struct {
-	s          *Store
-	file       vfs.File // nil: the lock file is missing and cannot be created; nobody has the disk open
-	name       string
-	memoryPath string // path of the record in memory (serving_memory.go); empty: the record is in the lock file
+	s *Store
+	// nil: the lock file is missing and cannot be created; nobody has the disk open
+	file vfs.File
+	name string
+	// path of the record in memory (serving_memory.go); empty: the record is in the lock file
+	memoryPath string
 	// readOnly: the lock file is not writable.
 	readOnly bool
 }
@@ -71,7 +73,8 @@ func (s *Store) lockDisk(ctx context.Context, name string, o lockOptions) (*Lock
 			}
 			if !logged {
 				logged = true
-				s.log.Info("waiting for a process that has the disk open", "disk", name, "pid", v.PID, "at_most", o.wait)
+				s.log.Info("waiting for a process that has the disk open", "disk", name, "pid",
+					v.PID, "at_most", o.wait)
 			}
 		}
 		l, err := s.openLock(name, path, o.readOnly)
@@ -141,7 +144,9 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 	case errors.Is(err, unix.ELOOP):
 		return nil, linkedLock(path)
 	case cannotWrite(err) && s.mayRead(path):
-		return nil, fmt.Errorf("disk %q: %w\nthe store can be read: %s; cowblk export, cowblk check", name, err, s.command("serve", name, "--read-only"))
+		return nil, fmt.Errorf(
+			"disk %q: %w\nthe store can be read: %s; cowblk export, cowblk check", name, err,
+			s.command("serve", name, "--read-only"))
 	case err != nil:
 		return nil, fmt.Errorf("disk %q: %w", name, err)
 	}
@@ -153,7 +158,8 @@ func (s *Store) openLock(name, path string, readOnly bool) (*Lock, error) {
 // protect another disk.
 func linkedLock(path string) error {
 	return refused(path, "lock of the disk", "a regular file", "a symbolic link",
-		"see to it that no process has the disk open, and give the link another name: mv -n "+shell.Path(path)+" "+shell.Path(path+".link")+"\nthe next command makes the lock anew")
+		"see to it that no process has the disk open, and give the link another name: mv -n "+
+			shell.Path(path)+" "+shell.Path(path+".link")+"\nthe next command makes the lock anew")
 }
 
 // mayRead reports whether this process can open a file for reading.

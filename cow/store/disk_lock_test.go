@@ -19,9 +19,10 @@ func TestServeWaitsForTheLock(t *testing.T) {
 		waits  time.Duration // minimum, for those that get the disk
 		err    error
 	}{
-		"a check":           {Serving{PID: 7}, 10 * time.Second, 10 * time.Second, nil},
-		"a long check":      {Serving{PID: 7}, 2 * time.Minute, 0, ErrInUse},
-		"another serves":    {Serving{PID: 7, Socket: "/run/x.sock"}, 10 * time.Second, 0, ErrInUse},
+		"a check":      {Serving{PID: 7}, 10 * time.Second, 10 * time.Second, nil},
+		"a long check": {Serving{PID: 7}, 2 * time.Minute, 0, ErrInUse},
+		"another serves": {Serving{PID: 7, Socket: "/run/x.sock"}, 10 * time.Second, 0,
+			ErrInUse},
 		"nobody":            {},
 		"one that is quick": {Serving{PID: 7}, 100 * time.Millisecond, 100 * time.Millisecond, nil},
 	} {

@@ -36,13 +36,15 @@ func TestCreateAndPromote(t *testing.T) {
 		t.Errorf("promotion %+v", p)
 	}
 	m, err = s.Disk("vm1")
-	if err != nil || len(m.Layers) != 2 || m.Layers[0].UUID != p.Sealed || m.Head().UUID != p.Head || m.Layers[0].Tag != "configured" || m.Layers[0].Sealed == nil {
+	if err != nil || len(m.Layers) != 2 || m.Layers[0].UUID != p.Sealed ||
+		m.Head().UUID != p.Head || m.Layers[0].Tag != "configured" || m.Layers[0].Sealed == nil {
 		t.Fatalf("manifest %+v, %v", m, err)
 	}
 	if u, err := s.LayerUsage(&m.Layers[0]); err != nil || u.State != "sealed" || u.Blocks == 0 {
 		t.Errorf("sealed layer %+v, %v", u, err)
 	}
-	test.ErrorIs(t, test.Err(s.Promote(ctx, []string{"vm1"}, "configured")), ErrExists, "tag given twice")
+	test.ErrorIs(t, test.Err(s.Promote(ctx, []string{"vm1"}, "configured")), ErrExists,
+		"tag given twice")
 	if p, err := s.Promote(ctx, []string{"vm1"}, ""); err != nil || p[0].Tag != "20061127T120000Z" {
 		t.Errorf("default tag: %+v, %v", p, err)
 	}
@@ -64,7 +66,8 @@ func TestCreateAndPromote(t *testing.T) {
 			t.Fatalf("removal %+v, %v", r, err)
 		}
 		wantContent(t, s, "vm2", want2, "removing a disk changed its clone")
-		if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "vm2") {
+		if _, err := s.Remove(ctx, "img"); !errors.Is(err, ErrInUse) ||
+			!strings.Contains(err.Error(), "vm2") {
 			t.Errorf("image in use: %v", err)
 		}
 		if r, err := s.Remove(ctx, "vm2"); err != nil || len(r.Kept) != 0 || len(r.Layers) != 2 {
@@ -97,11 +100,15 @@ func TestCreateRefused(t *testing.T) {
 		{"odd size", CreateOptions{Size: 1000}, ErrInvalid, "512"},
 		{"negative size", CreateOptions{Size: -512}, ErrInvalid, "512"},
 		{"too large", CreateOptions{Size: 1<<60 + 512}, ErrInvalid, "largest"},
-		{"smaller than the image", CreateOptions{From: "img", Size: 512}, ErrInvalid, "smaller than img"},
-		{"smaller than the tag", CreateOptions{From: "vm1@t", Size: 512}, ErrInvalid, "smaller than vm1@t"},
+		{"smaller than the image", CreateOptions{From: "img", Size: 512}, ErrInvalid,
+			"smaller than img"},
+		{"smaller than the tag", CreateOptions{From: "vm1@t", Size: 512}, ErrInvalid,
+			"smaller than vm1@t"},
 		{"block size", CreateOptions{From: "img", BlockSize: 5000}, ErrInvalid, "power of two"},
-		{"block size too large", CreateOptions{From: "img", BlockSize: 131072}, ErrInvalid, "power of two"},
-		{"another block size than the tag's", CreateOptions{From: "vm1@t", BlockSize: 512}, ErrInvalid, "same"},
+		{"block size too large", CreateOptions{From: "img", BlockSize: 131072}, ErrInvalid,
+			"power of two"},
+		{"another block size than the tag's", CreateOptions{From: "vm1@t", BlockSize: 512},
+			ErrInvalid, "same"},
 		{"no such image", CreateOptions{From: "nosuch"}, ErrNotFound, "cowblk list"},
 		{"no such tag", CreateOptions{From: "vm1@x"}, ErrNotFound, "the tags t"},
 		{"no such disk", CreateOptions{From: "vm9@t"}, ErrNotFound, "vm9"},
@@ -115,7 +122,8 @@ func TestCreateRefused(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := s.Create(ctx, "new", tt.o)
-			if err == nil || tt.as != nil && !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.text) {
+			if err == nil || tt.as != nil && !errors.Is(err, tt.as) ||
+				!strings.Contains(err.Error(), tt.text) {
 				t.Fatalf("error %v, want %v with %q", err, tt.as, tt.text)
 			}
 		})
@@ -147,7 +155,8 @@ func TestImageTouched(t *testing.T) {
 	test.Must(t, os.Chtimes(s.ImageData("img"), now, now))
 	content(t, s, "vm1")
 	again, err := s.Image("img")
-	if err != nil || again.Identity.MTime != now.UnixNano() || again.ChunkSHA256 != img.ChunkSHA256 {
+	if err != nil || again.Identity.MTime != now.UnixNano() ||
+		again.ChunkSHA256 != img.ChunkSHA256 {
 		t.Errorf("recorded %+v, %v", again, err)
 	}
 }
@@ -169,13 +178,15 @@ func TestImageOfEarlierVersion(t *testing.T) {
 	}
 	touch(1e9)
 	content(t, s, "vm1")
-	if again, err := s.Image("img"); err != nil || again.SHA256 != img.SHA256 || again.ChunkSHA256 != "" {
+	if again, err := s.Image("img"); err != nil || again.SHA256 != img.SHA256 ||
+		again.ChunkSHA256 != "" {
 		t.Errorf("recorded %+v, %v", again, err)
 	}
 	os.Chmod(s.ImageData("img"), 0o600)
 	flip(t, s.ImageData("img"), 9000)
 	touch(2e9)
-	if _, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "SHA-256 of the image") {
+	if _, err := s.OpenDisk(ctx, "vm1", OpenOptions{}); !errors.Is(err, ErrRefused) ||
+		!strings.Contains(err.Error(), "SHA-256 of the image") {
 		t.Errorf("another content was accepted: %v", err)
 	}
 }
@@ -242,7 +253,8 @@ func TestPreflightOfOneLayer(t *testing.T) {
 	if err := os.WriteFile(base, noise(2, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, o := range map[string]CreateOptions{"zeros": {Size: 1 << 20}, "image": {From: "img"}, "file": {Base: base}} {
+	for name, o := range map[string]CreateOptions{"zeros": {Size: 1 << 20}, "image": {From: "img"},
+		"file": {Base: base}} {
 		create(t, s, name, o)
 		if err := s.Preflight(t.Context(), name, cow.Options{}); err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -43,9 +43,9 @@
 //
 // The store's lock is held for renames and manifest writes, never while content is copied, hashed
 // or freed. The number of system calls does not depend on the number of disks: a removal compares
-// the versions of all manifests with the index by one io_uring (survey.go). Lock order: disk,
-// then store. A process holds a disk's lock as long as it has the disk open. The commit of a
-// promotion takes only the locks of its disks: the guest may be quiesced.
+// the versions of all manifests with the index by one io_uring (survey.go). Lock order: disk, then
+// store. A process holds a disk's lock as long as it has the disk open. The commit of a promotion
+// takes only the locks of its disks: the guest may be quiesced.
 //
 // Every wait for a lock has a limit and ends with its context. The kernel grants the store's lock
 // in the order of requests. A user that can open a lock file can hold it: files are 0600,
@@ -77,8 +77,8 @@
 //	store              store, store_lock, name, document, errors, not_directory
 //
 // Four arrows go up: store takes its lock through trust, places and serving; txn releases layers
-// through users; txn makes the lock file of a new disk (open); trust recognizes files of the reserve
-// (places), which asks trust for the run directory.
+// through users; txn makes the lock file of a new disk (open); trust recognizes files of the
+// reserve (places), which asks trust for the run directory.
 //
 // Image files before their import are the subject of package imagefile, a device-mapper table of
 // package dmtable.

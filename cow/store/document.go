@@ -34,7 +34,8 @@ func (s *Store) readDocument(path string, v any, check func() error) error {
 
 func decodeDocument(path string, data []byte, v any, check func() error) error {
 	refuse := func(what string, err error) error {
-		return &finding.Finding{File: path, What: what, Expected: "a document of version " + strconv.Itoa(formatVersion), Found: err.Error(), Cause: err,
+		return &finding.Finding{File: path, What: what, Expected: "a document of version " +
+			strconv.Itoa(formatVersion), Found: err.Error(), Cause: err,
 			Advice: "restore the file from a backup, or use a newer cowblk if one wrote it"}
 	}
 	if version, ok := strictjson.Number(data, "version"); ok && version != formatVersion {
@@ -65,7 +66,9 @@ func (s *Store) readJSON(path string, v any) (bool, error) {
 }
 
 // readBounded reads a file of at most maxDocument bytes.
-func (s *Store) readBounded(path string) ([]byte, error) { return s.readBoundedAs(path, os.O_RDONLY) }
+func (s *Store) readBounded(path string) ([]byte, error) {
+	return s.readBoundedAs(path, os.O_RDONLY)
+}
 
 // readBoundedAs is readBounded with the flags of the open.
 func (s *Store) readBoundedAs(path string, flag int) ([]byte, error) {
@@ -130,7 +133,8 @@ func (s *Store) adviseName(kind, path string, err error) error {
 	}
 	m.Advice = fmt.Sprintf("this is the manifest of disk %[1]q, copied by hand: it names that disk's layers, which no other disk can write to. It has none of its own: "+
 		"move the directory out of the store\nfor another disk with the same content: %[2]s, then %[3]s", other.found,
-		s.command("promote", other.found, "--tag", "TAG"), s.command("create", "NEW", "--from", other.found+"@TAG"))
+		s.command("promote", other.found, "--tag", "TAG"), s.command("create", "NEW", "--from",
+			other.found+"@TAG"))
 	return err
 }
 

@@ -31,12 +31,17 @@ func TestBaseWithoutBytes(t *testing.T) {
 		create(t, s, "place", CreateOptions{Base: tempFile(t, "base.raw", noise(3, 1<<20))})
 		for _, name := range []string{"image", "place"} {
 			path := s.path(disksDir, name, diskFile)
-			rewrite(t, path, "\"size\": 1048576,\n    \"fingerprint\"", "\"size\": "+size+",\n    \"fingerprint\"")
+			rewrite(t, path, "\"size\": 1048576,\n    \"fingerprint\"",
+				"\"size\": "+size+",\n    \"fingerprint\"")
 			before := snapshot(t, s.dir)
-			test.ErrorIs(t, tryOpen(s, name), ErrRefused, fmt.Sprintf("%s with a base of %s bytes: open", name, size))
-			test.ErrorIs(t, test.Err(s.Promote(ctx, []string{name}, "t")), ErrRefused, fmt.Sprintf("%s with a base of %s bytes: promote", name, size))
-			if r, err := s.Check(ctx, CheckOptions{Names: []string{name}}); err != nil || r.Left() == 0 {
-				t.Errorf("%s with a base of %s bytes: check: expected a problem, found %+v, %v", name, size, r, err)
+			test.ErrorIs(t, tryOpen(s, name), ErrRefused,
+				fmt.Sprintf("%s with a base of %s bytes: open", name, size))
+			test.ErrorIs(t, test.Err(s.Promote(ctx, []string{name}, "t")), ErrRefused,
+				fmt.Sprintf("%s with a base of %s bytes: promote", name, size))
+			if r, err := s.Check(ctx, CheckOptions{Names: []string{name}}); err != nil ||
+				r.Left() == 0 {
+				t.Errorf("%s with a base of %s bytes: check: expected a problem, found %+v, %v",
+					name, size, r, err)
 			}
 			sameFiles(t, before, snapshot(t, s.dir))
 		}
@@ -51,26 +56,35 @@ func TestDocumentsThatFormatRefuses(t *testing.T) {
 		{"an empty tag", disk, `"tag": "t"`, `"tag": ""`},
 		{"an empty tag of the head", disk, "\n    }\n  ]", ",\n      \"tag\": \"\"\n    }\n  ]"},
 		{"a tag that is null", disk, `"tag": "t"`, `"tag": null`},
-		{"sealed in a head", disk, "\n    }\n  ]", ",\n      \"sealed\": \"2006-11-27T12:00:00Z\"\n    }\n  ]"},
+		{"sealed in a head", disk, "\n    }\n  ]",
+			",\n      \"sealed\": \"2006-11-27T12:00:00Z\"\n    }\n  ]"},
 		{"sealed that is null", disk, `"sealed": "2006-11-27T12:00:00Z"`, `"sealed": null`},
-		{"a time with an offset", disk, `"created": "2006-11-27T12:00:00Z"`, `"created": "2026-11-28T4:50:17,5+01:00"`},
-		{"a sealed with the offset 0", disk, `"sealed": "2006-11-27T12:00:00Z"`, `"sealed": "2006-11-27T12:00:00+00:00"`},
-		{"a sealed with the offset -0", disk, `"sealed": "2006-11-27T12:00:00Z"`, `"sealed": "2006-11-27T12:00:00-00:00"`},
+		{"a time with an offset", disk, `"created": "2006-11-27T12:00:00Z"`,
+			`"created": "2026-11-28T4:50:17,5+01:00"`},
+		{"a sealed with the offset 0", disk, `"sealed": "2006-11-27T12:00:00Z"`,
+			`"sealed": "2006-11-27T12:00:00+00:00"`},
+		{"a sealed with the offset -0", disk, `"sealed": "2006-11-27T12:00:00Z"`,
+			`"sealed": "2006-11-27T12:00:00-00:00"`},
 		{"a base that is null", disk, `"base": {`, `"base": null, "x": {`},
 		{"only a base that is null", disk, "\"layers\": [", "\"base\": null, \"layers\": ["},
-		{"an empty path beside the image", disk, `"image": "golden"`, `"image": "golden", "path": ""`},
-		{"an identity that is null", disk, `"image": "golden"`, `"image": "golden", "identity": null`},
+		{"an empty path beside the image", disk, `"image": "golden"`,
+			`"image": "golden", "path": ""`},
+		{"an identity that is null", disk, `"image": "golden"`,
+			`"image": "golden", "identity": null`},
 		{"may-ignore that is null", disk, `"version": 1,`, `"version": 1, "may-ignore": null,`},
 		{"table-start that is null", disk, `"version": 1,`, `"version": 1, "table-start": null,`},
 		{"layers that are null", disk, `"version": 1,`, `"version": 1, "layers": null,`},
 		{"another format", image, `"format": "raw"`, `"format": "vmdk"`},
 		{"another case of the format", image, `"format": "raw"`, `"format": "RAW"`},
 		{"no format", image, `"format": "raw"`, `"format": ""`},
-		{"another format of a backing file", image, `"format": "raw"`, `"format": "qcow2", "backing": [{"path": "/x", "format": "vmdk"}]`},
-		{"backing files that are null", image, `"format": "raw"`, `"format": "raw", "backing": null`},
+		{"another format of a backing file", image, `"format": "raw"`,
+			`"format": "qcow2", "backing": [{"path": "/x", "format": "vmdk"}]`},
+		{"backing files that are null", image, `"format": "raw"`,
+			`"format": "raw", "backing": null`},
 		{"no backing files", image, `"format": "raw"`, `"format": "raw", "backing": []`},
 		{"an empty sha256", image, `"format": "raw"`, `"format": "raw", "sha256": ""`},
-		{"an import in local time", image, `"imported": "2006-11-27T12:00:00Z"`, `"imported": "2006-11-27T13:00:00+01:00"`},
+		{"an import in local time", image, `"imported": "2006-11-27T12:00:00Z"`,
+			`"imported": "2006-11-27T13:00:00+01:00"`},
 	} {
 		s := newStore(t)
 		importRaw(t, s, "golden", noise(3, 1<<20))
@@ -107,7 +121,8 @@ func TestDocumentsOfEarlierVersions(t *testing.T) {
 	path := s.path(disksDir, "d", diskFile)
 	rewrite(t, path, ",\n      \"sealed\": \"2006-11-27T12:00:00Z\"", "")
 	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`, `"created": "0001-01-01T00:00:00Z"`)
-	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`, `"created": "2006-11-27T12:00:00.123456789Z"`)
+	rewrite(t, path, `"created": "2006-11-27T12:00:00Z"`,
+		`"created": "2006-11-27T12:00:00.123456789Z"`)
 	test.Must(t, test.Err(s.Disk("d")))
 	if got := content(t, s, "d"); string(got[4096:12288]) != string(noise(7, 8192)) {
 		t.Error("what was written is not there")
@@ -189,16 +204,32 @@ func TestSizeOfAnImage(t *testing.T) {
 		do      func(s *Store)
 		refused bool
 	}{
-		{"a larger size", func(s *Store) { rewrite(t, s.path(imagesDir, "golden", imageFile), in, "\n  \"size\": 2097152") }, true},
-		{"a smaller size", func(s *Store) { rewrite(t, s.path(imagesDir, "golden", imageFile), in, "\n  \"size\": 524288") }, true},
+		{"a larger size", func(s *Store) {
+			rewrite(t, s.path(imagesDir, "golden", imageFile), in, "\n  \"size\": 2097152")
+		}, true},
+		{"a smaller size", func(s *Store) {
+			rewrite(t, s.path(imagesDir, "golden", imageFile), in, "\n  \"size\": 524288")
+		}, true},
 		{"both sizes larger", func(s *Store) {
 			rewrite(t, s.path(imagesDir, "golden", imageFile), in, "\n  \"size\": 2097152")
 			rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 2097152")
 		}, true},
-		{"longer data", func(s *Store) { err := os.Truncate(s.ImageData("golden"), 1<<21); test.Must(t, err) }, true},
-		{"shorter data", func(s *Store) { err := os.Truncate(s.ImageData("golden"), 1<<19); test.Must(t, err) }, true},
-		{"an identity that is larger", func(s *Store) { rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 2097152") }, false},
-		{"an identity of 0 bytes", func(s *Store) { rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 0") }, false},
+		{"longer data", func(s *Store) {
+			err := os.Truncate(s.ImageData("golden"), 1<<21)
+			test.Must(t, err)
+		}, true},
+		{"shorter data", func(s *Store) {
+			err := os.Truncate(s.ImageData("golden"), 1<<19)
+			test.Must(t, err)
+		}, true},
+		{"an identity that is larger",
+			func(s *Store) {
+				rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 2097152")
+			}, false},
+		{"an identity of 0 bytes",
+			func(s *Store) {
+				rewrite(t, s.path(imagesDir, "golden", imageFile), id, "    \"size\": 0")
+			}, false},
 	} {
 		s := newStore(t)
 		importRaw(t, s, "golden", noise(3, 1<<20))

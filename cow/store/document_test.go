@@ -55,7 +55,8 @@ func TestDocumentsAreStrict(t *testing.T) {
 			write(t, path, []byte(changed))
 			err := readBack()
 			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path) {
-				t.Errorf("%s in %s: expected %v that names the file, found %v", c.what, path, ErrRefused, err)
+				t.Errorf("%s in %s: expected %v that names the file, found %v", c.what, path,
+					ErrRefused, err)
 			}
 			if r, err := s.Check(ctx, CheckOptions{}); err != nil || r.Left() == 0 {
 				t.Errorf("%s in %s: check: expected a problem, found %+v, %v", c.what, path, r, err)
@@ -64,12 +65,15 @@ func TestDocumentsAreStrict(t *testing.T) {
 		// Each member is missing in turn.
 		for line := range strings.Lines(string(text)) {
 			name, _, ok := strings.Cut(strings.TrimSpace(line), ":")
-			if !ok || strings.HasSuffix(strings.TrimSpace(line), "{") || strings.HasSuffix(strings.TrimSpace(line), "[") {
+			if !ok || strings.HasSuffix(strings.TrimSpace(line), "{") ||
+				strings.HasSuffix(strings.TrimSpace(line), "[") {
 				continue
 			}
 			without := strings.Replace(string(text), line, "", 1)
-			without = strings.NewReplacer(",\n}", "\n}", ",\n  }", "\n  }", ",\n    }", "\n    }").Replace(without)
-			if !strings.Contains(string(text), line) || strings.Contains(name, "image") || strings.Contains(name, "sha256") {
+			without = strings.NewReplacer(",\n}", "\n}", ",\n  }", "\n  }", ",\n    }",
+				"\n    }").Replace(without)
+			if !strings.Contains(string(text), line) || strings.Contains(name, "image") ||
+				strings.Contains(name, "sha256") {
 				continue
 			}
 			write(t, path, []byte(without))
@@ -89,7 +93,8 @@ func TestDocumentsAreStrict(t *testing.T) {
 	os.Remove(disk)
 	write(t, disk, nil)
 	test.Must(t, os.Truncate(disk, maxDocument+1))
-	test.ErrorIs(t, test.Err(s.Disk("d")), ErrRefused, fmt.Sprintf("a manifest of %d bytes", maxDocument+1))
+	test.ErrorIs(t, test.Err(s.Disk("d")), ErrRefused, fmt.Sprintf("a manifest of %d bytes",
+		maxDocument+1))
 }
 
 // TestMayIgnoreIsKept: unknown members in may-ignore survive every rewrite of a document.
@@ -106,7 +111,8 @@ func TestMayIgnoreIsKept(t *testing.T) {
 		t.Helper()
 		for _, name := range []string{"a", "b"} {
 			m := manifestOf(t, s, name)
-			if !bytes.Contains(m.MayIgnore, []byte("12345678901234567890")) || !bytes.Contains(m.MayIgnore, []byte(`"`+name+`"`)) {
+			if !bytes.Contains(m.MayIgnore, []byte("12345678901234567890")) ||
+				!bytes.Contains(m.MayIgnore, []byte(`"`+name+`"`)) {
 				t.Errorf("after %s: disk %s has %s", after, name, m.MayIgnore)
 			}
 		}
@@ -137,7 +143,8 @@ func FuzzDocuments(f *testing.F) {
 			again := new(Manifest)
 			text, err := document(m)
 			if err == nil {
-				err = decodeDocument("disk.json", text, again, func() error { return again.check("d") })
+				err = decodeDocument("disk.json", text, again,
+					func() error { return again.check("d") })
 			}
 			if err != nil {
 				t.Fatalf("%q: accepted, but not as it is written: %v", data, err)

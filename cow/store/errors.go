@@ -51,8 +51,10 @@ func Classify(err error) error {
 		from []error
 	}{
 		{ErrRefused, []error{
-			layer.ErrNotLayer, layer.ErrUnsupported, layer.ErrDamaged, layer.ErrMismatch, layer.ErrNotSealed,
-			layer.ErrSealed, layer.ErrNotZero, layer.ErrUnflushed, cow.ErrMismatch, cow.ErrBaseChanged, cow.ErrTruncated, vfs.ErrNotImage,
+			layer.ErrNotLayer, layer.ErrUnsupported, layer.ErrDamaged, layer.ErrMismatch,
+			layer.ErrNotSealed,
+			layer.ErrSealed, layer.ErrNotZero, layer.ErrUnflushed, cow.ErrMismatch,
+			cow.ErrBaseChanged, cow.ErrTruncated, vfs.ErrNotImage,
 		}},
 		{ErrInUse, []error{layer.ErrInUse, vfs.ErrImageLocked, vfs.ErrSystemUses}},
 		{ErrInvalid, []error{layer.ErrInvalid, cow.ErrSpec}},
@@ -83,7 +85,8 @@ func (s *Store) adviseNoSpace(err error) error {
 	if !noSpace(err) || errors.As(err, &advised) {
 		return err
 	}
-	return &noSpaceError{err: err, advice: "the file system of store " + shell.Text(s.dir) + " has no room left for this. Room comes from a larger file system or quota, " +
+	return &noSpaceError{err: err, advice: "the file system of store " + shell.Text(s.dir) +
+		" has no room left for this. Room comes from a larger file system or quota, " +
 		"from other files and snapshots on it, and from disks and images of the store that nobody needs: to remove one takes no room, and " +
 		s.command("list") + " shows what each takes. A disk with a damaged manifest gives room back only after its layers are pruned (" + s.command("check") + " shows those that no disk needs)"}
 }
@@ -115,7 +118,8 @@ func noSpace(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(e
 // would not help.
 func isDamage(err error) bool {
 	var io *fs.PathError
-	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP, vfs.ErrNotFile} {
+	for _, errno := range []error{fs.ErrNotExist, syscall.EISDIR, syscall.ENOTDIR, syscall.ELOOP,
+		vfs.ErrNotFile} {
 		if errors.Is(err, errno) {
 			return true
 		}

@@ -19,14 +19,26 @@ func TestFailureAtEveryStep(t *testing.T) {
 		name string
 		do   func(s *Store) error
 	}{
-		{"create", func(s *Store) error { _, err := s.Create(ctx, "new", CreateOptions{From: "vm1@t"}); return err }},
+		{"create", func(s *Store) error {
+			_, err := s.Create(ctx, "new", CreateOptions{From: "vm1@t"})
+			return err
+		}},
 		{"import", func(s *Store) error {
 			_, err := s.Import(ctx, s.ImageData("img"), "new", ImportOptions{})
 			return err
 		}},
-		{"promote", func(s *Store) error { _, err := s.Promote(ctx, []string{"vm1"}, "u"); return err }},
-		{"promote two", func(s *Store) error { _, err := s.Promote(ctx, []string{"vm1", "vm2"}, "u"); return err }},
-		{"rollback", func(s *Store) error { _, err := s.Rollback(ctx, Ref{"vm1", "t"}); return err }},
+		{"promote", func(s *Store) error {
+			_, err := s.Promote(ctx, []string{"vm1"}, "u")
+			return err
+		}},
+		{"promote two", func(s *Store) error {
+			_, err := s.Promote(ctx, []string{"vm1", "vm2"}, "u")
+			return err
+		}},
+		{"rollback", func(s *Store) error {
+			_, err := s.Rollback(ctx, Ref{"vm1", "t"})
+			return err
+		}},
 		{"remove disk", func(s *Store) error { _, err := s.Remove(ctx, "vm1"); return err }},
 		{"remove image", func(s *Store) error { _, err := s.Remove(ctx, "spare"); return err }},
 	}
@@ -130,7 +142,8 @@ func consistent(t *testing.T, s *Store, want []byte) {
 		t.Error(err)
 	}
 	for _, img := range images {
-		if data, err := os.ReadFile(s.ImageData(img.Name)); err != nil || chunkSum(data) != img.ChunkSHA256 {
+		if data, err := os.ReadFile(s.ImageData(img.Name)); err != nil ||
+			chunkSum(data) != img.ChunkSHA256 {
 			t.Errorf("image %s: %v", img.Name, err)
 		}
 	}

@@ -32,7 +32,8 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 		"rollback": func(s *Store) error { _, err := s.Rollback(ctx, Ref{"a", "t"}); return err },
 	}
 	for command, do := range commands {
-		for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EACCES, syscall.EBUSY, syscall.EXDEV, nil} {
+		for _, errno := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.EACCES,
+			syscall.EBUSY, syscall.EXDEV, nil} {
 			s := newStore(t)
 			create(t, s, "a", CreateOptions{Size: 1 << 16})
 			test.Must(t, test.Err(s.Promote(ctx, []string{"a"}, "t")))
@@ -49,7 +50,8 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 			} else {
 				vol := t.TempDir()
 				test.Must(t, os.CopyFS(vol, os.DirFS(head)))
-				if out, err := exec.Command("mount", "--bind", vol, head).CombinedOutput(); err != nil {
+				out, err := exec.Command("mount", "--bind", vol, head).CombinedOutput()
+				if err != nil {
 					t.Logf("without bind mounts: %v: %s", err, out)
 					continue
 				}
@@ -64,12 +66,14 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 			after := snapshot(t, head)
 			if !whole {
 				for path := range before {
-					if base := filepath.Base(path); filepath.Dir(path) == head && (base == mapFile || base == dataFile || base == checksumsFile) {
+					if base := filepath.Base(path); filepath.Dir(path) == head &&
+						(base == mapFile || base == dataFile || base == checksumsFile) {
 						delete(before, path)
 					}
 				}
 			} else if n := len(entries(t, s.path(layersDir))); n < layers {
-				t.Errorf("%s: %d layers are left, expected %d: a layer lies on them", name, n, layers)
+				t.Errorf("%s: %d layers are left, expected %d: a layer lies on them", name, n,
+					layers)
 			}
 			sameFiles(t, before, after)
 			if t.Failed() {
@@ -79,8 +83,8 @@ func TestForeignFilesOfAnUnmovableLayer(t *testing.T) {
 	}
 }
 
-// A symbolic link in the place of the index, or of its new file, leads to no foreign file: it stays,
-// and the index is not written.
+// A symbolic link in the place of the index, or of its new file, leads to no foreign file: it
+// stays, and the index is not written.
 func TestIndexIsNoLink(t *testing.T) {
 	for _, name := range []string{indexFile, indexFile + vfs.TempSuffix} {
 		for _, content := range []string{"foreign content\n", ""} {

@@ -23,7 +23,8 @@ func changeHeader(t *testing.T, path string, change func(sector []byte)) {
 	sector := make([]byte, layer.SectorSize)
 	test.Must(t, test.Err(f.ReadAt(sector, 0)))
 	change(sector)
-	binary.LittleEndian.PutUint32(sector[508:], crc32.Checksum(sector[:508], crc32.MakeTable(crc32.Castagnoli)))
+	binary.LittleEndian.PutUint32(sector[508:], crc32.Checksum(sector[:508],
+		crc32.MakeTable(crc32.Castagnoli)))
 	test.Must(t, test.Err(f.WriteAt(sector, 0)))
 }
 
@@ -36,10 +37,13 @@ func TestStackWithTwoBaseSizes(t *testing.T) {
 		create(t, s, "d", CreateOptions{From: "golden"})
 		test.Must(t, test.Err(s.Promote(ctx, []string{"d"}, "t")))
 		m, _ := s.Disk("d")
-		changeHeader(t, s.paths(&m.Layers[which]).Map, func(sector []byte) { binary.LittleEndian.PutUint64(sector[128:], 512) })
-		test.ErrorIs(t, tryOpen(s, "d"), ErrRefused, fmt.Sprintf("layer %d with another base_size: open", which))
+		changeHeader(t, s.paths(&m.Layers[which]).Map,
+			func(sector []byte) { binary.LittleEndian.PutUint64(sector[128:], 512) })
+		test.ErrorIs(t, tryOpen(s, "d"), ErrRefused,
+			fmt.Sprintf("layer %d with another base_size: open", which))
 		if r, err := s.Check(ctx, CheckOptions{Names: []string{"d"}}); err != nil || r.Left() == 0 {
-			t.Errorf("layer %d with another base_size: check: expected a problem, found %+v, %v", which, r, err)
+			t.Errorf("layer %d with another base_size: check: expected a problem, found %+v, %v",
+				which, r, err)
 		}
 	}
 }
@@ -52,7 +56,8 @@ func TestOffsetOnImage(t *testing.T) {
 	m, _ := s.Disk("d")
 	m.Base.Offset = 512
 	test.Must(t, s.writeDocument(s.path(disksDir, "d", diskFile), m))
-	if _, err := s.OpenDisk(ctx, "d", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "base.offset") {
+	if _, err := s.OpenDisk(ctx, "d", OpenOptions{}); !errors.Is(err, ErrRefused) ||
+		!strings.Contains(err.Error(), "base.offset") {
 		t.Errorf("open: expected %v of base.offset, found %v", ErrRefused, err)
 	}
 	if r, err := s.Check(ctx, CheckOptions{}); err != nil || r.Left() == 0 {
@@ -119,8 +124,10 @@ func TestSealedHead(t *testing.T) {
 		"promote": func() error { _, err := s.Promote(ctx, []string{"d"}, "t"); return err },
 	} {
 		err := do()
-		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "cowblk export") || !strings.Contains(err.Error(), "--read-only") {
-			t.Errorf("%s: expected %v, and how the disk can be read, found %v", what, ErrRefused, err)
+		if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "cowblk export") ||
+			!strings.Contains(err.Error(), "--read-only") {
+			t.Errorf("%s: expected %v, and how the disk can be read, found %v", what, ErrRefused,
+				err)
 		}
 		if err != nil && strings.Contains(err.Error(), "put a new head on top") {
 			t.Errorf("%s: the advice is what no command does: %v", what, err)

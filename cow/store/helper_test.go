@@ -88,7 +88,8 @@ func tempFile(t testing.TB, name string, data []byte) string {
 // importRaw imports data as an image.
 func importRaw(t testing.TB, s *Store, name string, data []byte) *Image {
 	t.Helper()
-	img, err := s.Import(ctx, tempFile(t, "src.raw", data), name, ImportOptions{Format: imagefile.Raw})
+	img, err := s.Import(ctx, tempFile(t, "src.raw", data), name,
+		ImportOptions{Format: imagefile.Raw})
 	test.Must(t, err)
 	return img
 }

@@ -44,7 +44,8 @@ func (m *Image) check(name string) error {
 	case m.SHA256 != "" && !isDigest(m.SHA256):
 		return fmt.Errorf("sha256: expected 64 lower-case hexadecimal digits, found %q", m.SHA256)
 	case m.ChunkSHA256 != "" && !isDigest(m.ChunkSHA256):
-		return fmt.Errorf("chunk-sha256: expected 64 lower-case hexadecimal digits, found %q", m.ChunkSHA256)
+		return fmt.Errorf("chunk-sha256: expected 64 lower-case hexadecimal digits, found %q",
+			m.ChunkSHA256)
 	case m.Identity.Size < 0:
 		return fmt.Errorf("identity.size: expected a number from 0, found %d", m.Identity.Size)
 	case m.Fingerprint.IsZero():
@@ -63,7 +64,8 @@ func (m *Image) check(name string) error {
 
 func checkFormat(format string) error {
 	if format != imagefile.Raw && format != imagefile.Qcow2 {
-		return fmt.Errorf("format: expected %s or %s, found %q", imagefile.Raw, imagefile.Qcow2, format)
+		return fmt.Errorf("format: expected %s or %s, found %q", imagefile.Raw, imagefile.Qcow2,
+			format)
 	}
 	return nil
 }

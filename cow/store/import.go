@@ -37,7 +37,8 @@ type ImportOptions struct {
 // file, not on its size. The source is locked against writers and not changed. A failed or
 // interrupted import leaves nothing. Errors: ErrExists, ErrInvalid, ErrRefused, ErrInUse (another
 // process writes to the source), the context's.
-func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) (_ *Image, err error) {
+func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) (_ *Image,
+	err error) {
 	defer func() { err = s.adviseNoSpace(err) }()
 	if err := CheckName("image", name); err != nil {
 		return nil, err
@@ -85,7 +86,8 @@ func (s *Store) Import(ctx context.Context, path, name string, o ImportOptions) 
 	return img, nil
 }
 
-func (tx *txn) importImage(ctx context.Context, in *imagefile.Source, name string, o ImportOptions) (*Image, error) {
+func (tx *txn) importImage(ctx context.Context, in *imagefile.Source, name string,
+	o ImportOptions) (*Image, error) {
 	fsys := tx.s.fs
 	if err := fsys.MkdirAll(tx.path("image"), dirPerm); err != nil {
 		return nil, err
@@ -103,7 +105,8 @@ func (tx *txn) importImage(ctx context.Context, in *imagefile.Source, name strin
 	}
 	img := &Image{
 		Version: formatVersion, Name: name, Size: in.Size, ChunkSHA256: digest,
-		Source: shell.Text(in.Name), Format: in.Format, Backing: in.Backing(), Imported: tx.s.now().UTC(),
+		Source: shell.Text(in.Name), Format: in.Format, Backing: in.Backing(),
+		Imported: tx.s.now().UTC(),
 	}
 	if o.SHA256 {
 		if img.SHA256, err = imagefile.SHA256(ctx, out, in.Size, func(int64) {}); err != nil {

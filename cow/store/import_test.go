@@ -25,7 +25,8 @@ func TestImport(t *testing.T) {
 	clear(under[1<<20:])
 	over := append([]byte(nil), want...)
 	clear(over[:1<<20])
-	write(t, filepath.Join(dir, "under.qcow2"), buildQcow2(qcow2File{clusterBits: 12, size: size, data: under}))
+	write(t, filepath.Join(dir, "under.qcow2"), buildQcow2(qcow2File{clusterBits: 12, size: size,
+		data: under}))
 	write(t, filepath.Join(dir, "under.raw"), under[:1<<20])
 	tests := []struct {
 		name    string
@@ -34,32 +35,39 @@ func TestImport(t *testing.T) {
 		backing int
 	}{
 		{"raw", want, imagefile.Raw, 0},
-		{"qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want}), imagefile.Qcow2, 0},
-		{"qcow2-small-clusters", buildQcow2(qcow2File{clusterBits: 9, size: size, data: want}), imagefile.Qcow2, 0},
-		{"qcow2-compressed", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want, compressed: true}), imagefile.Qcow2, 0},
-		{"qcow2-over-qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.qcow2", backingFmt: "qcow2"}), imagefile.Qcow2, 1},
-		{"qcow2-over-short-raw", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over, backing: "under.raw", backingFmt: "raw"}), imagefile.Qcow2, 1},
+		{"qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want}), imagefile.Qcow2,
+			0},
+		{"qcow2-small-clusters", buildQcow2(qcow2File{clusterBits: 9, size: size, data: want}),
+			imagefile.Qcow2, 0},
+		{"qcow2-compressed", buildQcow2(qcow2File{clusterBits: 16, size: size, data: want,
+			compressed: true}), imagefile.Qcow2, 0},
+		{"qcow2-over-qcow2", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over,
+			backing: "under.qcow2", backingFmt: "qcow2"}), imagefile.Qcow2, 1},
+		{"qcow2-over-short-raw", buildQcow2(qcow2File{clusterBits: 16, size: size, data: over,
+			backing: "under.raw", backingFmt: "raw"}), imagefile.Qcow2, 1},
 	}
 	s := newStore(t)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			src := write(t, filepath.Join(dir, tt.name), tt.data)
 			var phases []string
-			img, err := s.Import(ctx, src, tt.name, ImportOptions{Backing: true, SHA256: true, Progress: func(phase string, done, total int64) {
-				if done == total {
-					phases = append(phases, phase)
-				}
-				if total != size || done > total {
-					t.Errorf("progress %s: %d of %d", phase, done, total)
-				}
-			}})
+			img, err := s.Import(ctx, src, tt.name, ImportOptions{Backing: true, SHA256: true,
+				Progress: func(phase string, done, total int64) {
+					if done == total {
+						phases = append(phases, phase)
+					}
+					if total != size || done > total {
+						t.Errorf("progress %s: %d of %d", phase, done, total)
+					}
+				}})
 			test.Must(t, err)
 			got := readFile(t, s.ImageData(tt.name))
 			if !bytes.Equal(got, want) {
 				t.Error("the image's content is not the source's")
 			}
 			if img.ChunkSHA256 != chunkSum(want) || len(img.Backing) != tt.backing {
-				t.Errorf("chunk digest %s, want %s; backing files %v", img.ChunkSHA256, chunkSum(want), img.Backing)
+				t.Errorf("chunk digest %s, want %s; backing files %v", img.ChunkSHA256,
+					chunkSum(want), img.Backing)
 			}
 			if img.SHA256 != sum(want) || img.Size != size || img.Format != tt.format {
 				t.Errorf("image %+v, want SHA-256 %s", img, sum(want))
@@ -102,11 +110,15 @@ func TestImportRefused(t *testing.T) {
 	}{
 		{"no multiple of 512", make([]byte, 1000), ErrRefused, "truncate -s %512"},
 		{"empty", nil, ErrRefused, "positive multiple"},
-		{"vmdk", append([]byte("KDMV"), make([]byte, 1020)...), ErrRefused, "qemu-img convert -f vmdk"},
-		{"backing file loop", withBacking(loop, "qcow2"), ErrRefused, "another file than those above it"},
+		{"vmdk", append([]byte("KDMV"), make([]byte, 1020)...), ErrRefused,
+			"qemu-img convert -f vmdk"},
+		{"backing file loop", withBacking(loop, "qcow2"), ErrRefused,
+			"another file than those above it"},
 		{"backing file missing", withBacking("nosuch", "raw"), ErrRefused, "nosuch"},
-		{"backing format unknown", withBacking(tempFile(t, "b", make([]byte, 512)), "vdi"), ErrRefused, "vdi"},
-		{"backing format not given", withBacking(tempFile(t, "b", make([]byte, 512)), ""), ErrRefused, "qemu-img rebase"},
+		{"backing format unknown", withBacking(tempFile(t, "b", make([]byte, 512)), "vdi"),
+			ErrRefused, "vdi"},
+		{"backing format not given", withBacking(tempFile(t, "b", make([]byte, 512)), ""),
+			ErrRefused, "qemu-img rebase"},
 		{"backing file is a directory", withBacking(dir, "raw"), ErrRefused, "regular file"},
 		{"qcow2 version 9", patch(7, 9), ErrRefused, "version: expected 2 or 3, found 9"},
 		{"qcow2 clusters of 2^40", patch(23, 40), ErrRefused, "2^40"},
@@ -122,7 +134,8 @@ func TestImportRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStore(t)
 			_, err := s.Import(ctx, tempFile(t, "src", tt.data), "img", ImportOptions{})
-			if err == nil || tt.as != nil && !errors.Is(err, tt.as) || !strings.Contains(err.Error(), tt.text) {
+			if err == nil || tt.as != nil && !errors.Is(err, tt.as) ||
+				!strings.Contains(err.Error(), tt.text) {
 				t.Fatalf("error %v, want %v with %q", err, tt.as, tt.text)
 			}
 			nothingLeft(t, s)
@@ -149,11 +162,12 @@ func TestImportInterrupted(t *testing.T) {
 		t.Run(phase, func(t *testing.T) {
 			s := newStore(t)
 			ctx, cancel := context.WithCancel(ctx)
-			_, err := s.Import(ctx, tempFile(t, "src", noise(1, 3<<20)), "img", ImportOptions{Progress: func(p string, done, total int64) {
-				if p == phase {
-					cancel()
-				}
-			}})
+			_, err := s.Import(ctx, tempFile(t, "src", noise(1, 3<<20)), "img",
+				ImportOptions{Progress: func(p string, done, total int64) {
+					if p == phase {
+						cancel()
+					}
+				}})
 			if !errors.Is(err, context.Canceled) {
 				t.Fatalf("error %v", err)
 			}
@@ -181,7 +195,8 @@ func TestImportNameTaken(t *testing.T) {
 	importRaw(t, s, "img", noise(1, 512))
 	create(t, s, "vm1", CreateOptions{From: "img"})
 	for _, name := range []string{"img", "vm1"} {
-		test.ErrorIs(t, test.Err(s.Import(ctx, tempFile(t, "src", noise(1, 512)), name, ImportOptions{})), ErrExists, fmt.Sprintf("import as %s", name))
+		test.ErrorIs(t, test.Err(s.Import(ctx, tempFile(t, "src", noise(1, 512)), name,
+			ImportOptions{})), ErrExists, fmt.Sprintf("import as %s", name))
 		if _, err := s.Create(ctx, name, CreateOptions{Size: 512}); !errors.Is(err, ErrExists) {
 			t.Errorf("create %s: %v", name, err)
 		}

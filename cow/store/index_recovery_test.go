@@ -72,7 +72,8 @@ func TestDamagedIndexIsOwn(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	for _, text := range []string{"precious", "a b", "0123456789abcdef0", "0123456789abcdef {\"name\":"} {
+	for _, text := range []string{"precious", "a b", "0123456789abcdef0",
+		"0123456789abcdef {\"name\":"} {
 		test.Must(t, os.WriteFile(path, []byte(text), 0o600))
 		if s.ownIndex(path) == nil {
 			t.Errorf("%q is taken for an index", text)

@@ -65,7 +65,9 @@ func (v *survey) needed(m *Manifest, low int, except string) (top int, why strin
 		if why := v.mayUse(id, except); why != "" {
 			return i, why, nil
 		}
-		if slices.ContainsFunc(own[:i], func(below uuid.UUID) bool { return v.promoted(below, except) }) {
+		if slices.ContainsFunc(own[:i], func(below uuid.UUID) bool {
+			return v.promoted(below, except)
+		}) {
 			return i, "the manifest of a disk that lies on the same layers cannot be read", nil
 		}
 	}
@@ -82,7 +84,8 @@ type plannedRelease struct {
 func (v *survey) planRelease(m *Manifest, low int) (*plannedRelease, error) {
 	lastNeeded, _, err := v.needed(m, low, m.Name)
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w", m.Name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether other disks use its layers: %w",
+			m.Name, err)
 	}
 	plan := &plannedRelease{layers: []uuid.UUID{}, kept: []uuid.UUID{}}
 	for i := low; i < len(m.Layers); i++ {
@@ -111,7 +114,8 @@ func (s *Store) moveToTxn(id uuid.UUID, to string) (stays bool, err error) {
 	case err == nil || errors.Is(err, fs.ErrNotExist):
 		return false, nil
 	case errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV):
-		s.log.Warn("a layer is kept: its directory is a mount point, or on another file system", "directory", from, "err", err)
+		s.log.Warn("a layer is kept: its directory is a mount point, or on another file system",
+			"directory", from, "err", err)
 		return true, nil
 	}
 	// A full file system may have no space for one more name. The directory may hold files that are
@@ -138,7 +142,8 @@ func (v *survey) releaseAbove(m *Manifest, low int, to, except string) error {
 		}
 	}
 	if why != "" {
-		v.s.log.Warn("layers are kept: cowblk check shows those that no disk names", "layers_of", m.Name, "why", why)
+		v.s.log.Warn("layers are kept: cowblk check shows those that no disk names", "layers_of",
+			m.Name, "why", why)
 	}
 	if lastNeeded == len(m.Layers)-1 {
 		return nil
@@ -199,7 +204,8 @@ func (s *Store) restoreLayers(dir string) error {
 			out, from[id] = append(out, id), filepath.Join(dir, e.Name())
 		}
 		// The removal of a single layer by an earlier version.
-		if id, err := uuid.Parse(filepath.Base(dir)); err == nil && e.Name() == mapFile && !e.IsDir() {
+		if id, err := uuid.Parse(filepath.Base(dir)); err == nil && e.Name() == mapFile &&
+			!e.IsDir() {
 			out, from[id] = append(out, id), dir
 		}
 	}
@@ -224,7 +230,8 @@ func (s *Store) restoreLayers(dir string) error {
 		if err := s.fs.Rename(from[id], to); err != nil {
 			return fmt.Errorf("put layer %s back, which a disk names: %w", id, err)
 		}
-		s.log.Info("a layer that an interrupted command was to remove is kept: a disk names it", "layer", id)
+		s.log.Info("a layer that an interrupted command was to remove is kept: a disk names it",
+			"layer", id)
 		back = true
 	}
 	if back {
@@ -273,7 +280,8 @@ func (s *Store) SharedLayers(m *Manifest) (int, error) {
 				continue
 			}
 			// An entry may be out of date.
-			if now, err := s.Disk(e.Name); err == nil && slices.ContainsFunc(now.Layers, func(l Layer) bool { return l.UUID == id }) {
+			if now, err := s.Disk(e.Name); err == nil && slices.ContainsFunc(now.Layers,
+				func(l Layer) bool { return l.UUID == id }) {
 				return i + 1, nil
 			}
 		}

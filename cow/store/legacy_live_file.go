@@ -25,7 +25,8 @@ func (s *Store) removeLegacyLiveFiles(m *Manifest) {
 	for _, l := range m.Layers {
 		path := s.legacyLiveFile(m.Name, l.UUID)
 		if exists, err := s.exists(path); err == nil && exists {
-			s.log.Warn("unflushed writes that an older cowblk kept are discarded", "disk", m.Name, "file", path)
+			s.log.Warn("unflushed writes that an older cowblk kept are discarded", "disk", m.Name,
+				"file", path)
 			if err := s.fs.Remove(path); err != nil {
 				s.log.Warn("a file of an older cowblk could not be removed", "err", err)
 			}
@@ -61,7 +62,8 @@ func (s *Store) refuseLegacyLiveFile(m *Manifest, id uuid.UUID, what layer.Unflu
 			return err
 		}
 		if isLegacyLiveFile(s.fs, path, boot) {
-			return fmt.Errorf("%s: %w: an older cowblk was killed, which kept there what its guest had not flushed\nserve disk %q with that version and stop it in order (SIGTERM); or, if the guest was restarted since, or its last writes may be lost as at a power cut, serve the disk with --drop-unflushed",
+			return fmt.Errorf(
+				"%s: %w: an older cowblk was killed, which kept there what its guest had not flushed\nserve disk %q with that version and stop it in order (SIGTERM); or, if the guest was restarted since, or its last writes may be lost as at a power cut, serve the disk with --drop-unflushed",
 				path, layer.ErrUnflushed, name)
 		}
 	}

@@ -28,9 +28,10 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 	}{
 		"in this run":              {boot: boot, refused: true},
 		"in this run, for reading": {boot: boot, o: OpenOptions{ReadOnly: true}, refused: true},
-		"given up":                 {boot: boot, o: OpenOptions{Cow: cow.Options{Unflushed: layer.DropUnflushed}}},
-		"in another run":           {boot: uuid.NewString()},
-		"closed in order":          {boot: boot, clean: true},
+		"given up": {boot: boot,
+			o: OpenOptions{Cow: cow.Options{Unflushed: layer.DropUnflushed}}},
+		"in another run":  {boot: uuid.NewString()},
+		"closed in order": {boot: boot, clean: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openStore(t, t.TempDir())
@@ -49,7 +50,8 @@ func TestAnOlderVersionWasKilled(t *testing.T) {
 			test.Must(t, os.WriteFile(path, append(file, make([]byte, 8192)...), 0o600))
 			o, err := s.OpenDisk(ctx, "vm1", c.o)
 			if c.refused {
-				if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "--drop-unflushed") {
+				if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(),
+					"--drop-unflushed") {
 					t.Errorf("%v, expected a refusal with advice", err)
 				}
 				return

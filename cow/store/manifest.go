@@ -89,7 +89,8 @@ func (s *Store) paths(l *Layer) layer.Paths {
 	if l.inStore() {
 		return layer.Paths{Map: s.path(l.Map), Data: s.path(l.Data), DataOffset: l.DataOffset}
 	}
-	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: s.path(layersDir, l.UUID.String(), checksumsFile)}
+	return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset,
+		Checksums: s.path(layersDir, l.UUID.String(), checksumsFile)}
 }
 
 // HeadData returns the path of the data of the disk's head.
@@ -127,9 +128,11 @@ func (m *Manifest) Tagged(tag string) (int, error) {
 		return i, nil
 	}
 	if tags := m.tagsFrom(0); len(tags) > 0 {
-		return 0, fmt.Errorf("tag %s@%s %w: disk %q has the tags %s", m.Name, tag, ErrNotFound, m.Name, listText(tags))
+		return 0, fmt.Errorf("tag %s@%s %w: disk %q has the tags %s", m.Name, tag, ErrNotFound,
+			m.Name, listText(tags))
 	}
-	return 0, fmt.Errorf("tag %s@%s %w: disk %q has no tags yet (\"cowblk promote\" makes one)", m.Name, tag, ErrNotFound, m.Name)
+	return 0, fmt.Errorf("tag %s@%s %w: disk %q has no tags yet (\"cowblk promote\" makes one)",
+		m.Name, tag, ErrNotFound, m.Name)
 }
 
 // check refuses values that no version of this program writes.
@@ -139,16 +142,21 @@ func (m *Manifest) check(name string) error {
 		return &nameError{expected: name, found: m.Name}
 	case m.Size <= 0 || m.Size%layer.SectorSize != 0 || m.Size > layer.MaxSize:
 		return fmt.Errorf("size: expected a positive multiple of 512 up to 2^60, found %d", m.Size)
-	case m.BlockSize < layer.MinBlockSize || m.BlockSize > layer.MaxBlockSize || m.BlockSize&(m.BlockSize-1) != 0:
-		return fmt.Errorf("block-size: expected a power of two from 512 to 65536, found %d", m.BlockSize)
+	case m.BlockSize < layer.MinBlockSize || m.BlockSize > layer.MaxBlockSize ||
+		m.BlockSize&(m.BlockSize-1) != 0:
+		return fmt.Errorf("block-size: expected a power of two from 512 to 65536, found %d",
+			m.BlockSize)
 	case len(m.Layers) == 0:
 		return errors.New("layers: expected at least the head, found none")
 	case m.TableStart < 0:
 		return fmt.Errorf("table-start: expected a number of sectors, found %d", m.TableStart)
 	}
 	if b := m.Base; b != nil {
-		if (b.Image == "") == (b.Path == "") || b.Image != "" && CheckName("image", b.Image) != nil || b.Path != "" && !filepath.IsAbs(b.Path) {
-			return fmt.Errorf("base: expected the name of an image or an absolute path, found %q and %q", b.Image, b.Path)
+		if (b.Image == "") == (b.Path == "") || b.Image != "" &&
+			CheckName("image", b.Image) != nil || b.Path != "" && !filepath.IsAbs(b.Path) {
+			return fmt.Errorf(
+				"base: expected the name of an image or an absolute path, found %q and %q", b.Image,
+				b.Path)
 		}
 		if (b.Path == "") != (b.Identity == nil) {
 			return errors.New("base: expected an identity for a path, and none for an image")
@@ -158,7 +166,8 @@ func (m *Manifest) check(name string) error {
 		}
 		// Package cow takes 0 as the whole file, and the layers record the number of bytes.
 		if b.Size <= 0 || b.Size%layer.SectorSize != 0 || b.Size > layer.MaxSize {
-			return fmt.Errorf("base.size: expected a positive multiple of 512 up to 2^60, found %d", b.Size)
+			return fmt.Errorf("base.size: expected a positive multiple of 512 up to 2^60, found %d",
+				b.Size)
 		}
 		if b.Image != "" && b.Offset != 0 {
 			return fmt.Errorf("base.offset: expected 0 on an image, found %d", b.Offset)
@@ -176,13 +185,15 @@ func (m *Manifest) check(name string) error {
 		case l.DataOffset < 0 || l.DataOffset > layer.MaxSize:
 			return fmt.Errorf("layer %d: data-offset %d", i, l.DataOffset)
 		case l.inStore() && (l.Map != own.Map || l.Data != own.Data || l.DataOffset != 0):
-			return fmt.Errorf("layer %d: map: expected %s or an absolute path, found %s", i, own.Map, l.Map)
+			return fmt.Errorf("layer %d: map: expected %s or an absolute path, found %s", i,
+				own.Map, l.Map)
 		case !l.inStore() && !filepath.IsAbs(l.Data):
 			return fmt.Errorf("layer %d: data: expected an absolute path, found %s", i, l.Data)
 		case l.Tag != "" && CheckName("tag", l.Tag) != nil:
 			return fmt.Errorf("layer %d: tag %q", i, l.Tag)
 		case l.Tag != "" && (tags[l.Tag] || i == len(m.Layers)-1):
-			return fmt.Errorf("layer %d: tag %q: expected once in a stack, and not on the head", i, l.Tag)
+			return fmt.Errorf("layer %d: tag %q: expected once in a stack, and not on the head", i,
+				l.Tag)
 		case l.Sealed != nil && i == len(m.Layers)-1:
 			return fmt.Errorf("layer %d: sealed: expected none, for it is the head", i)
 		}
@@ -249,9 +260,11 @@ func (s *Store) notFound(kind, name string) error {
 		other, dir = "a disk", disksDir
 	}
 	if exists, err := s.exists(s.path(dir, name)); err == nil && exists {
-		return fmt.Errorf("%s %q %w in store %s: it is %s", kind, name, ErrNotFound, shell.Text(s.dir), other)
+		return fmt.Errorf("%s %q %w in store %s: it is %s", kind, name, ErrNotFound,
+			shell.Text(s.dir), other)
 	}
-	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound, shell.Text(s.dir), s.command("list"))
+	return fmt.Errorf("%s %q %w in store %s (%s shows what is there)", kind, name, ErrNotFound,
+		shell.Text(s.dir), s.command("list"))
 }
 
 // writeDocument durably replaces one of the store's JSON files.

@@ -204,7 +204,8 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			importRaw(h.t, h.Store, "img2", noise(1, imageSize))
 			create(h.t, h.Store, "kept", CreateOptions{From: "img"})
 			h.indexed()
-			text := bytes.Replace(h.manifest("kept"), []byte(`"image": "img"`), []byte(`"image": "img2"`), 1)
+			text := bytes.Replace(h.manifest("kept"), []byte(`"image": "img"`),
+				[]byte(`"image": "img2"`), 1)
 			test.Must(h.t, os.WriteFile(h.path(disksDir, "kept", diskFile), text, 0o600))
 			if _, err := h.Remove(ctx, "img2"); !errors.Is(err, ErrInUse) {
 				h.t.Errorf("the image of a disk: %v", err)
@@ -230,7 +231,8 @@ func TestNothingNamedIsRemoved(t *testing.T) {
 			h.indexed()
 			do(h)
 			test.Must(t, test.Err(os.Stat(h.path(imagesDir, "img", dataFile))))
-			if !bytes.Contains(content(t, h.Store, "kept"), noise(2, 4096)) && name != "image changed in place" {
+			if !bytes.Contains(content(t, h.Store, "kept"), noise(2, 4096)) &&
+				name != "image changed in place" {
 				t.Error("the disk shows something else")
 			}
 		})
@@ -368,7 +370,8 @@ func TestManifestRestoredAfterAKill(t *testing.T) {
 				h.promote("a", "u")
 				h.indexed()
 				put(t, h.Store, "a", noise(3, 4096), 4096)
-				want, backup, before := content(t, h.Store, "a"), h.manifest("a"), first(h.Disk("a"))
+				want, backup, before := content(t, h.Store, "a"), h.manifest("a"),
+					first(h.Disk("a"))
 				m := faultfs.NewKillFS(vfs.OS{}, faultfs.Kill{At: n})
 				h.fs = m
 				err := do(h.Store)
@@ -377,7 +380,8 @@ func TestManifestRestoredAfterAKill(t *testing.T) {
 				if err == nil && !m.Killed() {
 					break
 				}
-				if now, _ := os.ReadFile(h.path(disksDir, "a", diskFile)); bytes.Equal(now, backup) || len(entries(t, h.path(tmpDir))) == 0 {
+				if now, _ := os.ReadFile(h.path(disksDir, "a", diskFile)); bytes.Equal(now,
+					backup) || len(entries(t, h.path(tmpDir))) == 0 {
 					continue // it has not begun, or has ended
 				}
 				whole := 0
@@ -431,7 +435,8 @@ func TestCopiedByHand(t *testing.T) {
 	says(`set its name to "b" in `)
 	path := filepath.Join(disks, "b", "disk.json")
 	text := readFile(t, path)
-	test.Must(t, os.WriteFile(path, []byte(strings.Replace(string(text), `"name": "a"`, `"name": "b"`, 1)), 0o600))
+	test.Must(t, os.WriteFile(path, []byte(strings.Replace(string(text), `"name": "a"`,
+		`"name": "b"`, 1)), 0o600))
 	if m, err := s.Disk("b"); err != nil || m.Name != "b" {
 		t.Errorf("as advised: %v", err)
 	}
@@ -441,8 +446,10 @@ func TestCopiedByHand(t *testing.T) {
 // removes no layer on which another one lies. With Prune it removes all.
 func TestRepairKeepsEmptyLayersBelowOthers(t *testing.T) {
 	for name, spoil := range map[string]func(s *Store, head string) error{
-		"whole":                 func(*Store, string) error { return nil },
-		"damaged header on top": func(_ *Store, head string) error { return os.Truncate(head, 100) },
+		"whole": func(*Store, string) error { return nil },
+		"damaged header on top": func(_ *Store, head string) error {
+			return os.Truncate(head, 100)
+		},
 	} {
 		s := newStore(t)
 		create(t, s, "a", CreateOptions{Size: 1 << 20})
@@ -454,18 +461,21 @@ func TestRepairKeepsEmptyLayersBelowOthers(t *testing.T) {
 		head := s.paths(first(s.Disk("a")).Head()).Map
 		saved := first(os.ReadFile(head))
 		away := filepath.Join(t.TempDir(), "a")
-		test.Must(t, errors.Join(os.Rename(s.path(disksDir, "a"), away), os.RemoveAll(s.path(indexDir)), spoil(s, head)))
+		test.Must(t, errors.Join(os.Rename(s.path(disksDir, "a"), away),
+			os.RemoveAll(s.path(indexDir)), spoil(s, head)))
 		check(t, s, CheckOptions{Repair: true})
 		check(t, s, CheckOptions{Repair: true})
 		if n := len(entries(t, s.path(layersDir))); n != 3 {
 			t.Errorf("%s: %d layers are left, expected 3", name, n)
 			continue
 		}
-		test.Must(t, errors.Join(os.Rename(away, s.path(disksDir, "a")), os.WriteFile(head, saved, 0o600)))
+		test.Must(t, errors.Join(os.Rename(away, s.path(disksDir, "a")), os.WriteFile(head, saved,
+			0o600)))
 		if !bytes.Equal(content(t, s, "a"), saw) {
 			t.Errorf("%s: the disk shows something else", name)
 		}
-		test.Must(t, errors.Join(os.RemoveAll(s.path(disksDir, "a")), os.RemoveAll(s.path(indexDir))))
+		test.Must(t, errors.Join(os.RemoveAll(s.path(disksDir, "a")),
+			os.RemoveAll(s.path(indexDir))))
 		check(t, s, CheckOptions{Repair: true, Prune: true})
 		if left := entries(t, s.path(layersDir)); len(left) > 0 {
 			t.Errorf("%s: after --prune: %v", name, left)
@@ -485,7 +495,8 @@ func TestRepairKeepsUnflushedWritesOfALostDisk(t *testing.T) {
 			return err
 		},
 		"moved away, without the index": func(h *hurt) error {
-			return errors.Join(os.RemoveAll(h.path(disksDir, "vm1")), os.RemoveAll(h.path(indexDir)))
+			return errors.Join(os.RemoveAll(h.path(disksDir, "vm1")),
+				os.RemoveAll(h.path(indexDir)))
 		},
 	} {
 		h, want := die(t, "u")

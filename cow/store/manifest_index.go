@@ -24,9 +24,9 @@ import (
 
 // The index, in index/disks, caches what the manifests name. A deletion need not read all
 // manifests: it checks that they have not changed (survey.go). An entry is used only if the
-// manifest is in the recorded state: an unreadable manifest in another state may name any layer. One
-// fact is only in the index, and it only keeps layers: what a disk named whose directory was moved
-// away.
+// manifest is in the recorded state: an unreadable manifest in another state may name any layer.
+// One fact is only in the index, and it only keeps layers: what a disk named whose directory was
+// moved away.
 //
 // Each line is an entry with a checksum before it. Readers skip torn and damaged lines, and a later
 // line replaces an earlier one of the same disk. The creation or promotion of a disk appends a
@@ -70,7 +70,8 @@ type indexEntry struct {
 
 // entryOf returns the entry of a manifest in the directory name. Its Manifest state is not set.
 func entryOf(name string, m *Manifest) *indexEntry {
-	e := &indexEntry{Version: indexVersion, Name: name, Head: m.Head().UUID, Layers: m.uuids(), Elsewhere: !m.Head().inStore()}
+	e := &indexEntry{Version: indexVersion, Name: name, Head: m.Head().UUID, Layers: m.uuids(),
+		Elsewhere: !m.Head().inStore()}
 	if m.Base != nil {
 		e.Image = m.Base.Image
 	}
@@ -241,7 +242,8 @@ func (s *Store) appendIndex(line []byte) error {
 	if err := s.ownIndex(s.path(indexDir, indexFile)); err != nil {
 		return err
 	}
-	f, err := s.fs.OpenFile(s.path(indexDir, indexFile), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, indexPerm)
+	f, err := s.fs.OpenFile(s.path(indexDir, indexFile), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW,
+		indexPerm)
 	if err != nil {
 		return err
 	}
@@ -251,7 +253,8 @@ func (s *Store) appendIndex(line []byte) error {
 		return err
 	}
 	line = append([]byte("\n"), line...) // the last line may be torn
-	if now := size + int64(len(line)); now > compactFrom && bits.Len64(uint64(now)) != bits.Len64(uint64(size)) {
+	if now := size + int64(len(line)); now > compactFrom && bits.Len64(uint64(now)) != bits.Len64(
+		uint64(size)) {
 		text := make([]byte, size)
 		if n, err := f.ReadAt(text, 0); err != nil && err != io.EOF {
 			return err
@@ -315,7 +318,8 @@ func (s *Store) voidLines(name string) error {
 var indexLine = regexp.MustCompile(`(?m)^[-0-9a-f][0-9a-f]{15} \{"version":`)
 
 // cutLine is an index whose first line is cut off within its beginning, as by a power cut.
-var cutLine = regexp.MustCompile(`^[-0-9a-f]?[0-9a-f]{0,15}( (\{("(v(e(r(s(i(o(n"?)?)?)?)?)?)?)?)?)?)?$`)
+var cutLine = regexp.MustCompile(
+	`^[-0-9a-f]?[0-9a-f]{0,15}( (\{("(v(e(r(s(i(o(n"?)?)?)?)?)?)?)?)?)?)?$`)
 
 // ownIndex returns errForeign for a file in the place of an index, or of its temporary file, that
 // contains something else. A missing or empty file, and zeros and a cut line after a power cut, are

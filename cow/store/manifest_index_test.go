@@ -130,8 +130,11 @@ func TestStoreChangedByOthers(t *testing.T) {
 			_, err := older(t, s).Rollback(ctx, Ref{"golden", "a"})
 			mustNot(t, err)
 		}, []string{"ofb", "ofa", "golden"}},
-		{"no index", func(t *testing.T, s *Store) { mustNot(t, os.RemoveAll(s.path(indexDir))) }, nil},
-		{"an index that is cut off", func(t *testing.T, s *Store) { mustNot(t, os.Truncate(s.path(indexDir, indexFile), 40)) }, nil},
+		{"no index", func(t *testing.T, s *Store) { mustNot(t, os.RemoveAll(s.path(indexDir))) },
+			nil},
+		{"an index that is cut off", func(t *testing.T, s *Store) {
+			mustNot(t, os.Truncate(s.path(indexDir, indexFile), 40))
+		}, nil},
 		{"an index of zeros", func(t *testing.T, s *Store) {
 			mustNot(t, os.WriteFile(s.path(indexDir, indexFile), make([]byte, 500), 0o600))
 		}, nil},
@@ -148,7 +151,8 @@ func TestStoreChangedByOthers(t *testing.T) {
 			text, err := os.ReadFile(path)
 			mustNot(t, err)
 			id := first(s.Disk("golden")).Layers[1].UUID.String()
-			mustNot(t, os.WriteFile(path, bytes.ReplaceAll(text, []byte(id), []byte(uuid.NewString())), 0o600))
+			mustNot(t, os.WriteFile(path, bytes.ReplaceAll(text, []byte(id),
+				[]byte(uuid.NewString())), 0o600))
 		}, []string{"golden", "ofb", "ofa"}},
 		{"an index of another store", func(t *testing.T, s *Store) {
 			other := newStore(t)
@@ -221,10 +225,20 @@ func TestRemovalsAfterKills(t *testing.T) {
 		do    func(s *Store) error
 		order []string
 	}{
-		{"create", func(s *Store) error { _, err := s.Create(ctx, "new", CreateOptions{From: "golden@b"}); return err }, []string{"golden", "ofb", "new", "ofa"}},
-		{"promote", func(s *Store) error { _, err := s.Promote(ctx, []string{"ofb", "golden"}, "u"); return err }, []string{"golden", "ofa", "ofb"}},
-		{"rollback", func(s *Store) error { _, err := s.Rollback(ctx, Ref{"golden", "a"}); return err }, []string{"ofb", "golden", "ofa"}},
-		{"remove", func(s *Store) error { _, err := s.Remove(ctx, "golden"); return err }, []string{"ofa", "golden", "ofb"}},
+		{"create", func(s *Store) error {
+			_, err := s.Create(ctx, "new", CreateOptions{From: "golden@b"})
+			return err
+		}, []string{"golden", "ofb", "new", "ofa"}},
+		{"promote", func(s *Store) error {
+			_, err := s.Promote(ctx, []string{"ofb", "golden"}, "u")
+			return err
+		}, []string{"golden", "ofa", "ofb"}},
+		{"rollback", func(s *Store) error {
+			_, err := s.Rollback(ctx, Ref{"golden", "a"})
+			return err
+		}, []string{"ofb", "golden", "ofa"}},
+		{"remove", func(s *Store) error { _, err := s.Remove(ctx, "golden"); return err },
+			[]string{"ofa", "golden", "ofb"}},
 	} {
 		t.Run(op.name, func(t *testing.T) {
 			killed := 0
@@ -264,8 +278,8 @@ func TestRemovalsAfterKills(t *testing.T) {
 	}
 }
 
-// An unreadable manifest keeps all layers, whatever the index knows of it: it may have changed since.
-// Other disks can be removed, and commands do not become slower over time.
+// An unreadable manifest keeps all layers, whatever the index knows of it: it may have changed
+// since. Other disks can be removed, and commands do not become slower over time.
 func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 	for _, damage := range []struct {
 		name   string
@@ -274,15 +288,20 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 	}{
 		{"cut off", false, func(path string) error { return os.Truncate(path, 100) }},
 		{"gone", false, os.Remove},
-		{"a directory", false, func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o755)) }},
-		{"of a newer version", false, func(path string) error { return os.WriteFile(path, []byte(`{"version": 2}`), 0o644) }},
+		{"a directory", false, func(path string) error {
+			return errors.Join(os.Remove(path), os.Mkdir(path, 0o755))
+		}},
+		{"of a newer version", false, func(path string) error {
+			return os.WriteFile(path, []byte(`{"version": 2}`), 0o644)
+		}},
 		{"empty, and a header", true, func(path string) error { return os.Truncate(path, 0) }},
 	} {
 		for _, known := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, index knows it %v", damage.name, known), func(t *testing.T) {
 				var said bytes.Buffer
 				s, c := countingStore(t)
-				s.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+				s.log = slog.New(slog.NewTextHandler(&said,
+					&slog.HandlerOptions{Level: slog.LevelWarn}))
 				contents := family(t, s)
 				path := s.path(disksDir, "ofb", diskFile)
 				saved := first(os.ReadFile(path))
@@ -325,7 +344,8 @@ func TestDamagedManifestKeepsItsLayers(t *testing.T) {
 				if left := entries(t, s.path(layersDir)); len(left) != layers {
 					t.Errorf("%d layers are left, expected %d", len(left), layers)
 				}
-				test.Must(t, errors.Join(os.RemoveAll(path), os.WriteFile(path, saved, 0o644), os.WriteFile(header, savedMap, 0o600)))
+				test.Must(t, errors.Join(os.RemoveAll(path), os.WriteFile(path, saved, 0o644),
+					os.WriteFile(header, savedMap, 0o600)))
 				if !bytes.Equal(content(t, s, "ofb"), contents["ofb"]) {
 					t.Error("the damaged disk shows something else")
 				}
@@ -385,7 +405,8 @@ func TestRemoveWithoutRoom(t *testing.T) {
 
 // A copied manifest names the layers of another one, including heads.
 func TestCopiedManifestKeepsLayers(t *testing.T) {
-	for _, step := range []string{"rm copy", "rm original", "rollback copy", "promote copy, rm it", "promote original, rm copy", "promote copy, rm original", "another command, rm copy"} {
+	for _, step := range []string{"rm copy", "rm original", "rollback copy", "promote copy, rm it",
+		"promote original, rm copy", "promote copy, rm original", "another command, rm copy"} {
 		t.Run(step, func(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "a", CreateOptions{Size: 1 << 20})

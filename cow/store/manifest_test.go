@@ -37,13 +37,15 @@ func FuzzManifest(f *testing.F) {
 		}
 		for i := range m.Layers {
 			p := s.paths(&m.Layers[i])
-			if m.Layers[i].inStore() && (!strings.HasPrefix(p.Map, s.path(layersDir)+"/") || strings.Contains(m.Layers[i].Map, "..")) {
+			if m.Layers[i].inStore() && (!strings.HasPrefix(p.Map, s.path(layersDir)+"/") ||
+				strings.Contains(m.Layers[i].Map, "..")) {
 				t.Fatalf("the store's layer lies in %s", p.Map)
 			}
 		}
 		again, err := json.Marshal(m)
 		test.Must(t, err)
-		if back, err := decode(again); err != nil || len(m.Layers) != len(back.Layers) || m.Size != back.Size {
+		if back, err := decode(again); err != nil || len(m.Layers) != len(back.Layers) ||
+			m.Size != back.Size {
 			t.Fatalf("written back: %+v, %v; was %+v", back, err, m)
 		}
 	})
@@ -95,14 +97,16 @@ func TestTree(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(lines, "\n"), strings.Join(want, "\n"))
 	}
 	cut, err := s.Find(roots, "vm1")
-	if err != nil || len(cut) != 1 || len(cut[0].Children) != 1 || len(cut[0].Children[0].Children) != 1 {
+	if err != nil || len(cut) != 1 || len(cut[0].Children) != 1 ||
+		len(cut[0].Children[0].Children) != 1 {
 		t.Errorf("cut to vm1: %+v, %v", cut, err)
 	}
 	test.ErrorIs(t, test.Err(s.Find(roots, "vm9")), ErrNotFound, "find")
 	// A damaged layer is shown as damaged. The other layers are shown too.
 	flip(t, s.path(head(t, s, "vm1").Map), 100)
 	roots, err = s.Tree()
-	if err != nil || roots[0].Children[0].Children[0].Error == "" || roots[0].Children[0].Children[1].Error != "" {
+	if err != nil || roots[0].Children[0].Children[0].Error == "" ||
+		roots[0].Children[0].Children[1].Error != "" {
 		t.Errorf("with damage: %+v, %v", roots[0].Children[0].Children, err)
 	}
 }
@@ -120,8 +124,10 @@ func TestDirectories(t *testing.T) {
 		t.Errorf("store %s, run %s", dir, runDir(dir, get))
 	}
 	s := openStore(t, "/"+strings.Repeat("x", 100))
-	if _, err := s.Socket("vm1"); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "--socket-path") {
+	if _, err := s.Socket("vm1"); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(),
+		"--socket-path") {
 		t.Errorf("long socket path: %v", err)
 	}
-	test.ErrorIs(t, test.Err(Open(tempFile(t, "file", nil), Options{})), ErrInvalid, "a file as store")
+	test.ErrorIs(t, test.Err(Open(tempFile(t, "file", nil), Options{})), ErrInvalid,
+		"a file as store")
 }

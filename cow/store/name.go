@@ -20,10 +20,13 @@ func CheckName(kind, name string) error {
 	case name == "":
 		return finding.Invalidf("%s name is empty", kind)
 	case len(name) > MaxName:
-		return finding.Invalidf("%s name %q is too long: %d bytes, at most %d", kind, name, len(name), MaxName)
+		return finding.Invalidf("%s name %q is too long: %d bytes, at most %d", kind, name,
+			len(name), MaxName)
 	}
-	if disk, tag, tagged := strings.Cut(name, "@"); tagged && kind != "tag" && CheckName("tag", disk) == nil && CheckName("tag", tag) == nil {
-		return finding.Invalidf("%s name %q: expected a name alone, found NAME@TAG, a tag of a disk, which is not accepted here", kind, name)
+	if disk, tag, tagged := strings.Cut(name, "@"); tagged && kind != "tag" &&
+		CheckName("tag", disk) == nil && CheckName("tag", tag) == nil {
+		return finding.Invalidf(
+			"%s name %q: expected a name alone, found NAME@TAG, a tag of a disk, which is not accepted here", kind, name)
 	}
 	for i := range len(name) {
 		c := name[i]
@@ -35,7 +38,8 @@ func CheckName(kind, name string) error {
 			if r, n := utf8.DecodeRuneInString(name[i:]); r != utf8.RuneError || n > 1 {
 				found = "character " + strconv.QuoteRune(r)
 			}
-			return finding.Invalidf("%s name %q: %s at position %d is not allowed; use letters, digits, and after the first also _ . -", kind, name, found, i+1)
+			return finding.Invalidf(
+				"%s name %q: %s at position %d is not allowed; use letters, digits, and after the first also _ . -", kind, name, found, i+1)
 		}
 	}
 	return nil

@@ -8,11 +8,16 @@ import (
 
 func TestCheckName(t *testing.T) {
 	for name, ok := range map[string]bool{
-		"vm1": true, "debian-12": true, "a": true, "A_b.c-1": true, strings.Repeat("x", MaxName): true,
-		"": false, ".": false, "..": false, ".x": false, "-x": false, "_x": false, "a/b": false, "a b": false,
-		"a@b": false, "ä": false, "a\x00": false, "a\n": false, strings.Repeat("x", MaxName+1): false,
+		"vm1": true, "debian-12": true, "a": true, "A_b.c-1": true,
+		strings.Repeat("x", MaxName): true,
+		"":                           false, ".": false, "..": false, ".x": false, "-x": false,
+		"_x": false, "a/b": false,
+		"a b": false,
+		"a@b": false, "ä": false, "a\x00": false, "a\n": false,
+		strings.Repeat("x", MaxName+1): false,
 	} {
-		if err := CheckName("disk", name); (err == nil) != ok || err != nil && !errors.Is(err, ErrInvalid) {
+		if err := CheckName("disk", name); (err == nil) != ok || err != nil &&
+			!errors.Is(err, ErrInvalid) {
 			t.Errorf("CheckName(%q) = %v, want ok %v", name, err, ok)
 		}
 	}

@@ -68,7 +68,8 @@ func (s *Store) OpenDisk(ctx context.Context, name string, o OpenOptions) (*Open
 		}
 		if errors.Is(err, layer.ErrSealed) {
 			err = fmt.Errorf("%w\nwhat it holds can be read, and imported as an image for a new disk: %s; %s", err,
-				s.command("serve", name, "--read-only"), s.command("export", name, "--listen", "ADDRESS"))
+				s.command("serve", name, "--read-only"), s.command("export", name, "--listen",
+					"ADDRESS"))
 		}
 	}
 	return nil, errors.Join(err, lock.Unlock())
@@ -85,7 +86,9 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 	if o.Cow.OnNoSpace == nil {
 		// A disk that is opened for a rollback or a promotion must not use the second half of the
 		// reserve.
-		o.Cow.OnNoSpace = func(why error, closing bool) bool { return s.onNoSpace(why, closing && o.Serve) }
+		o.Cow.OnNoSpace = func(why error, closing bool) bool {
+			return s.onNoSpace(why, closing && o.Serve)
+		}
 	}
 	if err := s.trustedFiles(m); err != nil {
 		return nil, err
@@ -152,7 +155,8 @@ func (s *Store) openStack(ctx context.Context, m *Manifest, o OpenOptions) (*cow
 // refusedLayer adds the disk's name and, if a layer is damaged or missing, advice.
 func (s *Store) refusedLayer(m *Manifest, err error) error {
 	if errors.Is(err, ErrRefused) || errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("disk %q: %w\nsee what is wrong and what can be repaired: %s", m.Name, err, s.command("check", m.Name))
+		return fmt.Errorf("disk %q: %w\nsee what is wrong and what can be repaired: %s", m.Name,
+			err, s.command("check", m.Name))
 	}
 	return fmt.Errorf("disk %q: %w", m.Name, err)
 }

@@ -40,7 +40,8 @@ func (s *Store) checkLockFile(m *Manifest, misplaced func(path, what, found stri
 		return misplaced(path, "lock", "that it was removed")
 	case errors.Is(err, fs.ErrPermission):
 		// Perhaps only for this process: the sandbox may allow only the original files.
-		return misplaced(path, "lock", "another one, which cannot be opened: the files were replaced")
+		return misplaced(path, "lock",
+			"another one, which cannot be opened: the files were replaced")
 	case err != nil:
 		return fmt.Errorf("disk %q: %w", m.Name, err)
 	}

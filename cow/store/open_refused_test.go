@@ -27,11 +27,13 @@ func TestRefusedOpen(t *testing.T) {
 		{"base in place touched", "place", func(t *testing.T, s *Store, base string) string {
 			test.Must(t, os.Chtimes(base, time.Time{}, time.Unix(1e9, 5)))
 			return base
-		}, []string{"modification time", "expected", "found 2001-09-09", "cowblk trust-base place"}},
+		}, []string{"modification time", "expected", "found 2001-09-09",
+			"cowblk trust-base place"}},
 		{"base in place changed", "place", func(t *testing.T, s *Store, base string) string {
 			return write(t, base, noise(2, imageSize))
 		}, []string{"fingerprint", "put the original content back"}},
-		{"base in place changed, same time", "place", func(t *testing.T, s *Store, base string) string {
+		{"base in place changed, same time", "place", func(t *testing.T, s *Store,
+			base string) string {
 			st, _ := os.Stat(base)
 			write(t, base, noise(2, imageSize))
 			os.Chtimes(base, time.Time{}, st.ModTime())
@@ -103,12 +105,14 @@ func TestRefusedOpen(t *testing.T) {
 		{"manifest of a newer program", "vm1", func(t *testing.T, s *Store, _ string) string {
 			p := s.path(disksDir, "vm1", diskFile)
 			data, _ := os.ReadFile(p)
-			return write(t, p, bytes.Replace(data, []byte(`"version": 1`), []byte(`"version": 2`), 1))
+			return write(t, p, bytes.Replace(data, []byte(`"version": 1`), []byte(`"version": 2`),
+				1))
 		}, []string{"version 2", "newer"}},
 		{"manifest with an unknown member", "vm1", func(t *testing.T, s *Store, _ string) string {
 			p := s.path(disksDir, "vm1", diskFile)
 			data, _ := os.ReadFile(p)
-			return write(t, p, bytes.Replace(data, []byte(`"version": 1`), []byte(`"version": 1, "encrypted": true`), 1))
+			return write(t, p, bytes.Replace(data, []byte(`"version": 1`),
+				[]byte(`"version": 1, "encrypted": true`), 1))
 		}, []string{"encrypted"}},
 	}
 	for _, tt := range tests {

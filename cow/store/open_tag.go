@@ -36,7 +36,8 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 		opened, err := s.OpenDisk(ctx, ref.Name, OpenOptions{Cow: o, ReadOnly: true})
 		if err != nil {
 			if errors.Is(err, ErrInUse) {
-				err = fmt.Errorf("%w\nor read one of its tags, which does not disturb it: %s", err, s.tagAdvice(ref.Name))
+				err = fmt.Errorf("%w\nor read one of its tags, which does not disturb it: %s", err,
+					s.tagAdvice(ref.Name))
 			}
 			return nil, err
 		}
@@ -68,7 +69,8 @@ func (s *Store) OpenTag(ctx context.Context, ref Ref, o cow.Options) (*Reading, 
 			return nil, fmt.Errorf("tag %s: %w", ref, err)
 		}
 		if time.Since(start) >= sealWait {
-			return nil, fmt.Errorf("tag %s: its layer is still being sealed: try again in a moment: %w", ref, err)
+			return nil, fmt.Errorf(
+				"tag %s: its layer is still being sealed: try again in a moment: %w", ref, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -118,7 +120,8 @@ func (s *Store) tagAdvice(name string) string {
 	const most = 5
 	switch n := len(tags); {
 	case n == 0:
-		return fmt.Sprintf("it has none yet; %s makes one", s.command("promote", name, "--tag", "NAME"))
+		return fmt.Sprintf("it has none yet; %s makes one", s.command("promote", name, "--tag",
+			"NAME"))
 	case n > most:
 		return fmt.Sprintf("%s, and %d older ones", strings.Join(tags[n-most:], ", "), n-most)
 	}

@@ -74,7 +74,8 @@ func TestOpenTagOfServedDisk(t *testing.T) {
 	if n := len(first.Manifest.Layers); n != 1 {
 		t.Errorf("%d layers up to the first tag", n)
 	}
-	test.ErrorIs(t, test.Err(first.WriteAt(make([]byte, 512), 0)), cow.ErrReadOnly, "write to a tag")
+	test.ErrorIs(t, test.Err(first.WriteAt(make([]byte, 512), 0)), cow.ErrReadOnly,
+		"write to a tag")
 
 	_, err := s.OpenTag(ctx, Ref{Name: "vm1"}, cow.Options{})
 	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "vm1@one, vm1@two") {
@@ -113,7 +114,8 @@ func TestOpenTagErrors(t *testing.T) {
 	create(t, s, "new", CreateOptions{Size: 1 << 20})
 	defer openDisk(t, s, "new").Close()
 	_, err := s.OpenTag(ctx, Ref{Name: "new"}, cow.Options{})
-	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "cowblk promote new --tag NAME") {
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(),
+		"cowblk promote new --tag NAME") {
 		t.Errorf("a served disk without tags: %v", err)
 	}
 }
@@ -131,7 +133,8 @@ func TestOpenTagWaitsForSeal(t *testing.T) {
 	short, cancel := context.WithTimeout(ctx, 3*sealPoll)
 	defer cancel()
 	ref := Ref{Name: "vm1", Tag: "three"}
-	test.ErrorIs(t, test.Err(s.OpenTag(short, ref, cow.Options{})), context.DeadlineExceeded, "while the head is still written")
+	test.ErrorIs(t, test.Err(s.OpenTag(short, ref, cow.Options{})), context.DeadlineExceeded,
+		"while the head is still written")
 	type result struct {
 		r   *Reading
 		err error

@@ -93,7 +93,8 @@ func (s *Store) partsOf(m *Manifest) []*part {
 	owner := fmt.Sprintf("disk %q", m.Name)
 	var parts []*part
 	if m.Base != nil && m.Base.Path != "" {
-		parts = append(parts, &part{owner: owner, kind: partBase, path: m.Base.Path, off: m.Base.Offset, n: m.Base.Size})
+		parts = append(parts, &part{owner: owner, kind: partBase, path: m.Base.Path,
+			off: m.Base.Offset, n: m.Base.Size})
 	}
 	mapSize := layer.Header{Size: m.Size, BlockSize: uint32(m.BlockSize)}.MapSize()
 	for i := range m.Layers {
@@ -108,7 +109,8 @@ func (s *Store) partsOf(m *Manifest) []*part {
 		}
 		parts = append(parts,
 			&part{owner: owner, kind: partMap, layer: l.UUID, head: head, path: p.Map, n: mapSize},
-			&part{owner: owner, kind: partData, layer: l.UUID, head: head, path: p.Data, off: p.DataOffset, n: size})
+			&part{owner: owner, kind: partData, layer: l.UUID, head: head, path: p.Data,
+				off: p.DataOffset, n: size})
 	}
 	return parts
 }
@@ -116,7 +118,8 @@ func (s *Store) partsOf(m *Manifest) []*part {
 // partsOfImages returns the data files of images, which are never written.
 func (s *Store) partsOfImages(names []string) (parts []*part) {
 	for _, name := range names {
-		parts = append(parts, &part{owner: fmt.Sprintf("image %q", name), kind: partBase, path: s.ImageData(name), n: -1})
+		parts = append(parts, &part{owner: fmt.Sprintf("image %q", name), kind: partBase,
+			path: s.ImageData(name), n: -1})
 	}
 	return parts
 }
@@ -130,7 +133,8 @@ func (s *Store) refuseOverlap(parts []*part) error {
 		}
 		for _, o := range parts[:i] {
 			if mine, other, ok := p.conflicts(o); ok {
-				return finding.Invalidf("%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, sharedFileText(o, other, p, mine))
+				return finding.Invalidf(
+					"%s and %s are the same bytes of one file, or one of them is a base in a regular file%s: expected each in a place of its own", o, p, sharedFileText(o, other, p, mine))
 			}
 		}
 	}
@@ -138,10 +142,10 @@ func (s *Store) refuseOverlap(parts []*part) error {
 }
 
 // refuseUsed refuses parts of a new disk, or of a file that is served raw, that share bytes with
-// another disk or an image, unless both only read them. A disk with an unreadable manifest might use any file: an error unless
-// lenient: for parts that are only read, because the locks of an open disk prevent writes to them,
-// and for a file that is served raw.
-// The caller holds the store's lock for a new disk.
+// another disk or an image, unless both only read them. A disk with an unreadable manifest might
+// use any file: an error unless lenient: for parts that are only read, because the locks of an open
+// disk prevent writes to them, and for a file that is served raw. The caller holds the store's lock
+// for a new disk.
 func (s *Store) refuseUsed(parts []*part, lenient bool) error {
 	for _, p := range parts {
 		if err := s.locate(p); err != nil {
@@ -169,7 +173,8 @@ func (s *Store) refuseUsed(parts []*part, lenient bool) error {
 			if !ok || p.compatible(o) && !s.contains(o.path) {
 				continue
 			}
-			return fmt.Errorf("%s is %w: the same bytes, or bytes of the same file, are %s%s\n%s", p, ErrInUse, o, sharedFileText(p, mine, o, other), sharedAdvice(o))
+			return fmt.Errorf("%s is %w: the same bytes, or bytes of the same file, are %s%s\n%s",
+				p, ErrInUse, o, sharedFileText(p, mine, o, other), sharedAdvice(o))
 		}
 	}
 	return nil

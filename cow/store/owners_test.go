@@ -86,18 +86,22 @@ func TestTableSharesFiles(t *testing.T) {
 			test.Must(t, test.Err(s.Remove(ctx, "b")))
 			return
 		}
-		if !errors.Is(err, ErrInUse) && !errors.Is(err, ErrRefused) && !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), other) {
+		if !errors.Is(err, ErrInUse) && !errors.Is(err, ErrRefused) &&
+			!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), other) {
 			t.Errorf("%s: expected a refusal that names %s, found %v", what, other, err)
 		}
 	}
 	fresh := func() string { return plainFile(t, 1<<20) }
 	for name, alias := range aliases(t, data) {
 		refused("data by "+name, tableOf(fresh(), 0, fresh(), alias, 0), `disk "a"`)
-		refused("overlapping data by "+name, tableOf(fresh(), 0, fresh(), alias, tableSectors-1), `disk "a"`)
-		refused("writable data as base by "+name, tableOf(alias, 0, fresh(), fresh(), 0), `disk "a"`)
+		refused("overlapping data by "+name, tableOf(fresh(), 0, fresh(), alias, tableSectors-1),
+			`disk "a"`)
+		refused("writable data as base by "+name, tableOf(alias, 0, fresh(), fresh(), 0),
+			`disk "a"`)
 		refused("data as map by "+name, tableOf(fresh(), 0, alias, fresh(), 0), alias)
 		if name != "loop device" { // a loop device cannot grow
-			if _, err := s.Create(ctx, "beside", CreateOptions{Table: tableOf(fresh(), 0, fresh(), alias, tableSectors)}); err != nil {
+			if _, err := s.Create(ctx, "beside", CreateOptions{Table: tableOf(fresh(), 0, fresh(),
+				alias, tableSectors)}); err != nil {
 				t.Errorf("the sectors behind it, by %s: %v", name, err)
 			} else if _, err := s.Remove(ctx, "beside"); err != nil {
 				t.Fatal(err)
@@ -110,7 +114,8 @@ func TestTableSharesFiles(t *testing.T) {
 	}
 	for name, alias := range aliases(t, base) {
 		refused("base as data by "+name, tableOf(fresh(), 0, fresh(), alias, 0), `disk "a"`)
-		if _, err := s.Create(ctx, "b", CreateOptions{Table: tableOf(alias, 0, fresh(), fresh(), 0)}); err != nil {
+		if _, err := s.Create(ctx, "b", CreateOptions{Table: tableOf(alias, 0, fresh(), fresh(),
+			0)}); err != nil {
 			t.Errorf("the same base by %s: %v", name, err)
 		} else if _, err := s.Remove(ctx, "b"); err != nil {
 			t.Fatal(err)
@@ -144,11 +149,16 @@ func TestTableNamesFileTwice(t *testing.T) {
 					p[k] = al
 				}
 			}
-			return fmt.Sprintf("0 %d cow %s 0 %s %s 0 %s %s 0", tableSectors, p["base"], p["map1"], p["data1"], p["map2"], p["data2"])
+			return fmt.Sprintf("0 %d cow %s 0 %s %s 0 %s %s 0", tableSectors, p["base"], p["map1"],
+				p["data1"], p["map2"], p["data2"])
 		}
-		for _, pair := range [][2]string{{"data1", "data2"}, {"map1", "map2"}, {"map1", "data1"}, {"map2", "data1"}, {"base", "data1"}, {"base", "data2"}, {"base", "map1"}} {
-			table := two(func(p map[string]string, f string) { p[pair[0]], p[pair[1]] = f, "ALIAS" })
-			test.ErrorIs(t, test.Err(s.Create(ctx, "b", CreateOptions{Table: table})), ErrInvalid, fmt.Sprintf("%s and %s by %s", pair[0], pair[1], name))
+		for _, pair := range [][2]string{{"data1", "data2"}, {"map1", "map2"}, {"map1", "data1"},
+			{"map2", "data1"}, {"base", "data1"}, {"base", "data2"}, {"base", "map1"}} {
+			table := two(func(p map[string]string, f string) {
+				p[pair[0]], p[pair[1]] = f, "ALIAS"
+			})
+			test.ErrorIs(t, test.Err(s.Create(ctx, "b", CreateOptions{Table: table})), ErrInvalid,
+				fmt.Sprintf("%s and %s by %s", pair[0], pair[1], name))
 		}
 	}
 	if disks, err := s.Disks(); err != nil || len(disks) != 0 {
@@ -167,17 +177,22 @@ func TestBaseInsideStore(t *testing.T) {
 	for _, st := range []*Store{s, other} {
 		d, err := st.Disk("d")
 		test.Must(t, err)
-		for _, path := range []string{st.ImageData("golden"), st.paths(d.Head()).Data, st.paths(d.Head()).Map} {
+		for _, path := range []string{st.ImageData("golden"), st.paths(d.Head()).Data,
+			st.paths(d.Head()).Map} {
 			for name, alias := range aliases(t, path) {
-				if st == other && (name == "hard link" || name == "bind mount") && filepath.Base(path) == dataFile {
-					continue // nothing marks a file of another store; its locks do while it is in use
+				if st == other && (name == "hard link" || name == "bind mount") &&
+					filepath.Base(path) == dataFile {
+					// nothing marks a file of another store; its locks do while it is in use
+					continue
 				}
 				_, err := s.Create(ctx, "b", CreateOptions{Base: alias, Force: true})
 				if !errors.Is(err, ErrRefused) {
 					t.Errorf("%s by %s: expected %v, found %v", path, name, ErrRefused, err)
 				}
-				if st == s && path == st.ImageData("golden") && (err == nil || !strings.Contains(err.Error(), "--from golden")) {
-					t.Errorf("%s by %s: expected advice to use --from golden, found %v", path, name, err)
+				if st == s && path == st.ImageData("golden") &&
+					(err == nil || !strings.Contains(err.Error(), "--from golden")) {
+					t.Errorf("%s by %s: expected advice to use --from golden, found %v", path, name,
+						err)
 				}
 			}
 		}
@@ -205,8 +220,10 @@ func TestFilesOfAStore(t *testing.T) {
 		write(t, filepath.Join(txn, "file"), make([]byte, 1<<20))
 		write(t, lying, make([]byte, 1<<20))
 		for _, path := range []string{
-			st.path(lockFile), st.path(reserveDir, "00"), st.path(disksDir, "d", lockFile), st.path(disksDir, "d", diskFile),
-			st.path(indexDir, indexFile), st.path(imagesDir, "golden", imageFile), filepath.Join(txn, "file"),
+			st.path(lockFile), st.path(reserveDir, "00"), st.path(disksDir, "d", lockFile),
+			st.path(disksDir, "d", diskFile),
+			st.path(indexDir, indexFile), st.path(imagesDir, "golden", imageFile),
+			filepath.Join(txn, "file"),
 			st.ImageData("golden"), st.paths(d.Head()).Data, st.paths(d.Head()).Map, lying,
 		} {
 			fi, err := os.Stat(path)
@@ -219,7 +236,8 @@ func TestFilesOfAStore(t *testing.T) {
 			}
 			for name, alias := range names {
 				hidden := name == "hard link" || name == "bind mount"
-				if hidden && path == lying || name == "loop device" && fi.Size() < layer.SectorSize {
+				if hidden && path == lying || name == "loop device" &&
+					fi.Size() < layer.SectorSize {
 					continue // nothing marks the first; the second is empty
 				}
 				if name == "hard link" {
@@ -232,25 +250,30 @@ func TestFilesOfAStore(t *testing.T) {
 				refused := func(use string, err error) {
 					t.Helper()
 					if !errors.Is(err, ErrRefused) {
-						t.Errorf("%s by %s, %s: expected %v, found %v", path, name, use, ErrRefused, err)
+						t.Errorf("%s by %s, %s: expected %v, found %v", path, name, use, ErrRefused,
+							err)
 					}
 				}
 				refused("raw", CheckWritable(s, alias))
 				if !hidden {
 					refused("raw without a store", CheckWritable(nil, alias))
 				}
-				_, err := s.Create(ctx, "b", CreateOptions{Base: alias, Force: true, ForceShare: true})
+				_, err := s.Create(ctx, "b", CreateOptions{Base: alias, Force: true,
+					ForceShare: true})
 				refused("base", err)
 				for use, table := range map[string]string{
 					"base of a table": tableOf(alias, 0, fresh(), fresh(), 0),
 					"map of a table":  tableOf(fresh(), 0, alias, fresh(), 0),
 					"data of a table": tableOf(fresh(), 0, fresh(), alias, 0),
 				} {
-					_, err := s.Create(ctx, "b", CreateOptions{Table: table, Force: true, ForceShare: true})
+					_, err := s.Create(ctx, "b", CreateOptions{Table: table, Force: true,
+						ForceShare: true})
 					refused(use, err)
 				}
 				isData := path == st.ImageData("golden") || path == st.paths(d.Head()).Data
-				if _, err := newStore(t).Import(ctx, alias, "i", ImportOptions{Format: imagefile.Raw, ForceShare: true}); isData || filepath.Base(path) == "lying" {
+				if _, err := newStore(t).Import(ctx, alias, "i",
+					ImportOptions{Format: imagefile.Raw, ForceShare: true}); isData ||
+					filepath.Base(path) == "lying" {
 					if err != nil {
 						t.Errorf("%s by %s, import: %v", path, name, err)
 					}
@@ -276,8 +299,10 @@ func TestRawFileOfADisk(t *testing.T) {
 	for _, path := range []string{base, m, data, below} {
 		for name, alias := range aliases(t, path) {
 			err := CheckWritable(s, alias)
-			if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "disk \"") || !strings.Contains(err.Error(), "--read-only") {
-				t.Errorf("%s by %s: expected %v that names the disk, found %v", path, name, ErrInUse, err)
+			if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "disk \"") ||
+				!strings.Contains(err.Error(), "--read-only") {
+				t.Errorf("%s by %s: expected %v that names the disk, found %v", path, name,
+					ErrInUse, err)
 			}
 			if err := CheckWritable(newStore(t), alias); err != nil {
 				t.Errorf("%s by %s, another store: %v", path, name, err)
@@ -337,7 +362,8 @@ func TestTwoStoresOneFile(t *testing.T) {
 				o.Close()
 			}
 		}
-		test.ErrorIs(t, test.Err(b.Create(ctx, "c", CreateOptions{Base: alias})), ErrInUse, fmt.Sprintf("base on open data by %s", name))
+		test.ErrorIs(t, test.Err(b.Create(ctx, "c", CreateOptions{Base: alias})), ErrInUse,
+			fmt.Sprintf("base on open data by %s", name))
 		test.Must(t, oa.Close())
 		ob := openDisk(t, b, "b")
 		if o, err := a.OpenDisk(ctx, "a", OpenOptions{}); !errors.Is(err, ErrInUse) {
@@ -367,15 +393,18 @@ func TestRawFileUnderDisk(t *testing.T) {
 	importRaw(t, s, "golden", noise(3, 1<<20))
 	own := create(t, s, "own", CreateOptions{From: "golden"})
 	raw := func(path string, readOnly bool) (*cow.Disk, error) {
-		return cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: !readOnly, ReadOnly: readOnly}, cow.Options{})
+		return cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: !readOnly,
+			ReadOnly: readOnly}, cow.Options{})
 	}
 	for _, c := range []struct{ disk, path string }{
-		{"on-base", base}, {"table", data}, {"table", m}, {"own", s.paths(own.Head()).Data}, {"own", s.ImageData("golden")},
+		{"on-base", base}, {"table", data}, {"table", m}, {"own", s.paths(own.Head()).Data},
+		{"own", s.ImageData("golden")},
 	} {
 		for name, alias := range aliases(t, c.path) {
 			o := openDisk(t, s, c.disk)
 			if d, err := raw(alias, false); !rawInUse(err) {
-				t.Errorf("%s of an open disk raw, by %s: expected %v, found %v", c.path, name, layer.ErrInUse, err)
+				t.Errorf("%s of an open disk raw, by %s: expected %v, found %v", c.path, name,
+					layer.ErrInUse, err)
 				if err == nil {
 					d.Close()
 				}
@@ -386,7 +415,8 @@ func TestRawFileUnderDisk(t *testing.T) {
 				t.Errorf("%s of a closed disk raw, by %s: %v", c.path, name, err)
 				continue
 			}
-			test.ErrorIs(t, tryOpen(s, c.disk), ErrInUse, fmt.Sprintf("a disk on %s, which is open raw by %s: open", c.path, name))
+			test.ErrorIs(t, tryOpen(s, c.disk), ErrInUse,
+				fmt.Sprintf("a disk on %s, which is open raw by %s: open", c.path, name))
 			for _, readOnly := range []bool{false, true} {
 				if again, err := raw(c.path, readOnly); !rawInUse(err) {
 					t.Errorf("%s raw twice, by %s, the second one read-only %v: expected %v, found %v", c.path, name, readOnly, layer.ErrInUse, err)
@@ -454,13 +484,16 @@ func TestCheckFindsTwoOwners(t *testing.T) {
 				found := 0
 				for _, k := range r.Reports {
 					for _, p := range k.Problems {
-						if p.What == "owner of the file's bytes" && p.Expected == `disk "a" alone` && strings.Contains(p.Found, `disk "b"`) {
+						if p.What == "owner of the file's bytes" &&
+							p.Expected == `disk "a" alone` && strings.Contains(p.Found,
+							`disk "b"`) {
 							found++
 						}
 					}
 				}
 				if (found > 0) != (what != "none") {
-					t.Errorf("%s by %s, check %v: expected a problem: %v, found %d", what, name, names, what != "none", found)
+					t.Errorf("%s by %s, check %v: expected a problem: %v, found %d", what, name,
+						names, what != "none", found)
 				}
 				if found > 0 && r.Left() < 1 {
 					t.Errorf("%s by %s, check %v: it does not count", what, name, names)
@@ -476,13 +509,15 @@ func partition(t *testing.T, path string, start, sectors int) (disk, part string
 	if disk = loopDevice(t, path); disk == "" {
 		return "", ""
 	}
-	if out, err := exec.Command("addpart", disk, "1", fmt.Sprint(start), fmt.Sprint(sectors)).CombinedOutput(); err != nil {
+	if out, err := exec.Command("addpart", disk, "1", fmt.Sprint(start),
+		fmt.Sprint(sectors)).CombinedOutput(); err != nil {
 		t.Logf("without partitions: %v: %s", err, out)
 		return disk, ""
 	}
 	t.Cleanup(func() { exec.Command("delpart", disk, "1").Run() })
 	// A device node made here: without udev there is none in /dev.
-	number, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(disk), filepath.Base(disk)+"p1", "dev"))
+	number, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(disk),
+		filepath.Base(disk)+"p1", "dev"))
 	if err != nil {
 		t.Logf("without partitions: %v", err)
 		return disk, ""
@@ -508,9 +543,12 @@ func TestPartitions(t *testing.T) {
 	fresh := func() string { return plainFile(t, 1<<20) }
 	create(t, a, "a", CreateOptions{Table: tableOf(fresh(), 0, fresh(), part, 8)})
 	for name, path := range map[string]string{"the disk": disk, "the file": file} {
-		inside, outside := tableOf(fresh(), 0, fresh(), path, start+8+tableSectors-1), tableOf(fresh(), 0, fresh(), path, start+8+tableSectors)
-		if _, err := a.Create(ctx, "b", CreateOptions{Table: inside}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), `disk "a"`) {
-			t.Errorf("sectors of the partition as those of %s: expected %v, found %v", name, ErrInUse, err)
+		inside, outside := tableOf(fresh(), 0, fresh(), path, start+8+tableSectors-1),
+			tableOf(fresh(), 0, fresh(), path, start+8+tableSectors)
+		if _, err := a.Create(ctx, "b", CreateOptions{Table: inside}); !errors.Is(err, ErrInUse) ||
+			!strings.Contains(err.Error(), `disk "a"`) {
+			t.Errorf("sectors of the partition as those of %s: expected %v, found %v", name,
+				ErrInUse, err)
 		}
 		if _, err := a.Create(ctx, "b", CreateOptions{Table: outside}); err != nil {
 			t.Errorf("other sectors of %s: %v", name, err)
@@ -526,7 +564,8 @@ func TestPartitions(t *testing.T) {
 				other.Close()
 			}
 		}
-		if raw, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: true}, cow.Options{}); !rawInUse(err) {
+		if raw, err := cow.Open(cow.Spec{Base: &cow.BaseSpec{Path: path}, Raw: true},
+			cow.Options{}); !rawInUse(err) {
 			t.Errorf("%s raw: expected %v, found %v", name, layer.ErrInUse, err)
 			if err == nil {
 				raw.Close()
@@ -546,15 +585,19 @@ func TestImportOfOpenData(t *testing.T) {
 	for disk, path := range map[string]string{"a": data, "own": s.paths(own.Head()).Data} {
 		for name, alias := range aliases(t, path) {
 			o := openDisk(t, s, disk)
-			if _, err := other.Import(ctx, alias, "img", ImportOptions{Format: imagefile.Raw}); !errors.Is(err, ErrInUse) && !(errors.Is(err, ErrRefused) && alias == path+".hard" && disk == "own") {
+			if _, err := other.Import(ctx, alias, "img",
+				ImportOptions{Format: imagefile.Raw}); !errors.Is(err, ErrInUse) &&
+				!(errors.Is(err, ErrRefused) && alias == path+".hard" && disk == "own") {
 				t.Errorf("data of an open disk by %s: expected %v, found %v", name, ErrInUse, err)
 			}
 			if name == "same path" {
-				if _, err := other.Import(ctx, alias, "forced-"+disk, ImportOptions{Format: imagefile.Raw, ForceShare: true}); err != nil {
+				if _, err := other.Import(ctx, alias, "forced-"+disk,
+					ImportOptions{Format: imagefile.Raw, ForceShare: true}); err != nil {
 					t.Errorf("--force-share: %v", err)
 				}
 			}
-			if _, err := other.Import(ctx, base, "base-"+disk+strings.ReplaceAll(name, " ", "-"), ImportOptions{Format: imagefile.Raw}); err != nil {
+			if _, err := other.Import(ctx, base, "base-"+disk+strings.ReplaceAll(name, " ", "-"),
+				ImportOptions{Format: imagefile.Raw}); err != nil {
 				t.Errorf("the base of an open disk: %v", err)
 			}
 			test.Must(t, o.Close())
@@ -568,9 +611,11 @@ func TestBesideABaseInAFile(t *testing.T) {
 	s := newStore(t)
 	fresh := func() string { return plainFile(t, 1<<20) }
 	base := fresh()
-	test.ErrorIs(t, test.Err(s.Create(ctx, "a", CreateOptions{Table: tableOf(base, 0, fresh(), base, 2*tableSectors)})), ErrInvalid, "data behind the base in one file")
+	test.ErrorIs(t, test.Err(s.Create(ctx, "a", CreateOptions{Table: tableOf(base, 0, fresh(), base,
+		2*tableSectors)})), ErrInvalid, "data behind the base in one file")
 	create(t, s, "a", CreateOptions{Table: tableOf(base, 0, fresh(), fresh(), 0)})
-	test.ErrorIs(t, test.Err(s.Create(ctx, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(), base, 2*tableSectors)})), ErrInUse, "data behind another disk's base in one file")
+	test.ErrorIs(t, test.Err(s.Create(ctx, "b", CreateOptions{Table: tableOf(fresh(), 0, fresh(),
+		base, 2*tableSectors)})), ErrInUse, "data behind another disk's base in one file")
 }
 
 // TestBehindASmallerLayer: a larger clone does not make the layers below it larger.

@@ -33,9 +33,11 @@ type Pending struct {
 // heads will get the tag; empty: DefaultTag, or the next free one. The caller must call Close.
 // Errors: ErrInvalid, ErrExists (the tag), layer.ErrNoShared (a head has a shared map, and there is
 // no directory for that of the new head).
-func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag string) (*Pending, error) {
+func (s *Store) PreparePromotion(ctx context.Context, disks []*Manifest, tag string) (*Pending,
+	error) {
 	dir, err := s.sharedDir() // the open has logged an error
-	return s.preparePromotion(ctx, &Pending{s: s, tag: tag, before: disks, sharedDir: dir, sharedErr: err})
+	return s.preparePromotion(ctx, &Pending{s: s, tag: tag, before: disks, sharedDir: dir,
+		sharedErr: err})
 }
 
 // preparePromotion creates the new heads of p. Its other fields are set.
@@ -90,7 +92,8 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	}
 	hasShared := h.Generation != 0
 	if hasShared && p.sharedDir == "" {
-		return fmt.Errorf("%w for the new head: the disk's head has one: %w", layer.ErrNoShared, p.sharedErr)
+		return fmt.Errorf("%w for the new head: the disk's head has one: %w", layer.ErrNoShared,
+			p.sharedErr)
 	}
 	old.Tag, old.Sealed = p.tag, &now
 	id, err := p.txn.newHead(&after)
@@ -100,7 +103,8 @@ func (p *Pending) add(ctx context.Context, m *Manifest, now time.Time) error {
 	if err := s.locked(ctx, func() error { return p.txn.moveInHead(m, &after) }); err != nil {
 		return err
 	}
-	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id, State: layer.Head}}
+	params := layer.OpenParams{Write: true, SharedDir: p.sharedDir, Expect: layer.Expect{UUID: id,
+		State: layer.Head}}
 	head, err := layer.Open(s.fs, s.paths(after.Head()), params)
 	if !hasShared && errors.Is(err, layer.ErrNoShared) && errors.Is(err, errors.ErrUnsupported) {
 		params.SharedDir = "" // as the current head
@@ -224,7 +228,8 @@ func (p *Pending) renameStaged(suffix string) error {
 		}
 	}
 	for i, m := range p.after {
-		if err := s.fs.Rename(p.txn.path(strconv.Itoa(i)+suffix), s.path(disksDir, m.Name, diskFile)); err != nil {
+		if err := s.fs.Rename(p.txn.path(strconv.Itoa(i)+suffix), s.path(disksDir, m.Name,
+			diskFile)); err != nil {
 			return err
 		}
 		if err := s.fs.SyncDir(s.path(disksDir, m.Name)); err != nil {
@@ -249,7 +254,8 @@ func (s *Store) reserveFDs(n int) (r fdReserve, err error) {
 	for range n {
 		f, err := s.fs.OpenFile(s.path(lockFile), os.O_RDONLY, 0)
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("%d open files are needed: %w", n, err), r.free(len(r)))
+			return nil, errors.Join(fmt.Errorf("%d open files are needed: %w", n, err),
+				r.free(len(r)))
 		}
 		r = append(r, f)
 	}

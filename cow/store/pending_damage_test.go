@@ -14,7 +14,8 @@ import (
 // TestRecordThatCannotBeRead: if the record of a change of several disks is unreadable, the disks
 // that it concerns are unknown. No command believes any manifest, and nothing is changed or lost.
 func TestRecordThatCannotBeRead(t *testing.T) {
-	for _, text := range []string{"", "garbage", "{}", `{"from":[],"to":[],"new":1}`, `{"from":["` + uuid.NewString() + `"],"to":[]}`} {
+	for _, text := range []string{"", "garbage", "{}", `{"from":[],"to":[],"new":1}`,
+		`{"from":["` + uuid.NewString() + `"],"to":[]}`} {
 		s := newStore(t)
 		create(t, s, "u", CreateOptions{Size: 1 << 20})
 		test.Must(t, test.Err(s.Promote(ctx, []string{"u"}, "ut")))
@@ -24,16 +25,23 @@ func TestRecordThatCannotBeRead(t *testing.T) {
 		write(t, filepath.Join(dir, commitFile), []byte(text))
 		before := snapshot(t, s.dir)
 		for what, do := range map[string]func() error{
-			"open":       func() error { _, err := s.OpenDisk(ctx, "u", OpenOptions{}); return err },
-			"promote":    func() error { _, err := s.Promote(ctx, []string{"u"}, "w"); return err },
-			"rollback":   func() error { _, err := s.Rollback(ctx, Ref{"u", "ut"}); return err },
-			"remove":     func() error { _, err := s.Remove(ctx, "u"); return err },
-			"clone":      func() error { _, err := s.Create(ctx, "c", CreateOptions{From: "u@ut"}); return err },
+			"open": func() error {
+				_, err := s.OpenDisk(ctx, "u", OpenOptions{})
+				return err
+			},
+			"promote":  func() error { _, err := s.Promote(ctx, []string{"u"}, "w"); return err },
+			"rollback": func() error { _, err := s.Rollback(ctx, Ref{"u", "ut"}); return err },
+			"remove":   func() error { _, err := s.Remove(ctx, "u"); return err },
+			"clone": func() error {
+				_, err := s.Create(ctx, "c", CreateOptions{From: "u@ut"})
+				return err
+			},
 			"trust-base": func() error { _, err := s.TrustBase(ctx, "u"); return err },
 		} {
 			var unfinished *unfinishedError
 			if err := do(); !errors.As(err, &unfinished) {
-				t.Errorf("%q: %s: expected that a change cannot be finished, found %v", text, what, err)
+				t.Errorf("%q: %s: expected that a change cannot be finished, found %v", text, what,
+					err)
 			}
 		}
 		sameFiles(t, before, snapshot(t, s.dir))

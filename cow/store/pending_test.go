@@ -70,7 +70,8 @@ func TestCommitThatCannotBeTakenBack(t *testing.T) {
 func failsAfter(fsys vfs.FS, never, once string) vfs.FS {
 	replaced := map[string]bool{never: true}
 	return faultfs.Over(fsys, func(c faultfs.Call) (f faultfs.Fault) {
-		if disk := filepath.Base(filepath.Dir(c.Name)); c.Op == "rename" && filepath.Base(c.Name) == diskFile {
+		if disk := filepath.Base(filepath.Dir(c.Name)); c.Op == "rename" &&
+			filepath.Base(c.Name) == diskFile {
 			if replaced[disk] {
 				f.Err = errInjected
 			}

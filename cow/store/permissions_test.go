@@ -87,13 +87,15 @@ func TestModesOfAnEarlierVersion(t *testing.T) {
 	}
 	now := modes(t, s.Dir())
 	for path, want := range map[string]fs.FileMode{
-		".": 0o711, "run": 0o711, "lock": 0o600, layersDir: 0o700, disksDir: 0o700, tmpDir: 0o700, "disks/vm1/lock": 0o600,
+		".": 0o711, "run": 0o711, "lock": 0o600, layersDir: 0o700, disksDir: 0o700, tmpDir: 0o700,
+		"disks/vm1/lock": 0o600,
 	} {
 		if now[path] != want {
 			t.Errorf("%s has mode %#o, expected %#o", path, now[path], want)
 		}
 	}
-	for path, want := range map[string]fs.FileMode{outside: 0o755, filepath.Join(outside, imagesDir): 0o755} {
+	for path, want := range map[string]fs.FileMode{outside: 0o755, filepath.Join(outside,
+		imagesDir): 0o755} {
 		if st, err := os.Stat(path); err != nil || st.Mode().Perm() != want {
 			t.Errorf("%s has mode %v, expected %#o (%v)", path, st.Mode(), want, err)
 		}
@@ -109,14 +111,16 @@ func TestModesOfASharedStore(t *testing.T) {
 	}
 	s := newStore(t)
 	fillStore(t, s)
-	for path, mode := range map[string]fs.FileMode{".": 0o775, disksDir: 0o775, layersDir: 0o500, lockFile: 0o664} {
+	for path, mode := range map[string]fs.FileMode{".": 0o775, disksDir: 0o775, layersDir: 0o500,
+		lockFile: 0o664} {
 		test.Must(t, os.Chmod(s.path(path), mode))
 	}
 	defer os.Chmod(s.path(layersDir), 0o700)
 	s = openStore(t, s.Dir())
 	test.Must(t, s.locked(ctx, func() error { return nil }))
 	now := modes(t, s.Dir())
-	for path, want := range map[string]fs.FileMode{".": 0o771, disksDir: 0o770, layersDir: 0o500, lockFile: 0o660} {
+	for path, want := range map[string]fs.FileMode{".": 0o771, disksDir: 0o770, layersDir: 0o500,
+		lockFile: 0o660} {
 		if now[path] != want {
 			t.Errorf("%s has mode %#o, expected %#o", path, now[path], want)
 		}
@@ -140,7 +144,8 @@ func TestLockIsALink(t *testing.T) {
 			t.Errorf("%s: the file that the link leads to has changed: %q, %v", lock, data, err)
 		}
 		if st, err := os.Stat(target); err != nil || st.Mode().Perm() != 0o644 {
-			t.Errorf("%s: the file that the link leads to has another mode: %v, %v", lock, st.Mode(), err)
+			t.Errorf("%s: the file that the link leads to has another mode: %v, %v", lock,
+				st.Mode(), err)
 		}
 	}
 }

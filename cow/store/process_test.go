@@ -46,7 +46,8 @@ func child(args []string) int {
 		var o *Opened
 		if o, err = s.OpenDisk(ctx, args[2], OpenOptions{}); err == nil {
 			defer o.Close()
-			err = o.Lock.SetServing(Serving{PID: os.Getpid(), Socket: "/run/x.sock", Control: "/run/x.ctl"})
+			err = o.Lock.SetServing(Serving{PID: os.Getpid(), Socket: "/run/x.sock",
+				Control: "/run/x.ctl"})
 		}
 	case "die": // in a promotion, with a write that was not flushed
 		var o *Opened
@@ -63,7 +64,8 @@ func child(args []string) int {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
 	case "import":
-		_, err = s.Import(ctx, args[2], args[3], ImportOptions{Progress: func(_ string, done, total int64) {
+		_, err = s.Import(ctx, args[2], args[3], ImportOptions{Progress: func(_ string, done,
+			total int64) {
 			if done*2 >= total {
 				fmt.Println("half")
 				bufio.NewReader(os.Stdin).ReadByte()
@@ -174,7 +176,8 @@ func TestProcessesOpenOneDisk(t *testing.T) {
 	defer a.end()
 
 	v, serving := s.Serving("vm1")
-	if !serving || v.PID != a.cmd.Process.Pid || v.Socket != "/run/x.sock" || v.Control != "/run/x.ctl" {
+	if !serving || v.PID != a.cmd.Process.Pid || v.Socket != "/run/x.sock" ||
+		v.Control != "/run/x.ctl" {
 		t.Errorf("serving %+v, %v", v, serving)
 	}
 	pid := fmt.Sprint(a.cmd.Process.Pid)

@@ -31,7 +31,10 @@ func DefaultTag(t time.Time) string { return t.UTC().Format("20060102T150405Z") 
 func freeTag(disks []*Manifest, t time.Time) string {
 	first := DefaultTag(t)
 	tag := first
-	for n := 2; slices.ContainsFunc(disks, func(m *Manifest) bool { _, err := m.Tagged(tag); return err == nil }); n++ {
+	for n := 2; slices.ContainsFunc(disks, func(m *Manifest) bool {
+		_, err := m.Tagged(tag)
+		return err == nil
+	}); n++ {
 		tag = first + "-" + strconv.Itoa(n)
 	}
 	return tag
@@ -42,7 +45,8 @@ func freeTag(disks []*Manifest, t time.Time) string {
 // manifests are durable before the old heads are sealed. A crash in between leaves an unsealed
 // layer below the head, which the next open seals. Errors: ErrNotFound, ErrInUse, ErrExists (the
 // tag), ErrRefused.
-func (s *Store) Promote(ctx context.Context, names []string, tag string) (done []*Promotion, err error) {
+func (s *Store) Promote(ctx context.Context, names []string, tag string) (done []*Promotion,
+	err error) {
 	var disks []*Manifest
 	for i, name := range names {
 		if slices.Contains(names[:i], name) {
@@ -77,16 +81,19 @@ func (s *Store) Promote(ctx context.Context, names []string, tag string) (done [
 	}
 	for _, m := range p.Manifests() {
 		old := &m.Layers[len(m.Layers)-2]
-		done = append(done, &Promotion{Disk: m.Name, Tag: p.Tag(), Sealed: old.UUID, Head: m.Head().UUID, Depth: len(m.Layers)})
+		done = append(done, &Promotion{Disk: m.Name, Tag: p.Tag(), Sealed: old.UUID,
+			Head: m.Head().UUID, Depth: len(m.Layers)})
 		if serr := s.seal(old, *old.Sealed); serr != nil {
-			err = errors.Join(err, fmt.Errorf("promote %q: the tag exists and the disk is intact; the layer could not be sealed, and the next open tries again: %w", m.Name, serr))
+			err = errors.Join(err,
+				fmt.Errorf("promote %q: the tag exists and the disk is intact; the layer could not be sealed, and the next open tries again: %w", m.Name, serr))
 		}
 	}
 	return done, err
 }
 
 func (s *Store) seal(l *Layer, now time.Time) error {
-	f, err := layer.Open(s.fs, s.paths(l), layer.OpenParams{Write: true, Expect: layer.Expect{UUID: l.UUID, State: layer.Head}})
+	f, err := layer.Open(s.fs, s.paths(l), layer.OpenParams{Write: true,
+		Expect: layer.Expect{UUID: l.UUID, State: layer.Head}})
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,8 @@ func (c *scene) play(s *Store) error {
 	}
 	// Blocks have 4 KiB. Writes cover whole blocks and parts, and overwrite. The last two are not
 	// flushed before the swap.
-	if err := c.do(c.write(0, 8192), c.write(12288, 512), c.flush, c.write(0, 4096), c.write(16384, 4096)); err != nil {
+	if err := c.do(c.write(0, 8192), c.write(12288, 512), c.flush, c.write(0, 4096),
+		c.write(16384, 4096)); err != nil {
 		return err
 	}
 	p, err := s.PreparePromotion(ctx, manifests, killTag)
@@ -119,7 +120,8 @@ func (c *scene) write(off, n int) func() error {
 			for s := off / killSector; s < (off+n)/killSector; s++ {
 				h.at[s] = append(h.at[s], h.writes)
 			}
-			if _, err := c.open[i].Disk.WriteAt(bytes.Repeat([]byte{byte(h.writes)}, n), int64(off)); err != nil {
+			if _, err := c.open[i].Disk.WriteAt(bytes.Repeat([]byte{byte(h.writes)}, n),
+				int64(off)); err != nil {
 				return err
 			}
 		}
@@ -157,7 +159,8 @@ func (c *scene) holdSealing(s *Store, manifests []*Manifest) (resume func()) {
 		ended := make(chan struct{})
 		writes.Go(func() {
 			defer close(ended)
-			_, _ = o.Disk.WriteAt(make([]byte, killSector), killSize-killSector) // the write of a dead process fails
+			// the write of a dead process fails
+			_, _ = o.Disk.WriteAt(make([]byte, killSector), killSize-killSector)
 		})
 		select {
 		case <-held:
@@ -208,7 +211,8 @@ func TestKillAtEveryStepOfPromotion(t *testing.T) {
 				if old == 0 || old == killed || killed < 40 {
 					t.Errorf("killed %d times, %d of them before the cut: the test misses its subject", killed, old)
 				}
-				t.Logf("killed at each of %d changes: %d times on the old heads, %d on the new", killed, old, killed-old)
+				t.Logf("killed at each of %d changes: %d times on the old heads, %d on the new",
+					killed, old, killed-old)
 			})
 		}
 	}
@@ -293,7 +297,8 @@ func (h *history) check(t *testing.T, what string, got []byte, flushed, most int
 			}
 		}
 		sector := got[s*killSector : (s+1)*killSector]
-		if !slices.Contains(legal, int(sector[0])) || bytes.Count(sector, sector[:1]) != killSector {
+		if !slices.Contains(legal, int(sector[0])) ||
+			bytes.Count(sector, sector[:1]) != killSector {
 			t.Errorf("%s: sector %d holds write %d, expected one of %v", what, s, sector[0], legal)
 		}
 	}
@@ -305,12 +310,14 @@ func TestPromotionKeepsASharedMap(t *testing.T) {
 	var failing atomic.Pointer[string]
 	m := faultfs.New()
 	p := m.Process(func(c faultfs.Call) faultfs.Fault {
-		if op := failing.Load(); op != nil && strings.Contains(*op, c.Op) && strings.HasPrefix(c.Name, faultfs.MemoryDir) {
+		if op := failing.Load(); op != nil && strings.Contains(*op, c.Op) &&
+			strings.HasPrefix(c.Name, faultfs.MemoryDir) {
 			return faultfs.Fault{Err: syscall.ENOMEM}
 		}
 		return faultfs.Fault{}
 	})
-	s, err := Open("/store", Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: func(string) string { return faultfs.MemoryDir }})
+	s, err := Open("/store", Options{FS: p, Log: slog.New(slog.DiscardHandler),
+		Getenv: func(string) string { return faultfs.MemoryDir }})
 	test.Must(t, err)
 	test.Must(t, test.Err(s.Create(ctx, "vm", CreateOptions{Size: 65536})))
 	o, err := s.OpenDisk(ctx, "vm", OpenOptions{Serve: true})

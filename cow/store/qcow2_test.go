@@ -48,7 +48,8 @@ func TestPreallocatedQcow2(t *testing.T) {
 			dir := t.TempDir()
 			tool := toolIn(t, dir)
 			write(t, filepath.Join(dir, "base"), bytes.Repeat([]byte{9}, 8<<20))
-			tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, "image", fmt.Sprint(size))
+			tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, "image",
+				fmt.Sprint(size))
 			if strings.Contains(options, "extended_l2") {
 				// QEMU preallocates no subclusters. Written zeros become holes of the copy.
 				tool("qemu-io", "-f", "qcow2", "-c", "write -P 0 0 64M", "image")
@@ -64,10 +65,12 @@ func TestPreallocatedQcow2(t *testing.T) {
 			for _, name := range []string{"image", "above", "covering"} {
 				s := newStore(t)
 				read, _ := countReads(s)
-				if _, err := s.Import(context.Background(), filepath.Join(dir, name), "x", ImportOptions{Backing: true}); err != nil {
+				if _, err := s.Import(context.Background(), filepath.Join(dir, name), "x",
+					ImportOptions{Backing: true}); err != nil {
 					t.Fatal(err)
 				}
-				// The tables, the data once to copy and once to verify, and samples for the fingerprint.
+				// The tables, the data once to copy and once to verify, and samples for the
+				// fingerprint.
 				if n := read.Load(); n > 8<<20 {
 					t.Errorf("%s: %d bytes read for %d of data", name, n, data)
 				}
@@ -87,7 +90,8 @@ func TestPreallocatedQcow2(t *testing.T) {
 func TestQcow2AgainstQEMU(t *testing.T) {
 	needQEMUTools(t)
 	options := []string{
-		"cluster_size=512", "cluster_size=4k", "cluster_size=64k", "cluster_size=2M", "compat=0.10", "extended_l2=on,cluster_size=16k",
+		"cluster_size=512", "cluster_size=4k", "cluster_size=64k", "cluster_size=2M", "compat=0.10",
+		"extended_l2=on,cluster_size=16k",
 		"extended_l2=on,cluster_size=128k", "preallocation=metadata", "preallocation=falloc",
 		"extended_l2=on,cluster_size=64k,preallocation=metadata", "lazy_refcounts=on",
 	}
@@ -103,8 +107,10 @@ func TestQcow2AgainstQEMU(t *testing.T) {
 				for range 40 {
 					off := rng.IntN(size/512) * 512
 					n := min(size-off, (1+rng.IntN(1<<(rng.IntN(11))))*512)
-					op := []string{"write -P %d %d %d", "write -P %d %d %d", "write -z %[2]d %[3]d", "write -z -u %[2]d %[3]d", "discard %[2]d %[3]d"}[rng.IntN(5)]
-					args = append(args, "-c", strings.SplitN(fmt.Sprintf(op, 1+rng.IntN(255), off, n), "%!", 2)[0])
+					op := []string{"write -P %d %d %d", "write -P %d %d %d", "write -z %[2]d %[3]d",
+						"write -z -u %[2]d %[3]d", "discard %[2]d %[3]d"}[rng.IntN(5)]
+					args = append(args, "-c", strings.SplitN(fmt.Sprintf(op, 1+rng.IntN(255), off,
+						n), "%!", 2)[0])
 				}
 				tool("qemu-io", append(append([]string{"-f", "qcow2"}, args...), file)...)
 			}
@@ -115,19 +121,23 @@ func TestQcow2AgainstQEMU(t *testing.T) {
 			if strings.Contains(under, "preallocation") {
 				under = "cluster_size=4k" // not with a backing file
 			}
-			tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", under, "-b", "bottom", "-F", "raw", "mid", fmt.Sprint(size-1<<20))
+			tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", under, "-b", "bottom", "-F",
+				"raw", "mid", fmt.Sprint(size-1<<20))
 			scribble("mid", size-1<<20)
-			tool("qemu-img", "convert", "-c", "-O", "qcow2", "-o", "cluster_size=32k", "-B", "bottom", "-F", "raw", "mid", "mid2")
+			tool("qemu-img", "convert", "-c", "-O", "qcow2", "-o", "cluster_size=32k", "-B",
+				"bottom", "-F", "raw", "mid", "mid2")
 			if strings.Contains(top, "preallocation") {
 				tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", top, "top", fmt.Sprint(size))
 			} else {
-				tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", top, "-b", "mid2", "-F", "qcow2", "top", fmt.Sprint(size))
+				tool("qemu-img", "create", "-q", "-f", "qcow2", "-o", top, "-b", "mid2", "-F",
+					"qcow2", "top", fmt.Sprint(size))
 			}
 			scribble("top", size)
 			s := newStore(t)
 			for _, name := range []string{"top", "mid", "mid2"} {
 				tool("qemu-img", "convert", "-O", "raw", name, name+".raw")
-				test.Must(t, test.Err(s.Import(ctx, filepath.Join(dir, name), name, ImportOptions{Backing: true})))
+				test.Must(t, test.Err(s.Import(ctx, filepath.Join(dir, name), name,
+					ImportOptions{Backing: true})))
 				want := readFile(t, filepath.Join(dir, name+".raw"))
 				got, err := os.ReadFile(s.ImageData(name))
 				test.Must(t, err)
@@ -136,7 +146,8 @@ func TestQcow2AgainstQEMU(t *testing.T) {
 					for at < min(len(got), len(want)) && got[at] == want[at] {
 						at++
 					}
-					t.Errorf("%s: %d bytes, QEMU reads %d; different from byte %d on", name, len(got), len(want), at)
+					t.Errorf("%s: %d bytes, QEMU reads %d; different from byte %d on", name,
+						len(got), len(want), at)
 				}
 			}
 		})

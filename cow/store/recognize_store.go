@@ -23,9 +23,9 @@ import (
 //
 //   - the lock file has the content lockMagic, or
 //   - it contains a readable manifest, image description or map of a layer, or
-//   - all names in it are those of a store, the lock file has no other content, images/, layers/ and
-//     disks/ are empty, tmp/, index/ and reserve/ contain only files of cowblk, by their content, and
-//     run/ contains something only beside layers/ and disks/: a new or emptied store.
+//   - all names in it are those of a store, the lock file has no other content, images/, layers/
+//     and disks/ are empty, tmp/, index/ and reserve/ contain only files of cowblk, by their
+//     content, and run/ contains something only beside layers/ and disks/: a new or emptied store.
 //
 // If the lock file is missing beside a readable document and nothing is foreign, a power cut has
 // lost it. Any other directory must be empty to become a store. Foreign files in a store are left
@@ -58,7 +58,8 @@ func (s *Store) recognize() error {
 			return err
 		}
 		if again == found {
-			return finding.Invalidf("store %s: expected a store or an empty directory, found %s\nname a directory of its own", shell.Text(s.dir), found)
+			return finding.Invalidf(
+				"store %s: expected a store or an empty directory, found %s\nname a directory of its own", shell.Text(s.dir), found)
 		}
 	}
 }
@@ -169,11 +170,13 @@ func (s *Store) holdsStoreObject() (bool, error) {
 		}},
 		{disksDir, func(name string) error {
 			m := new(Manifest)
-			return s.readDocument(s.path(disksDir, name, diskFile), m, func() error { return m.check(name) })
+			return s.readDocument(s.path(disksDir, name, diskFile), m,
+				func() error { return m.check(name) })
 		}},
 		{imagesDir, func(name string) error {
 			m := new(Image)
-			return s.readDocument(s.path(imagesDir, name, imageFile), m, func() error { return m.check(name) })
+			return s.readDocument(s.path(imagesDir, name, imageFile), m,
+				func() error { return m.check(name) })
 		}},
 	} {
 		for n := 8; ; n = 1 << 30 {
@@ -252,8 +255,8 @@ func (s *Store) foreignInEmpty(locked bool) (foreign string, err error) {
 	return "", nil
 }
 
-// isOwn turns the result of ownIndex or ownReserve into an answer. A file that was removed meanwhile
-// is no foreign one.
+// isOwn turns the result of ownIndex or ownReserve into an answer. A file that was removed
+// meanwhile is no foreign one.
 func isOwn(err error) (bool, error) {
 	switch {
 	case errors.Is(err, errForeign):

@@ -44,8 +44,8 @@ func state(t *testing.T, dir string) (all []string) {
 	return all
 }
 
-// plant makes files that contain text, or what follows a = in the name, and directories, whose names
-// end with a slash.
+// plant makes files that contain text, or what follows a = in the name, and directories, whose
+// names end with a slash.
 func plant(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	for _, name := range names {
@@ -66,23 +66,26 @@ func plant(t *testing.T, dir string, names ...string) {
 // Nothing is changed in a directory that is no store, even if it has names that a store has.
 func TestNothingChangesInForeignDirectories(t *testing.T) {
 	for name, files := range map[string][]string{
-		"project with refs":         {"refs/paper.bib", "refs/pdf/1.pdf", ".git/config"},
-		"refs alone":                {"refs/paper.bib"},
-		"tmp of UUIDs":              {"tmp/" + someUUID + "/f"},
-		"tmp of empty UUIDs":        {"tmp/" + someUUID + "/"},
-		"tmp of removals":           {"tmp/rm-" + someUUID + "/f"},
-		"tmp with a lock":           {"tmp/" + someUUID + "/lock"},
-		"a lock and a tmp":          {"lock", "tmp/" + someUUID + "/f"},
-		"a lock and removals":       {"lock", "tmp/rm-" + someUUID + "/disk.json"},
-		"a lock, data in tmp":       {"lock", "tmp/" + someUUID + "/data"},
-		"a lock, locked files":      {"lock", "tmp/" + someUUID + "/lock", "tmp/" + someUUID + "/f"},
-		"a lock, a layer's name":    {"lock", "tmp/" + someUUID + "/layer/f"},
-		"a lock and refs":           {"lock", "refs/paper.bib"},
-		"a lock, refs and sources":  {"lock", "refs/f", "src/f", "tmp/" + someUUID + "/f"},
-		"a lock and a reserve":      {"lock", "reserve/notes"},
-		"like dpkg":                 {"lock", "lock-frontend", "status", "info/x.list", "updates/", "tmp.ci/"},
-		"like apt":                  {"lock", "partial/", "auxfiles/", "deb_Packages"},
-		"a lock and layers":         {"lock", "layers/" + someUUID + "/map", "layers/" + someUUID + "/data"},
+		"project with refs":   {"refs/paper.bib", "refs/pdf/1.pdf", ".git/config"},
+		"refs alone":          {"refs/paper.bib"},
+		"tmp of UUIDs":        {"tmp/" + someUUID + "/f"},
+		"tmp of empty UUIDs":  {"tmp/" + someUUID + "/"},
+		"tmp of removals":     {"tmp/rm-" + someUUID + "/f"},
+		"tmp with a lock":     {"tmp/" + someUUID + "/lock"},
+		"a lock and a tmp":    {"lock", "tmp/" + someUUID + "/f"},
+		"a lock and removals": {"lock", "tmp/rm-" + someUUID + "/disk.json"},
+		"a lock, data in tmp": {"lock", "tmp/" + someUUID + "/data"},
+		"a lock, locked files": {"lock", "tmp/" + someUUID + "/lock",
+			"tmp/" + someUUID + "/f"},
+		"a lock, a layer's name":   {"lock", "tmp/" + someUUID + "/layer/f"},
+		"a lock and refs":          {"lock", "refs/paper.bib"},
+		"a lock, refs and sources": {"lock", "refs/f", "src/f", "tmp/" + someUUID + "/f"},
+		"a lock and a reserve":     {"lock", "reserve/notes"},
+		"like dpkg": {"lock", "lock-frontend", "status", "info/x.list", "updates/",
+			"tmp.ci/"},
+		"like apt": {"lock", "partial/", "auxfiles/", "deb_Packages"},
+		"a lock and layers": {"lock", "layers/" + someUUID + "/map", "layers/" + someUUID +
+			"/data"},
 		"a lock and disks":          {"lock", "disks/web/disk.json", "disks/web/data"},
 		"a lock and images":         {"lock", "images/photo/image.json"},
 		"disks, unreadable":         {"disks/web/disk.json"},
@@ -114,15 +117,39 @@ func TestNothingChangesInForeignDirectories(t *testing.T) {
 			before := state(t, dir)
 			image := write(t, filepath.Join(t.TempDir(), "image"), make([]byte, 512))
 			for what, f := range map[string]func(s *Store) error{
-				"create":       func(s *Store) error { _, err := s.Create(ctx, "x", CreateOptions{Size: 1 << 20}); return err },
-				"import":       func(s *Store) error { _, err := s.Import(ctx, image, "img", ImportOptions{}); return err },
-				"rm":           func(s *Store) error { _, err := s.Remove(ctx, "web"); return err },
-				"rm image":     func(s *Store) error { _, err := s.Remove(ctx, "photo"); return err },
-				"rm --damaged": func(s *Store) error { _, err := s.RemoveDamaged(ctx, "web"); return err },
-				"open":         func(s *Store) error { _, err := s.OpenDisk(ctx, "web", OpenOptions{Serve: true}); return err },
-				"promote":      func(s *Store) error { _, err := s.Promote(ctx, []string{"web"}, "t"); return err },
-				"rollback":     func(s *Store) error { _, err := s.Rollback(ctx, Ref{"web", "t"}); return err },
-				"check":        func(s *Store) error { _, err := s.Check(ctx, CheckOptions{}); return err },
+				"create": func(s *Store) error {
+					_, err := s.Create(ctx, "x", CreateOptions{Size: 1 << 20})
+					return err
+				},
+				"import": func(s *Store) error {
+					_, err := s.Import(ctx, image, "img", ImportOptions{})
+					return err
+				},
+				"rm": func(s *Store) error { _, err := s.Remove(ctx, "web"); return err },
+				"rm image": func(s *Store) error {
+					_, err := s.Remove(ctx, "photo")
+					return err
+				},
+				"rm --damaged": func(s *Store) error {
+					_, err := s.RemoveDamaged(ctx, "web")
+					return err
+				},
+				"open": func(s *Store) error {
+					_, err := s.OpenDisk(ctx, "web", OpenOptions{Serve: true})
+					return err
+				},
+				"promote": func(s *Store) error {
+					_, err := s.Promote(ctx, []string{"web"}, "t")
+					return err
+				},
+				"rollback": func(s *Store) error {
+					_, err := s.Rollback(ctx, Ref{"web", "t"})
+					return err
+				},
+				"check": func(s *Store) error {
+					_, err := s.Check(ctx, CheckOptions{})
+					return err
+				},
 				"check --repair": func(s *Store) error {
 					_, err := s.Check(ctx, CheckOptions{Repair: true, Prune: true})
 					return err
@@ -131,11 +158,13 @@ func TestNothingChangesInForeignDirectories(t *testing.T) {
 				s, err := Open(dir, Options{LockTimeout: time.Second})
 				test.Must(t, err)
 				err = f(s)
-				if what == "create" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "empty directory")) {
+				if what == "create" && (!errors.Is(err, ErrInvalid) ||
+					!strings.Contains(err.Error(), "empty directory")) {
 					t.Errorf("%s: %v", what, err)
 				}
 				if after := state(t, dir); !slices.Equal(after, before) {
-					t.Fatalf("%s changed\n%s\nto\n%s", what, strings.Join(before, "\n"), strings.Join(after, "\n"))
+					t.Fatalf("%s changed\n%s\nto\n%s", what, strings.Join(before, "\n"),
+						strings.Join(after, "\n"))
 				}
 			}
 		})
@@ -171,7 +200,8 @@ func TestForeignFilesInAStore(t *testing.T) {
 			told := false
 			for _, k := range r.Reports {
 				for _, p := range k.Problems {
-					told = told || strings.HasPrefix(s.path(files[0]), p.File+"/") && p.Status == finding.Left
+					told = told || strings.HasPrefix(s.path(files[0]), p.File+"/") &&
+						p.Status == finding.Left
 				}
 			}
 			if told != strings.HasPrefix(files[0], "tmp/") {
@@ -194,8 +224,8 @@ func TestForeignFilesInAStore(t *testing.T) {
 	}
 }
 
-// Names that cowblk uses elsewhere are foreign in the directory of a disk, an image or a transaction
-// that has no such files: a removal leaves them in tmp/.
+// Names that cowblk uses elsewhere are foreign in the directory of a disk, an image or a
+// transaction that has no such files: a removal leaves them in tmp/.
 func TestForeignFilesWithKnownNames(t *testing.T) {
 	s := newStore(t)
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
@@ -205,8 +235,10 @@ func TestForeignFilesWithKnownNames(t *testing.T) {
 	importRaw(t, s, "img", noise(1, 1<<16))
 	disk, image := "disks/vm1/", "images/img/"
 	files := []string{
-		disk + "data", disk + "map", disk + "checksums", disk + "image.json", disk + "journal.json", disk + "commit.json", disk + "link",
-		disk + "0.after", disk + "disk.json.damaged/notes", disk + "layer/data", image + "map", image + "disk.json", "tmp/" + someUUID + "/data",
+		disk + "data", disk + "map", disk + "checksums", disk + "image.json", disk + "journal.json",
+		disk + "commit.json", disk + "link",
+		disk + "0.after", disk + "disk.json.damaged/notes", disk + "layer/data", image + "map",
+		image + "disk.json", "tmp/" + someUUID + "/data",
 	}
 	plant(t, s.Dir(), files...)
 	test.Must(t, os.WriteFile(s.path("tmp", someUUID, lockFile), nil, 0o600))
@@ -216,7 +248,8 @@ func TestForeignFilesWithKnownNames(t *testing.T) {
 			t.Errorf("%s: with a directory that may be a layer: %v", name, err)
 		}
 	}
-	test.Must(t, errors.Join(os.RemoveAll(s.path(disk, someUUID)), os.RemoveAll(s.path(image, someUUID))))
+	test.Must(t, errors.Join(os.RemoveAll(s.path(disk, someUUID)),
+		os.RemoveAll(s.path(image, someUUID))))
 	if _, err := s.Remove(ctx, "vm1"); err != nil {
 		t.Error(err)
 	}
@@ -248,7 +281,8 @@ func TestForeignFilesWithKnownNames(t *testing.T) {
 func TestKeptFilesStay(t *testing.T) {
 	ctx := t.Context()
 	for name, c := range map[string]struct{ from, remove string }{
-		"an image in a disk": {"images/img", "vm1"}, "a layer in a disk": {"layers/*", "vm1"}, "a map in an image": {"layers/*", "img"},
+		"an image in a disk": {"images/img", "vm1"}, "a layer in a disk": {"layers/*", "vm1"},
+		"a map in an image": {"layers/*", "img"},
 	} {
 		s := newStore(t)
 		create(t, s, "vm1", CreateOptions{Size: 1 << 20})
@@ -304,7 +338,9 @@ func TestStoresInAllStates(t *testing.T) {
 			test.Must(t, test.Err(s.Remove(ctx, "vm1")))
 			plant(t, s.Dir(), "README.txt")
 		},
-		"empty lock file of an earlier version": func(t *testing.T, s *Store) { test.Must(t, os.Truncate(s.path(lockFile), 0)) },
+		"empty lock file of an earlier version": func(t *testing.T, s *Store) {
+			test.Must(t, os.Truncate(s.path(lockFile), 0))
+		},
 		"empty lock file, and a note": func(t *testing.T, s *Store) {
 			test.Must(t, os.Truncate(s.path(lockFile), 0))
 			plant(t, s.Dir(), "README.txt")
@@ -317,14 +353,19 @@ func TestStoresInAllStates(t *testing.T) {
 			test.Must(t, os.Truncate(s.path(lockFile), 5))
 			plant(t, s.Dir(), "run/vm1.pid")
 		},
-		"foreign content in the lock of a store": func(t *testing.T, s *Store) { plant(t, s.Dir(), "lock=1234") },
-		"no lock":                                func(t *testing.T, s *Store) { test.Must(t, os.Remove(s.path(lockFile))) },
+		"foreign content in the lock of a store": func(t *testing.T, s *Store) {
+			plant(t, s.Dir(), "lock=1234")
+		},
+		"no lock": func(t *testing.T, s *Store) {
+			test.Must(t, os.Remove(s.path(lockFile)))
+		},
 		"begun": func(t *testing.T, s *Store) {
 			test.Must(t, os.Truncate(s.path(lockFile), 0))
 			for _, dir := range []string{disksDir, layersDir, indexDir, reserveDir} {
 				test.Must(t, os.RemoveAll(s.path(dir)))
 			}
-			plant(t, s.Dir(), "tmp/"+someUUID+"/lock", "tmp/"+someUUID+"/image/data", "tmp/"+someUUID+"/image/image.json.new")
+			plant(t, s.Dir(), "tmp/"+someUUID+"/lock", "tmp/"+someUUID+"/image/data",
+				"tmp/"+someUUID+"/image/image.json.new")
 		},
 		"begun, killed before the lock file": func(t *testing.T, s *Store) {
 			test.Must(t, os.Truncate(s.path(lockFile), 0))

@@ -106,19 +106,21 @@ func (s *Store) checkMovable(dir, name string) error {
 	}
 	for _, e := range entries {
 		if e.IsDir() && isUUID(e.Name()) {
-			return refused(path, "directories in it", "none", e.Name(), "it is not cowblk's: move it elsewhere first")
+			return refused(path, "directories in it", "none", e.Name(),
+				"it is not cowblk's: move it elsewhere first")
 		}
 	}
 	return nil
 }
 
-// removeTxn frees the space of a removal, after the removal is complete. A disk's lock, whose file is
-// in the directory, is still held: other processes leave the directory alone.
+// removeTxn frees the space of a removal, after the removal is complete. A disk's lock, whose file
+// is in the directory, is still held: other processes leave the directory alone.
 func (s *Store) removeTxn(plan *Removal) {
 	if plan.txnDir == "" {
 		return
 	}
 	if err := s.removeTxnDir(plan.txnDir); err != nil {
-		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.txnDir, "err", err)
+		s.log.Warn("cannot clean up, the next command will try again", "directory", plan.txnDir,
+			"err", err)
 	}
 }

@@ -35,13 +35,16 @@ func (s *Store) planDamaged(name string) (*Removal, error) {
 	var found *finding.Finding
 	switch {
 	case err == nil:
-		return nil, finding.Invalidf("disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
+		return nil, finding.Invalidf(
+			"disk %q: expected one whose manifest is damaged or missing, found one that can be read: leave --damaged out", name)
 	case errors.As(err, &found) && found.What == versionOfDocument:
 		return nil, err // a document of another program version
 	case !isDamage(err):
-		return nil, fmt.Errorf("disk %q: cannot determine whether its manifest is damaged: %w", name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether its manifest is damaged: %w",
+			name, err)
 	}
-	return &Removal{Name: name, Kind: KindDisk, Damaged: true, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
+	return &Removal{Name: name, Kind: KindDisk, Damaged: true, Layers: []uuid.UUID{},
+		Kept: []uuid.UUID{}}, nil
 }
 
 // RemoveDamaged removes a disk whose manifest is missing or damaged, so that its name is free. It
@@ -85,7 +88,8 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 		}
 		// Durably rename the manifest first: recovery would remove the layers that it names.
 		dir := s.path(disksDir, name)
-		if err := s.fs.Rename(s.path(disksDir, name, diskFile), s.path(disksDir, name, damagedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.fs.Rename(s.path(disksDir, name, diskFile), s.path(disksDir, name,
+			damagedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if err := s.fs.SyncDir(dir); err != nil {

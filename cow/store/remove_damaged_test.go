@@ -21,8 +21,10 @@ import (
 func TestRemoveDamaged(t *testing.T) {
 	for what, hurt := range map[string]func(t *testing.T, s *Store, path string){
 		"missing": func(t *testing.T, _ *Store, path string) { test.Must(t, os.Remove(path)) },
-		"cut off": func(t *testing.T, _ *Store, path string) { test.Must(t, os.Truncate(path, 100)) },
-		"empty":   func(t *testing.T, _ *Store, path string) { test.Must(t, os.Truncate(path, 0)) },
+		"cut off": func(t *testing.T, _ *Store, path string) {
+			test.Must(t, os.Truncate(path, 100))
+		},
+		"empty": func(t *testing.T, _ *Store, path string) { test.Must(t, os.Truncate(path, 0)) },
 		"directory": func(t *testing.T, _ *Store, path string) {
 			test.Must(t, os.Remove(path))
 			test.Must(t, os.Mkdir(path, 0o700))
@@ -44,9 +46,11 @@ func TestRemoveDamaged(t *testing.T) {
 			create(t, s, "clone", CreateOptions{From: "vm1@t"})
 			layers := entries(t, s.path(layersDir))
 			path := s.path(disksDir, "vm1", diskFile)
-			test.ErrorIs(t, test.Err(s.RemoveDamaged(ctx, "vm1")), ErrInvalid, "of a disk that is whole")
+			test.ErrorIs(t, test.Err(s.RemoveDamaged(ctx, "vm1")), ErrInvalid,
+				"of a disk that is whole")
 			hurt(t, s, path)
-			if all, err := s.Disks(); err == nil || len(all) != 2 || !strings.Contains(err.Error(), "vm1") {
+			if all, err := s.Disks(); err == nil || len(all) != 2 || !strings.Contains(err.Error(),
+				"vm1") {
 				t.Errorf("disks: %d, %v", len(all), err)
 			}
 			if _, err := s.Remove(ctx, "vm1"); err == nil {
@@ -134,9 +138,11 @@ func TestDirectoryInPlaceOfAManifest(t *testing.T) {
 // An image without a readable description can be removed, whatever is in its place.
 func TestRemoveImageWithoutADescription(t *testing.T) {
 	for name, put := range map[string]func(path string) error{
-		"directory": func(path string) error { return os.MkdirAll(filepath.Join(path, "notes"), 0o700) },
-		"FIFO":      func(path string) error { return syscall.Mkfifo(path, 0o600) },
-		"nothing":   func(string) error { return nil },
+		"directory": func(path string) error {
+			return os.MkdirAll(filepath.Join(path, "notes"), 0o700)
+		},
+		"FIFO":    func(path string) error { return syscall.Mkfifo(path, 0o600) },
+		"nothing": func(string) error { return nil },
 	} {
 		s := newStore(t)
 		importRaw(t, s, "img", noise(1, 1<<16))
@@ -158,8 +164,10 @@ func TestRemoveDamagedNewer(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	path := s.path(disksDir, "vm1", diskFile)
 	data := readFile(t, path)
-	test.Must(t, os.WriteFile(path, []byte(strings.Replace(string(data), `"version": 1`, `"version": 2`, 1)), 0o600))
-	if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "newer") {
+	test.Must(t, os.WriteFile(path, []byte(strings.Replace(string(data), `"version": 1`,
+		`"version": 2`, 1)), 0o600))
+	if _, err := s.RemoveDamaged(ctx, "vm1"); !errors.Is(err, ErrRefused) ||
+		!strings.Contains(err.Error(), "newer") {
 		t.Errorf("%v", err)
 	}
 }

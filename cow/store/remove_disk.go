@@ -22,7 +22,8 @@ func (s *Store) planDisk(v *survey, m *Manifest) (*Removal, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Removal{Name: m.Name, Kind: KindDisk, Freed: r.freed, Layers: r.layers, Kept: r.kept}, nil
+	return &Removal{Name: m.Name, Kind: KindDisk, Freed: r.freed, Layers: r.layers, Kept: r.kept},
+		nil
 }
 
 // removeDisk renames the disk's directory, with its manifest and lock, to tmp/. That removes the
@@ -58,7 +59,8 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		}
 		v.dropDisk(name)
 		if err := v.releaseAbove(m, 0, left, m.Name); err != nil {
-			s.log.Warn("layers of a removed disk are left, the next command will try again", "disk", name, "err", err)
+			s.log.Warn("layers of a removed disk are left, the next command will try again", "disk",
+				name, "err", err)
 			return nil
 		}
 		plan.txnDir = left
@@ -85,7 +87,8 @@ func (s *Store) moveOutDisk(v *survey, m *Manifest) (string, error) {
 	if err := s.writeDocument(filepath.Join(out, diskFile), m); err != nil {
 		return "", errors.Join(err, s.fs.RemoveAll(out))
 	}
-	unresolved, err := s.renameDurably(s.path(disksDir, m.Name), filepath.Join(out, linkFile), disksDir)
+	unresolved, err := s.renameDurably(s.path(disksDir, m.Name), filepath.Join(out, linkFile),
+		disksDir)
 	if err != nil && !unresolved {
 		err = errors.Join(err, s.fs.RemoveAll(out))
 	}

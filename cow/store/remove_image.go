@@ -31,18 +31,21 @@ func (s *Store) planImage(v *survey, name string) (*Removal, error) {
 		if len(users) > 1 {
 			noun = "disks"
 		}
-		return nil, fmt.Errorf("image %q is %w: base of %s %s\nit stays as long as a disk lies on it: %s shows them",
+		return nil, fmt.Errorf(
+			"image %q is %w: base of %s %s\nit stays as long as a disk lies on it: %s shows them",
 			name, ErrInUse, noun, strings.Join(users, ", "), s.command("tree", name))
 	}
 	if len(away) > 0 {
-		return nil, fmt.Errorf("image %q is %w: it is the base of %s, whose directory was in %s and was moved away without rm\nput it back; if it is gone for good, see --prune in \"cowblk help check\"",
+		return nil, fmt.Errorf(
+			"image %q is %w: it is the base of %s, whose directory was in %s and was moved away without rm\nput it back; if it is gone for good, see --prune in \"cowblk help check\"",
 			name, ErrInUse, strings.Join(away, ", "), shell.Text(s.path(disksDir)))
 	}
 	var freed int64
 	if !link {
 		freed = s.allocated(s.ImageData(name))
 	}
-	return &Removal{Name: name, Kind: "image", Freed: freed, Layers: []uuid.UUID{}, Kept: []uuid.UUID{}}, nil
+	return &Removal{Name: name, Kind: "image", Freed: freed, Layers: []uuid.UUID{},
+		Kept: []uuid.UUID{}}, nil
 }
 
 // removeImage makes one attempt to remove an image.
@@ -87,7 +90,8 @@ func (s *Store) removeLink(dir, name string) error {
 	}
 	s.log.Warn("the directory was a symbolic link: the link is removed, and the directory that it led to stays", "path", path)
 	if err := s.fs.SyncDir(s.path(dir)); err != nil {
-		return fmt.Errorf("%s: the symbolic link is removed, but a power cut may bring it back: %w", shell.Text(path), err)
+		return fmt.Errorf("%s: the symbolic link is removed, but a power cut may bring it back: %w",
+			shell.Text(path), err)
 	}
 	return nil
 }
@@ -108,7 +112,8 @@ func (s *Store) ownName(v *survey, name string, link bool) error {
 			if lerr == nil && xerr == nil && exists && !at {
 				return nil
 			}
-			if users, away, uerr := v.imageUsers(other.found); uerr == nil && len(users)+len(away) == 0 {
+			if users, away, uerr := v.imageUsers(other.found); uerr == nil &&
+				len(users)+len(away) == 0 {
 				return nil
 			}
 		}

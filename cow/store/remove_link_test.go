@@ -31,7 +31,9 @@ func TestRemoveImageBehindALink(t *testing.T) {
 			create(t, s, "v", CreateOptions{From: "g"})
 			return "golden", s.path(imagesDir, "g")
 		}},
-		{"a directory without an image", func(t *testing.T, s *Store) (string, string) { return "photos", t.TempDir() }},
+		{"a directory without an image", func(t *testing.T, s *Store) (string, string) {
+			return "photos", t.TempDir()
+		}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			s := newStore(t)
@@ -85,7 +87,8 @@ func TestRemoveRenamedImage(t *testing.T) {
 		before := snapshot(t, s.path(imagesDir))
 		_, perr := s.PlanRemove("g2")
 		_, err := s.Remove(ctx, "g2")
-		if !errors.Is(err, ErrRefused) || !errors.Is(perr, ErrRefused) || !strings.Contains(err.Error(), "g2") {
+		if !errors.Is(err, ErrRefused) || !errors.Is(perr, ErrRefused) ||
+			!strings.Contains(err.Error(), "g2") {
 			t.Errorf("%s: expected a refusal, found %v and %v", what, perr, err)
 			continue
 		}

@@ -20,7 +20,8 @@ import (
 // resumes a guest or frees space. The second half is only for closing the maps of served disks and
 // for removals, which must not depend on earlier commands.
 const (
-	reserveFiles    = 24               // a rollback needs up to 9 inodes; earlier versions create and use the first 16
+	// a rollback needs up to 9 inodes; earlier versions create and use the first 16
+	reserveFiles    = 24
 	reserveForClose = reserveFiles / 2 // the second half, with the lower numbers
 	// Limits of the size of one file, in bytes. The size is 1/reservePart of the free space: the
 	// reserve takes at most a sixteenth.
@@ -77,7 +78,8 @@ func (s *Store) releaseReserve(why error, keep int) bool {
 		}
 		s.released.Add(1)
 		s.releasedSize.Store(size)
-		s.log.Warn("the file system is full: a file of the store's reserve is removed", "left", i, "reason", why)
+		s.log.Warn("the file system is full: a file of the store's reserve is removed", "left", i,
+			"reason", why)
 		// Some file systems free the space only when the removal is durable.
 		_ = s.fs.SyncDir(s.path(reserveDir))
 		return true
@@ -109,7 +111,8 @@ func (s *Store) fillReserve() {
 		return
 	}
 	for i := range reserveFiles {
-		if err := s.makeReserve(s.reservePath(i), size); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := s.makeReserve(s.reservePath(i), size); err != nil &&
+			!errors.Is(err, fs.ErrExist) {
 			s.log.Debug("the store's reserve is incomplete", "err", err)
 			return
 		}
@@ -128,7 +131,8 @@ func (s *Store) restoreReserve() {
 			continue
 		}
 		err := error(unix.ENOSPC)
-		for size := min(s.releasedSize.Load(), maxReserve); noSpace(err) && size >= minReserve; size /= 2 {
+		for size := min(s.releasedSize.Load(), maxReserve); noSpace(err) &&
+			size >= minReserve; size /= 2 {
 			err = s.makeReserve(path, size)
 		}
 		if err != nil {

@@ -42,7 +42,9 @@ func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
 // rollbackTarget returns the manifest of a disk that nobody has open and that has the tag.
 func (s *Store) rollbackTarget(ref Ref) (*Manifest, error) {
 	if ref.Tag == "" {
-		return nil, finding.Invalidf("rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name, s.command("info", ref.Name))
+		return nil, finding.Invalidf(
+			"rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name,
+			s.command("info", ref.Name))
 	}
 	if _, serving := s.Serving(ref.Name); serving {
 		return nil, s.inUse(ref.Name)
@@ -135,7 +137,8 @@ func (s *Store) rollbackOnce(ctx context.Context, ref Ref, lost []string) (*Roll
 	after := *m
 	after.Layers = slices.Clone(m.Layers[:top+1])
 	if now := m.tagsFrom(top + 1); lost != nil && !slices.Equal(lost, now) {
-		return nil, fmt.Errorf("disk %q: %w: it was promoted meanwhile: tags that would be lost: expected %s, found %s",
+		return nil, fmt.Errorf(
+			"disk %q: %w: it was promoted meanwhile: tags that would be lost: expected %s, found %s",
 			m.Name, ErrBusy, listText(lost), listText(now))
 	}
 	id, err := tx.newHead(&after)

@@ -27,17 +27,20 @@ func TestRollback(t *testing.T) {
 	before := snapshot(t, s.Dir())
 	plan, err := s.PlanRollback(Ref{"vm1", "t1"})
 	test.Must(t, err)
-	if !slices.Equal(plan.Lost, []string{"t2", "t3"}) || len(plan.Layers) != 2 || len(plan.Kept) != 1 ||
+	if !slices.Equal(plan.Lost, []string{"t2", "t3"}) || len(plan.Layers) != 2 ||
+		len(plan.Kept) != 1 ||
 		!slices.Equal(plan.KeptBy, []string{"vm2"}) || plan.Freed < 2*4096 || plan.Depth != 2 {
 		t.Errorf("plan %+v", plan)
 	}
 	sameFiles(t, before, snapshot(t, s.Dir()))
 
 	o := openDisk(t, s, "vm1")
-	test.ErrorIs(t, test.Err(s.Rollback(ctx, Ref{"vm1", "t1"})), ErrInUse, "rollback of an open disk")
+	test.ErrorIs(t, test.Err(s.Rollback(ctx, Ref{"vm1", "t1"})), ErrInUse,
+		"rollback of an open disk")
 	test.Must(t, o.Close())
 	for _, ref := range []Ref{{"vm1", ""}, {"vm1", "no"}, {"vm9", "t1"}} {
-		if _, err := s.Rollback(ctx, ref); !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalid) {
+		if _, err := s.Rollback(ctx, ref); !errors.Is(err, ErrNotFound) &&
+			!errors.Is(err, ErrInvalid) {
 			t.Errorf("rollback to %v: %v", ref, err)
 		}
 	}
@@ -48,11 +51,13 @@ func TestRollback(t *testing.T) {
 	if err != nil || m.Head().UUID != r.Head || len(m.Layers) != r.Depth || m.Head().Tag != "" {
 		t.Errorf("%+v, %v, after %+v", m, err, r)
 	}
-	if !bytes.Equal(content(t, s, "vm1"), at["t1"]) || !bytes.Equal(content(t, s, "vm2"), at["t2"]) {
+	if !bytes.Equal(content(t, s, "vm1"), at["t1"]) || !bytes.Equal(content(t, s, "vm2"),
+		at["t2"]) {
 		t.Error("vm1 is not what t1 was, or vm2 not what t2 was")
 	}
 	for _, id := range r.Layers {
-		test.ErrorIs(t, test.Err(os.Stat(s.path(layersDir, id.String()))), os.ErrNotExist, fmt.Sprintf("layer %s", id))
+		test.ErrorIs(t, test.Err(os.Stat(s.path(layersDir, id.String()))), os.ErrNotExist,
+			fmt.Sprintf("layer %s", id))
 	}
 	put(t, s, "vm1", noise(30, 4096), 4096)
 	test.Must(t, test.Err(s.Remove(ctx, "vm2")))
@@ -71,6 +76,7 @@ func TestRollbackRefused(t *testing.T) {
 	data[4096] ^= 4
 	write(t, path, data)
 	before := snapshot(t, s.Dir())
-	test.ErrorIs(t, test.Err(s.Rollback(ctx, Ref{"vm1", "t"})), ErrRefused, "rollback to a damaged layer")
+	test.ErrorIs(t, test.Err(s.Rollback(ctx, Ref{"vm1", "t"})), ErrRefused,
+		"rollback to a damaged layer")
 	sameFiles(t, before, snapshot(t, s.Dir()))
 }

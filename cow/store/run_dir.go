@@ -42,10 +42,12 @@ func (s *Store) RunDir() string { return s.runDir }
 func (s *Store) MakeRunDir() error {
 	dir := s.getenv(runtimeEnv)
 	if dir != "" && !filepath.IsAbs(dir) && os.Geteuid() != 0 {
-		s.log.Warn("an environment variable is ignored: expected an absolute path", "variable", runtimeEnv, "found", dir, "run_directory", s.runDir)
+		s.log.Warn("an environment variable is ignored: expected an absolute path", "variable",
+			runtimeEnv, "found", dir, "run_directory", s.runDir)
 	}
 	err := s.makeRunDir(s.runDir)
-	if dir := s.getenv(runtimeEnv); err != nil && !errors.Is(err, ErrInvalid) && filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
+	if dir := s.getenv(runtimeEnv); err != nil && !errors.Is(err, ErrInvalid) &&
+		filepath.IsAbs(dir) && s.runDir == filepath.Join(dir, programDir) {
 		err = fmt.Errorf("%w: %s is %s: set it to a directory that you can write to, as logging in does", err, runtimeEnv, shell.Word(dir))
 	}
 	return err
@@ -55,7 +57,8 @@ func (s *Store) MakeRunDir() error {
 func (s *Store) Socket(name string) (string, error) {
 	p := filepath.Join(s.runDir, name+".sock")
 	if len(p) > maxSocketPath {
-		return "", finding.Invalidf("socket path %s has %d bytes, a UNIX socket allows %d: use a store with a shorter path, or --socket-path",
+		return "", finding.Invalidf(
+			"socket path %s has %d bytes, a UNIX socket allows %d: use a store with a shorter path, or --socket-path",
 			p, len(p), maxSocketPath)
 	}
 	return p, nil

@@ -23,7 +23,9 @@ func TestBadRuntimeDirIsNamed(t *testing.T) {
 	}
 	for _, dir := range []string{"/nonexistent/run", "/proc"} {
 		home := t.TempDir()
-		env := func(k string) string { return map[string]string{"HOME": home, "XDG_RUNTIME_DIR": dir}[k] }
+		env := func(k string) string {
+			return map[string]string{"HOME": home, "XDG_RUNTIME_DIR": dir}[k]
+		}
 		def, err := DefaultDir(env)
 		test.Must(t, err)
 		s, err := Open(def, Options{Getenv: env})
@@ -81,7 +83,8 @@ func TestMemoryDirWhoseNameIsTaken(t *testing.T) {
 				test.Must(t, os.Lchown(path, attacker, attacker))
 			}
 			mine := memoryDirIn(shm, uid)
-			if !strings.HasPrefix(mine, plain+"-") || len(mine) < len(plain)+16 || mine == memoryDirIn(shm, uid) {
+			if !strings.HasPrefix(mine, plain+"-") || len(mine) < len(plain)+16 ||
+				mine == memoryDirIn(shm, uid) {
 				t.Errorf("it can be guessed: %s", mine)
 			}
 			test.Must(t, os.Mkdir(mine, 0o700))

@@ -73,14 +73,16 @@ func (s *Store) ServingError(name string) (*Serving, error) {
 		return nil, linkedLock(s.path(disksDir, name, lockFile))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("disk %q: cannot determine whether a process has it open: %w", name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether a process has it open: %w", name,
+			err)
 	}
 	defer f.Close()
 	switch err := f.Lock(false); {
 	case err == nil:
 		return nil, nil
 	case !errors.Is(err, vfs.ErrLocked):
-		return nil, fmt.Errorf("disk %q: cannot determine whether a process has it open: %w", name, err)
+		return nil, fmt.Errorf("disk %q: cannot determine whether a process has it open: %w", name,
+			err)
 	}
 	v, confirmed := s.readServing(f)
 	if !confirmed && f.Lock(false) == nil {

@@ -13,7 +13,9 @@ import (
 
 // memoryName returns the file name of the Serving record in memory, which replaces a lock file that
 // is not writable. It contains the inode of the lock file, so stores do not share it.
-func memoryName(id vfs.Identity) string { return fmt.Sprintf("serving-%x-%d.json", id.Dev, id.Inode) }
+func memoryName(id vfs.Identity) string {
+	return fmt.Sprintf("serving-%x-%d.json", id.Dev, id.Inode)
+}
 
 // writeMemory writes the record to a directory in memory.
 func (l *Lock) writeMemory(v Serving) error {
@@ -60,7 +62,8 @@ func (l *Lock) removeMemory() {
 		return
 	}
 	if err := l.s.fs.Remove(l.memoryPath); err != nil && !errors.Is(err, os.ErrNotExist) {
-		l.s.log.Warn("the record of a served disk could not be removed from memory", "disk", l.name, "err", err)
+		l.s.log.Warn("the record of a served disk could not be removed from memory", "disk", l.name,
+			"err", err)
 	}
 	l.memoryPath = ""
 }

@@ -84,9 +84,11 @@ func TestImportFollowsData(t *testing.T) {
 	}{
 		{"raw", raw, 5 << 20, 1000},
 		{"qcow2", write(t, filepath.Join(dir, "empty"), sparseQcow2(0, "")), 0, 1000},
-		{"qcow2 of zero clusters", write(t, filepath.Join(dir, "zero"), sparseQcow2(1, "")), 0, 1000},
+		{"qcow2 of zero clusters", write(t, filepath.Join(dir, "zero"), sparseQcow2(1, "")), 0,
+			1000},
 		{"overlay", write(t, filepath.Join(dir, "overlay"), sparseQcow2(0, raw)), 5 << 20, 1000},
-		{"overlay of zero clusters", write(t, filepath.Join(dir, "zeroed"), sparseQcow2(1, raw)), 0, 1000},
+		{"overlay of zero clusters", write(t, filepath.Join(dir, "zeroed"), sparseQcow2(1, raw)), 0,
+			1000},
 		{"qcow2 of clusters in a hole", inHole(t, filepath.Join(dir, "hole"), ""), 0, 1000},
 		{"overlay of clusters in a hole", inHole(t, filepath.Join(dir, "covered"), raw), 0, 1000},
 	}
@@ -98,7 +100,8 @@ func TestImportFollowsData(t *testing.T) {
 			// once to verify.
 			within := func(what string, passes int64) {
 				t.Helper()
-				if read, calls := bytesRead.Swap(0), lookups.Swap(0); read > passes*tt.data+8<<20 || calls > tt.calls {
+				if read, calls := bytesRead.Swap(0), lookups.Swap(0); read > passes*tt.data+8<<20 ||
+					calls > tt.calls {
 					t.Errorf("%s: %d bytes read in %d calls", what, read, calls)
 				}
 			}
@@ -108,7 +111,8 @@ func TestImportFollowsData(t *testing.T) {
 			if a := s.allocated(s.ImageData("img")); a > 1<<20 {
 				t.Errorf("%d bytes allocated", a)
 			}
-			if tt.data == 0 && img.ChunkSHA256 != sum(binary.LittleEndian.AppendUint64(nil, terabyte)) {
+			if tt.data == 0 && img.ChunkSHA256 != sum(binary.LittleEndian.AppendUint64(nil,
+				terabyte)) {
 				t.Errorf("chunk digest of zeros: %s", img.ChunkSHA256)
 			}
 			if r := check(t, s, CheckOptions{Depth: CheckFull}); r.Found != 0 {
@@ -139,7 +143,8 @@ func TestChunkDigestIgnoresHoles(t *testing.T) {
 	sparse, err := s.Import(ctx, hole, "hole", ImportOptions{})
 	test.Must(t, err)
 	if full.ChunkSHA256 != sparse.ChunkSHA256 || full.ChunkSHA256 != chunkSum(data) {
-		t.Errorf("with holes %s, without %s, want %s", sparse.ChunkSHA256, full.ChunkSHA256, chunkSum(data))
+		t.Errorf("with holes %s, without %s, want %s", sparse.ChunkSHA256, full.ChunkSHA256,
+			chunkSum(data))
 	}
 	longer := importRaw(t, s, "longer", append(data, make([]byte, 512)...))
 	if longer.ChunkSHA256 == full.ChunkSHA256 {

@@ -75,10 +75,11 @@ type Store struct {
 	restrictOnce sync.Once
 	reserveOnce  sync.Once
 	releasedSize atomic.Int64 // size of a removed file, in bytes
-	released     atomic.Int32 // files of the reserve that this Store has removed and not created again
-	waiters      waiters      // for the store's lock
-	diskLocks    sync.Map     // keys: the *Lock of each disk that is locked
-	holders      holderCache
+	// files of the reserve that this Store has removed and not created again
+	released  atomic.Int32
+	waiters   waiters  // for the store's lock
+	diskLocks sync.Map // keys: the *Lock of each disk that is locked
+	holders   holderCache
 }
 
 // Open returns the store in dir. It creates nothing: a missing directory is an empty store, which
@@ -126,7 +127,8 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	return &Store{
 		dir: dir, runDir: run,
-		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now, program: o.Command,
+		fs: o.FS, log: o.Log, getenv: o.Getenv, lockTimeout: o.LockTimeout, now: o.Now,
+		program:     o.Command,
 		clockMargin: defaultClockMargin,
 	}, nil
 }
@@ -143,7 +145,8 @@ func DefaultDir(getenv func(string) string) (string, error) {
 	if home := getenv("HOME"); home != "" {
 		return filepath.Join(home, ".local", "share", programDir), nil
 	}
-	return "", finding.Invalidf("no place for the store: neither XDG_DATA_HOME nor HOME is set; use --store DIR or COWBLK_STORE")
+	return "", finding.Invalidf(
+		"no place for the store: neither XDG_DATA_HOME nor HOME is set; use --store DIR or COWBLK_STORE")
 }
 
 // Dir returns the store's absolute directory.
@@ -229,14 +232,16 @@ func (s *Store) exists(path string) (bool, error) {
 func (s *Store) checkFree(name string) error {
 	for dir, kind := range map[string]string{imagesDir: KindImage, disksDir: KindDisk} {
 		if t := s.notDirectory(kind, name); t != nil {
-			return fmt.Errorf("name %q is taken: %s is %s, and no %s: %w\nchoose another name, or move it out of the store", name, shell.Text(t.Path), t.What, kind, ErrExists)
+			return fmt.Errorf(
+				"name %q is taken: %s is %s, and no %s: %w\nchoose another name, or move it out of the store", name, shell.Text(t.Path), t.What, kind, ErrExists)
 		}
 		taken, err := s.exists(s.path(dir, name))
 		if err != nil {
 			return fmt.Errorf("store %s: %w", s.dir, err)
 		}
 		if taken {
-			return fmt.Errorf("%s %q %w: choose another name (%s shows those taken)", kind, name, ErrExists, s.command("list"))
+			return fmt.Errorf("%s %q %w: choose another name (%s shows those taken)", kind, name,
+				ErrExists, s.command("list"))
 		}
 	}
 	return nil

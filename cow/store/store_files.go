@@ -66,7 +66,8 @@ func (s *Store) adviseOther(file, dir string) string {
 	if real, err := filepath.EvalSymlinks(file); err == nil {
 		file = real
 	}
-	holder, kind := filepath.Base(filepath.Dir(file)), filepath.Base(filepath.Dir(filepath.Dir(file)))
+	holder, kind := filepath.Base(filepath.Dir(file)),
+		filepath.Base(filepath.Dir(filepath.Dir(file)))
 	if kind == imagesDir && CheckName("image", holder) == nil {
 		return "make the disk on the image: --from " + holder
 	}
@@ -80,9 +81,11 @@ func (s *Store) adviseOther(file, dir string) string {
 				continue
 			}
 			if l.Tag != "" {
-				return fmt.Sprintf("make the disk on the tag of this layer: --from %s@%s", m.Name, l.Tag)
+				return fmt.Sprintf("make the disk on the tag of this layer: --from %s@%s", m.Name,
+					l.Tag)
 			}
-			return fmt.Sprintf("make the disk on what disk %q holds: cowblk promote %s --tag TAG, then --from %s@TAG", m.Name, m.Name, m.Name)
+			return fmt.Sprintf(
+				"make the disk on what disk %q holds: cowblk promote %s --tag TAG, then --from %s@TAG", m.Name, m.Name, m.Name)
 		}
 	}
 	return "make the disk on what a disk holds: cowblk promote DISK --tag TAG, then --from DISK@TAG"
@@ -106,7 +109,8 @@ func storeOf(fsys vfs.FS, path string) string {
 	if err != nil {
 		return ""
 	}
-	for dir, child := filepath.Dir(path), filepath.Base(path); ; dir, child = filepath.Dir(dir), filepath.Base(dir) {
+	for dir, child := filepath.Dir(path), filepath.Base(path); ; dir, child = filepath.Dir(dir),
+		filepath.Base(dir) {
 		if isStore(fsys, dir, child) {
 			return dir
 		}
@@ -124,7 +128,8 @@ func storeOf(fsys vfs.FS, path string) string {
 		return dir
 	}
 	if id, err := uuid.Parse(filepath.Base(dir)); err == nil {
-		if h, err := layer.ReadHeader(fsys, filepath.Join(dir, mapFile)); err == nil && h.UUID == id {
+		if h, err := layer.ReadHeader(fsys, filepath.Join(dir, mapFile)); err == nil &&
+			h.UUID == id {
 			return dir
 		}
 	}
@@ -170,11 +175,14 @@ func refuseImportOf(fsys vfs.FS, path string) error {
 			real = e.Path
 		}
 		kind := filepath.Dir(filepath.Dir(real))
-		if filepath.Base(real) == dataFile && (filepath.Dir(real) == dir || kind == filepath.Join(dir, imagesDir) || kind == filepath.Join(dir, layersDir)) {
+		if filepath.Base(real) == dataFile && (filepath.Dir(real) == dir ||
+			kind == filepath.Join(dir, imagesDir) || kind == filepath.Join(dir, layersDir)) {
 			continue
 		}
 		// A file that a user has put beside the store's own is only read.
-		if rel, err := filepath.Rel(dir, real); err == nil && rel != lockFile && !slices.Contains(storeDirs, strings.Split(rel, "/")[0]) && isStore(fsys, dir, lockFile) {
+		if rel, err := filepath.Rel(dir, real); err == nil && rel != lockFile &&
+			!slices.Contains(storeDirs, strings.Split(rel, "/")[0]) &&
+			isStore(fsys, dir, lockFile) {
 			continue
 		}
 		return refused(path, "image file", "a file that is no store's", "a file of "+dir,
@@ -205,7 +213,8 @@ func CheckWritable(s *Store, path string) error {
 		}
 	}
 	if err != nil {
-		s.log.Warn("whether disks of the store use the file cannot be determined", "file", path, "store", s.dir, "err", err)
+		s.log.Warn("whether disks of the store use the file cannot be determined", "file", path,
+			"store", s.dir, "err", err)
 	}
 	return Classify(imagefile.CheckSystemUse(s.fs, path, ""))
 }
@@ -255,7 +264,8 @@ func (s *Store) findInode(path string, want map[vfs.Inode]bool, depth int) (stri
 		return "", err
 	}
 	for _, e := range entries {
-		if depth == maxStoreDepth && e.IsDir() || depth > 0 && e.Type()&fs.ModeSymlink != 0 && s.isDir(path, e.Name()) {
+		if depth == maxStoreDepth && e.IsDir() || depth > 0 && e.Type()&fs.ModeSymlink != 0 &&
+			s.isDir(path, e.Name()) {
 			continue
 		}
 		found, err := s.findInode(filepath.Join(path, e.Name()), want, depth+1)

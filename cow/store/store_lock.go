@@ -69,7 +69,8 @@ func (s *Store) lockStore(ctx context.Context) (vfs.File, error) {
 	case err == nil:
 		return lock, nil
 	case errors.Is(err, errLockTimeout):
-		err = fmt.Errorf("%w: %s has been changing it for more than %s", ErrBusy, s.storeHolder(), s.lockTimeout)
+		err = fmt.Errorf("%w: %s has been changing it for more than %s", ErrBusy, s.storeHolder(),
+			s.lockTimeout)
 	}
 	if lock != nil {
 		lock.Close()
@@ -189,7 +190,8 @@ type waiter struct {
 
 // wait returns the locked file. It may be another file than f; f is closed then. After an error the
 // result is f, which the caller closes, or nil.
-func (ws *waiters) wait(ctx context.Context, f vfs.LockWaiter, timeout <-chan time.Time) (vfs.File, error) {
+func (ws *waiters) wait(ctx context.Context, f vfs.LockWaiter, timeout <-chan time.Time) (vfs.File,
+	error) {
 	w := ws.take(f)
 	if w.file != f {
 		f.Close()

@@ -26,7 +26,8 @@ func waiting(t *testing.T, path string) (n int) {
 	test.Must(t, unix.Stat(path, &st))
 	locks := readFile(t, "/proc/locks")
 	for line := range bytes.Lines(locks) {
-		if bytes.Contains(line, []byte("->")) && bytes.Contains(line, fmt.Appendf(nil, ":%d ", st.Ino)) {
+		if bytes.Contains(line, []byte("->")) && bytes.Contains(line, fmt.Appendf(nil, ":%d ",
+			st.Ino)) {
 			n++
 		}
 	}
@@ -56,7 +57,8 @@ func TestStoreLockInOrder(t *testing.T) {
 		go func() {
 			errs <- other.locked(ctx, func() error { order <- i; return nil })
 		}()
-		test.Eventually(t, "one more waits", func() bool { return waiting(t, s.path(lockFile)) == i+1 })
+		test.Eventually(t, "one more waits",
+			func() bool { return waiting(t, s.path(lockFile)) == i+1 })
 	}
 	unlock()
 	for range n {
@@ -92,7 +94,8 @@ func TestStoreLockWaitEnds(t *testing.T) {
 	}
 	s.lockTimeout = 20 * time.Millisecond
 	err := s.locked(ctx, func() error { return errors.New("the lock was had") })
-	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
+	if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), fmt.Sprintf("process %d",
+		os.Getpid())) {
 		t.Errorf("%v, expected %v and this process", err, ErrBusy)
 	}
 	s.lockTimeout = lockPatience
@@ -112,7 +115,8 @@ func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	path := s.path(disksDir, "vm1", lockFile)
 	const dead = 1 << 29 // no process has this number
-	write(t, path, fmt.Appendf(nil, `{"pid":%d,"control":"/run/cowblk/vm1.ctl","socket":"/run/cowblk/vm1.sock"}`, dead))
+	write(t, path, fmt.Appendf(nil,
+		`{"pid":%d,"control":"/run/cowblk/vm1.ctl","socket":"/run/cowblk/vm1.sock"}`, dead))
 	cmd := exec.Command("flock", path, "cat")
 	t.Run("shared", func(t *testing.T) {
 		f, err := os.Open(path)
@@ -120,7 +124,8 @@ func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 		defer f.Close()
 		test.Must(t, unix.Flock(int(f.Fd()), unix.LOCK_SH))
 		_, err = s.LockDisk("vm1")
-		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) || strings.Contains(err.Error(), fmt.Sprint(dead)) {
+		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d",
+			os.Getpid())) || strings.Contains(err.Error(), fmt.Sprint(dead)) {
 			t.Errorf("%v, expected this process", err)
 		}
 	})
@@ -128,13 +133,16 @@ func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 	test.Must(t, err)
 	test.Must(t, cmd.Start())
 	defer func() { stdin.Close(); cmd.Wait() }()
-	test.Eventually(t, "another process has the lock", func() bool { _, serving := s.Serving("vm1"); return serving })
+	test.Eventually(t, "another process has the lock",
+		func() bool { _, serving := s.Serving("vm1"); return serving })
 	v, _ := s.Serving("vm1")
 	if v == nil || *v != (Serving{PID: cmd.Process.Pid}) {
-		t.Errorf("%v has the disk open, expected process %d, which serves nobody", v, cmd.Process.Pid)
+		t.Errorf("%v has the disk open, expected process %d, which serves nobody", v,
+			cmd.Process.Pid)
 	}
 	_, err = s.LockDisk("vm1")
-	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", cmd.Process.Pid)) || strings.Contains(err.Error(), fmt.Sprint(dead)) {
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprintf("process %d",
+		cmd.Process.Pid)) || strings.Contains(err.Error(), fmt.Sprint(dead)) {
 		t.Errorf("%v, expected process %d", err, cmd.Process.Pid)
 	}
 }
@@ -142,14 +150,16 @@ func TestHolderIsNotWhoOnceWroteThere(t *testing.T) {
 // A lock's content is written over the old content, and versions that do not know the padding can
 // read it. A lock file of an earlier version, shorter or longer, works too.
 func TestLockContent(t *testing.T) {
-	for name, before := range map[string]string{"none": "", "earlier": `{"pid":7,"socket":"/x"}` + "\n", "long": strings.Repeat("x", 5000)} {
+	for name, before := range map[string]string{"none": "", "earlier": `{"pid":7,"socket":"/x"}` +
+		"\n", "long": strings.Repeat("x", 5000)} {
 		t.Run(name, func(t *testing.T) {
 			s := newStore(t)
 			create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 			write(t, s.path(disksDir, "vm1", lockFile), []byte(before))
 			l, err := s.LockDisk("vm1")
 			test.Must(t, err)
-			want := Serving{PID: os.Getpid(), Control: "/run/" + strings.Repeat("c", 90), Socket: "/run/s"}
+			want := Serving{PID: os.Getpid(), Control: "/run/" + strings.Repeat("c", 90),
+				Socket: "/run/s"}
 			for _, v := range []Serving{want, {PID: os.Getpid()}, want} {
 				test.Must(t, l.SetServing(v))
 				if got, ok := s.Serving("vm1"); !ok || *got != v {

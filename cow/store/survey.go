@@ -16,9 +16,9 @@ import (
 	"cowblk/cow/vfs"
 )
 
-// survey holds what the manifests on disk name. It compares the version of each manifest with
-// the index and reads those that differ. A caller that deletes layers or images holds the
-// store's lock from the survey until the deletion is done.
+// survey holds what the manifests on disk name. It compares the version of each manifest with the
+// index and reads those that differ. A caller that deletes layers or images holds the store's lock
+// from the survey until the deletion is done.
 type survey struct {
 	s     *Store
 	index *manifestIndex // as read
@@ -40,8 +40,8 @@ type surveyedDisk struct {
 	link      bool        // the directory is a symbolic link
 }
 
-// survey reads all disks. write: the caller holds the store's lock, and the index is updated. Error:
-// the store's directories cannot be listed.
+// survey reads all disks. write: the caller holds the store's lock, and the index is updated.
+// Error: the store's directories cannot be listed.
 func (s *Store) survey(write bool) (*survey, error) {
 	v := &survey{s: s, index: s.readIndex(), disks: map[string]*surveyedDisk{}, mayWrite: write}
 	defer v.close()
@@ -49,7 +49,9 @@ func (s *Store) survey(write bool) (*survey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", s.dir, err)
 	}
-	list = slices.DeleteFunc(list, func(e fs.DirEntry) bool { return !e.IsDir() && !isLinkEntry(e) })
+	list = slices.DeleteFunc(list, func(e fs.DirEntry) bool {
+		return !e.IsDir() && !isLinkEntry(e)
+	})
 	paths := make([]string, len(list))
 	for i, e := range list {
 		paths[i] = s.path(disksDir, e.Name(), diskFile)
@@ -96,7 +98,8 @@ func (v *survey) readDisk(name string) *surveyedDisk {
 	v.startIndex()
 	var state *vfs.Version
 	if err == nil {
-		if state = vfs.VersionOf(st); state != nil && (v.file == nil || v.fsTime.UnixNano()-state.CTime < int64(v.s.clockMargin)) {
+		if state = vfs.VersionOf(st); state != nil &&
+			(v.file == nil || v.fsTime.UnixNano()-state.CTime < int64(v.s.clockMargin)) {
 			state = nil // a later change may leave the same state
 		}
 	}
@@ -124,7 +127,9 @@ func (v *survey) checkMissing(name string, err error) error {
 	st, serr := v.s.fs.Stat(v.s.path(disksDir, name))
 	if errors.Is(serr, fs.ErrNotExist) {
 		names, lerr := v.s.fs.ReadDir(v.s.path(disksDir))
-		if lerr == nil && !slices.ContainsFunc(names, func(e fs.DirEntry) bool { return e.Name() == name }) {
+		if lerr == nil && !slices.ContainsFunc(names, func(e fs.DirEntry) bool {
+			return e.Name() == name
+		}) {
 			return nil
 		}
 		return errors.Join(err, serr, lerr)
@@ -152,7 +157,9 @@ func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyed
 		for _, id := range e.Layers {
 			last[id] = true
 		}
-		e.Layers = append(e.Layers, slices.DeleteFunc(slices.Clone(more), func(id uuid.UUID) bool { return last[id] })...)
+		e.Layers = append(e.Layers, slices.DeleteFunc(slices.Clone(more), func(id uuid.UUID) bool {
+			return last[id]
+		})...)
 		if whole && len(more) > 0 {
 			d.unknown = false
 		}
@@ -161,7 +168,8 @@ func (v *survey) unreadable(name string, known *indexEntry, err error) *surveyed
 	return d
 }
 
-var uuidText = regexp.MustCompile(`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
+var uuidText = regexp.MustCompile(
+	`(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}`)
 
 // uuidsIn returns the UUIDs in a text. whole: the text is a JSON document; then UUIDs in escaped
 // strings are included.
@@ -170,7 +178,8 @@ func uuidsIn(text []byte) (all []uuid.UUID, whole bool) {
 	found := uuidText.FindAllString(string(text), -1)
 	var tree any
 	if whole = json.Unmarshal(text, &tree) == nil; whole {
-		found = append(found, uuidText.FindAllString(strings.Join(stringsIn(tree, nil), "\n"), -1)...)
+		found = append(found, uuidText.FindAllString(strings.Join(stringsIn(tree, nil), "\n"),
+			-1)...)
 	}
 	for _, f := range found {
 		if id, err := uuid.Parse(strings.ReplaceAll(f, "-", "")); err == nil && !seen[id] {
@@ -224,7 +233,9 @@ func (v *survey) findAway() error {
 		if err != nil {
 			return err
 		}
-		if exists && !v.renamed(e) && !slices.ContainsFunc(known, func(k *indexEntry) bool { return string(k.line()) == string(e.line()) }) {
+		if exists && !v.renamed(e) && !slices.ContainsFunc(known, func(k *indexEntry) bool {
+			return string(k.line()) == string(e.line())
+		}) {
 			known = append(known, e)
 		}
 	}
@@ -280,7 +291,8 @@ func (s *Store) isSealed(id uuid.UUID) bool {
 // renamed reports whether an existing disk is the disk of e under another name.
 func (v *survey) renamed(e *indexEntry) bool {
 	for _, d := range v.disks {
-		if now := d.entry; e.Directory != nil && d.err == nil && now.Directory != nil && *now.Directory == *e.Directory && now.names(e.Head) {
+		if now := d.entry; e.Directory != nil && d.err == nil && now.Directory != nil &&
+			*now.Directory == *e.Directory && now.names(e.Head) {
 			return true
 		}
 	}

@@ -26,7 +26,9 @@ func (v *survey) users(id uuid.UUID, except string) []string {
 			}
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(v.named[id]), func(name string) bool { return name == except })
+	return slices.DeleteFunc(slices.Clone(v.named[id]), func(name string) bool {
+		return name == except
+	})
 }
 
 // mayUse names an unreadable or missing disk that keeps a layer; empty: none.
@@ -89,7 +91,8 @@ func (v *survey) imageUsers(image string) (names []string, away []string, err er
 	for name, d := range v.disks {
 		switch {
 		case d.err != nil:
-			err = errors.Join(err, fmt.Errorf("%s: %w", shell.Text(filepath.Join(disksDir, name)), d.err))
+			err = errors.Join(err, fmt.Errorf("%s: %w", shell.Text(filepath.Join(disksDir, name)),
+				d.err))
 		case d.entry.Image == image:
 			names = append(names, name)
 		}

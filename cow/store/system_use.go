@@ -12,7 +12,8 @@ import (
 func (s *Store) checkDevices(m *Manifest, readOnly bool) error {
 	if b := m.Base; b != nil && b.Image == "" {
 		if err := vfs.CheckSystemUse(s.fs, b.Path); err != nil {
-			s.log.Warn("the system uses the base of the disk, and may change it", "disk", m.Name, "err", err)
+			s.log.Warn("the system uses the base of the disk, and may change it", "disk", m.Name,
+				"err", err)
 		}
 	}
 	if readOnly || m.Head().inStore() { // Preflight has no head, and only reads

@@ -44,17 +44,21 @@ func TestDeviceOfTheSystem(t *testing.T) {
 	create(t, other, "on-base", CreateOptions{Base: dev, ForceShare: true})
 	refused := func(what string, err error) {
 		t.Helper()
-		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dev) || !strings.Contains(err.Error(), at) || !strings.Contains(err.Error(), "unmount") {
+		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dev) ||
+			!strings.Contains(err.Error(), at) || !strings.Contains(err.Error(), "unmount") {
 			t.Errorf("%s: expected %v that names %s and %s, found %v", what, ErrInUse, dev, at, err)
 		}
 	}
 	_, err := s.OpenDisk(ctx, "on-data", OpenOptions{})
 	refused("open with data", err)
-	_, err = s.Create(ctx, "n", CreateOptions{Table: tableOf(fresh(), 0, fresh(), dev, 4*tableSectors), Force: true, ForceShare: true})
+	_, err = s.Create(ctx, "n", CreateOptions{Table: tableOf(fresh(), 0, fresh(), dev,
+		4*tableSectors), Force: true, ForceShare: true})
 	refused("data of a table", err)
-	_, err = s.Create(ctx, "n", CreateOptions{Table: tableOf(fresh(), 0, dev, fresh(), 0), Force: true, ForceShare: true})
+	_, err = s.Create(ctx, "n", CreateOptions{Table: tableOf(fresh(), 0, dev, fresh(), 0),
+		Force: true, ForceShare: true})
 	refused("map of a table", err)
-	_, err = s.Create(ctx, "n", CreateOptions{Table: tableOf(dev, 8*tableSectors, fresh(), fresh(), 0), Force: true})
+	_, err = s.Create(ctx, "n", CreateOptions{Table: tableOf(dev, 8*tableSectors, fresh(), fresh(),
+		0), Force: true})
 	refused("base of a table", err)
 	_, err = other.Create(ctx, "n", CreateOptions{Base: dev})
 	refused("base", err)

@@ -50,7 +50,8 @@ func TestSumsOfTable(t *testing.T) {
 	data := f.path("wdata")
 	flip(t, data, f.dataOff*512+4096+5)
 	o := openDisk(t, s, "vm")
-	if _, err := o.Disk.ReadAt(make([]byte, 512), 4096+512); !errors.Is(err, layer.ErrDamaged) || !strings.Contains(err.Error(), data) {
+	if _, err := o.Disk.ReadAt(make([]byte, 512), 4096+512); !errors.Is(err, layer.ErrDamaged) ||
+		!strings.Contains(err.Error(), data) {
 		t.Errorf("damaged data: %v", err)
 	}
 	test.Must(t, o.Close())
@@ -71,7 +72,8 @@ func TestSumsOfTable(t *testing.T) {
 		}
 	}
 	flip(t, sums, 9)
-	if _, err := s.OpenDisk(ctx, "vm", OpenOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), sums) {
+	if _, err := s.OpenDisk(ctx, "vm", OpenOptions{}); !errors.Is(err, ErrRefused) ||
+		!strings.Contains(err.Error(), sums) {
 		t.Errorf("a damaged header of the sums: %v", err)
 	}
 	// Follow the error's advice.

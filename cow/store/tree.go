@@ -210,7 +210,8 @@ func (s *Store) Find(roots []*Node, name string) ([]*Node, error) {
 				return nil, err // it exists but is unreadable
 			}
 		}
-		return nil, fmt.Errorf("%q %w in store %s (%s shows what is there)", name, ErrNotFound, shell.Text(s.dir), s.command("list"))
+		return nil, fmt.Errorf("%q %w in store %s (%s shows what is there)", name, ErrNotFound,
+			shell.Text(s.dir), s.command("list"))
 	}
 	return found, nil
 }

@@ -37,6 +37,8 @@ func (s *Store) TrustBase(ctx context.Context, name string) (*Manifest, error) {
 	}
 	m.Base.Identity = &now
 	return m, s.WithReserve(func() error { // until then the disk cannot be served
-		return s.locked(ctx, func() error { return s.writeDocument(s.path(disksDir, name, diskFile), m) })
+		return s.locked(ctx, func() error {
+			return s.writeDocument(s.path(disksDir, name, diskFile), m)
+		})
 	})
 }

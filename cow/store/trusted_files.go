@@ -9,8 +9,8 @@ import (
 	"cowblk/cow/way"
 )
 
-// trustedFiles refuses a disk if another user could put other files in the place of a layer's map or
-// data, or of its image: through the directory of a layer or image, through a symbolic link, or
+// trustedFiles refuses a disk if another user could put other files in the place of a layer's map
+// or data, or of its image: through the directory of a layer or image, through a symbolic link, or
 // through the directory of a file that a table names. This process would read or write the other
 // file, with its own rights. A base in place is only read, and the operator has named it. Missing
 // files are accepted. It is an ErrInvalid.
@@ -42,14 +42,17 @@ func (s *Store) layerFiles(l *Layer) []string {
 
 // trustedImage is trustedFiles for one image.
 func (s *Store) trustedImage(check *way.FileChecker, name string) error {
-	return s.trustedFile(check, fmt.Sprintf("image %q", name), s.path(imagesDir, name, imageFile), s.ImageData(name))
+	return s.trustedFile(check, fmt.Sprintf("image %q", name), s.path(imagesDir, name, imageFile),
+		s.ImageData(name))
 }
 
 // trustedFile refuses files that another user can replace. what names their owner.
 func (s *Store) trustedFile(check *way.FileChecker, what string, paths ...string) error {
 	if path, untrusted := s.untrustedFile(check, paths); untrusted != nil {
-		return finding.Invalidf("%s: %s: expected a way to it that only %s can change, found %s: %s can lead this process to any file through it\n%s",
-			what, shell.Text(path), trustedUsers(), untrusted, untrusted.WhoCanChange(), adviceFileWay())
+		return finding.Invalidf(
+			"%s: %s: expected a way to it that only %s can change, found %s: %s can lead this process to any file through it\n%s",
+			what, shell.Text(path), trustedUsers(), untrusted, untrusted.WhoCanChange(),
+			adviceFileWay())
 	}
 	return nil
 }
@@ -78,10 +81,13 @@ func (c *checker) untrustedFinding(paths ...string) *finding.Finding {
 	if untrusted == nil {
 		return nil
 	}
-	return refused(path, "directories on the way to the file", "ones that only "+trustedUsers()+" can change",
-		fmt.Sprintf("%s: %s can lead this process to any file through it", untrusted, untrusted.WhoCanChange()), adviceFileWay())
+	return refused(path, "directories on the way to the file", "ones that only "+trustedUsers()+
+		" can change",
+		fmt.Sprintf("%s: %s can lead this process to any file through it", untrusted,
+			untrusted.WhoCanChange()), adviceFileWay())
 }
 
 func adviceFileWay() string {
-	return "put the file where only " + trustedUsers() + " can change the directories and links on the way to it"
+	return "put the file where only " + trustedUsers() +
+		" can change the directories and links on the way to it"
 }

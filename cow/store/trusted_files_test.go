@@ -18,24 +18,38 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it changes the owners of files")
 	}
-	// away moves a file or directory of the store to a directory of another user, and leaves a link.
+	// away moves a file or directory of the store to a directory of another user, and leaves a
+	// link.
 	away := func(t *testing.T, path, victim string) {
 		to := filepath.Join(victim, filepath.Base(path))
 		test.Must(t, os.Rename(path, to))
 		test.Must(t, os.Symlink(to, path))
 	}
 	for name, change := range map[string]func(t *testing.T, s *Store, layer, victim string){
-		"the layer behind a link":        func(t *testing.T, _ *Store, layer, victim string) { away(t, layer, victim) },
-		"data behind a link":             func(t *testing.T, _ *Store, layer, victim string) { away(t, filepath.Join(layer, dataFile), victim) },
-		"the map behind a link":          func(t *testing.T, _ *Store, layer, victim string) { away(t, filepath.Join(layer, mapFile), victim) },
-		"the layer is another's":         func(t *testing.T, _ *Store, layer, _ string) { test.Must(t, os.Chown(layer, nobody, nobody)) },
-		"others may write to the layer":  func(t *testing.T, _ *Store, layer, _ string) { test.Must(t, os.Chmod(layer, 0o777)) },
-		"a group may write to the layer": func(t *testing.T, _ *Store, layer, _ string) { test.Must(t, os.Chmod(layer, 0o770)) },
+		"the layer behind a link": func(t *testing.T, _ *Store, layer, victim string) {
+			away(t, layer, victim)
+		},
+		"data behind a link": func(t *testing.T, _ *Store, layer, victim string) {
+			away(t, filepath.Join(layer, dataFile), victim)
+		},
+		"the map behind a link": func(t *testing.T, _ *Store, layer, victim string) {
+			away(t, filepath.Join(layer, mapFile), victim)
+		},
+		"the layer is another's": func(t *testing.T, _ *Store, layer, _ string) {
+			test.Must(t, os.Chown(layer, nobody, nobody))
+		},
+		"others may write to the layer": func(t *testing.T, _ *Store, layer, _ string) {
+			test.Must(t, os.Chmod(layer, 0o777))
+		},
+		"a group may write to the layer": func(t *testing.T, _ *Store, layer, _ string) {
+			test.Must(t, os.Chmod(layer, 0o770))
+		},
 		"two links": func(t *testing.T, _ *Store, layer, victim string) {
 			away(t, layer, t.TempDir())
 			away(t, filepath.Join(layer, dataFile), victim)
 		},
-		"a link in another's directory leads back": func(t *testing.T, _ *Store, layer, victim string) {
+		"a link in another's directory leads back": func(t *testing.T, _ *Store, layer,
+			victim string) {
 			test.Must(t, os.Rename(layer, layer+"2"))
 			test.Must(t, os.Symlink(layer+"2", filepath.Join(victim, "link")))
 			test.Must(t, os.Symlink(filepath.Join(victim, "link"), layer))
@@ -47,14 +61,21 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 			test.Must(t, os.Chown(filepath.Join(sticky, dataFile), nobody, nobody))
 		},
 		"checksums behind a link": func(t *testing.T, _ *Store, layer, victim string) {
-			test.Must(t, os.Symlink(filepath.Join(victim, "sums"), filepath.Join(layer, checksumsFile)))
+			test.Must(t, os.Symlink(filepath.Join(victim, "sums"),
+				filepath.Join(layer, checksumsFile)))
 		},
-		"the image behind a link": func(t *testing.T, s *Store, _, victim string) { away(t, s.path(imagesDir, "gold"), victim) },
-		"its data behind a link":  func(t *testing.T, s *Store, _, victim string) { away(t, s.ImageData("gold"), victim) },
+		"the image behind a link": func(t *testing.T, s *Store, _, victim string) {
+			away(t, s.path(imagesDir, "gold"), victim)
+		},
+		"its data behind a link": func(t *testing.T, s *Store, _, victim string) {
+			away(t, s.ImageData("gold"), victim)
+		},
 		"the image is another's": func(t *testing.T, s *Store, _, _ string) {
 			test.Must(t, os.Chown(s.path(imagesDir, "gold"), nobody, nobody))
 		},
-		"all may write to the image": func(t *testing.T, s *Store, _, _ string) { test.Must(t, os.Chmod(s.path(imagesDir, "gold"), 0o777)) },
+		"all may write to the image": func(t *testing.T, s *Store, _, _ string) {
+			test.Must(t, os.Chmod(s.path(imagesDir, "gold"), 0o777))
+		},
 	} {
 		for _, sealed := range []bool{false, true} {
 			title := name + ", the head"
@@ -83,16 +104,20 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 				_, readOnly := again.OpenDisk(ctx, "vm1", OpenOptions{ReadOnly: true})
 				_, promoted := again.Promote(ctx, []string{"vm1"}, "u")
 				_, rolledBack := again.Rollback(ctx, Ref{Name: "vm1", Tag: "t"})
-				refused := map[string]error{"open": opened, "read": readOnly, "promote": promoted, "rollback": rolledBack, "preflight": again.Preflight(ctx, "vm1", cow.Options{})}
+				refused := map[string]error{"open": opened, "read": readOnly, "promote": promoted,
+					"rollback": rolledBack, "preflight": again.Preflight(ctx, "vm1", cow.Options{})}
 				if sealed || strings.Contains(name, "image") {
-					_, refused["tag"] = again.OpenTag(ctx, Ref{Name: "vm1", Tag: "t"}, cow.Options{})
+					_, refused["tag"] = again.OpenTag(ctx, Ref{Name: "vm1", Tag: "t"},
+						cow.Options{})
 					_, refused["create"] = again.Create(ctx, "vm2", CreateOptions{From: "vm1@t"})
 				}
 				if strings.Contains(name, "image") {
-					_, refused["create from image"] = again.Create(ctx, "vm3", CreateOptions{From: "gold"})
+					_, refused["create from image"] = again.Create(ctx, "vm3",
+						CreateOptions{From: "gold"})
 				}
 				for what, err := range refused {
-					if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "can lead this process to any file through it") {
+					if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(),
+						"can lead this process to any file through it") {
 						t.Errorf("%s: %v", what, err)
 					}
 				}
@@ -104,7 +129,9 @@ func TestFilesThroughDirectoriesOfOthers(t *testing.T) {
 				told := false
 				for _, k := range r.Reports {
 					for _, p := range k.Problems {
-						told = told || k.Name == "vm1" && p.What == "directories on the way to the file" && p.Status == finding.Left
+						told = told || k.Name == "vm1" &&
+							p.What == "directories on the way to the file" &&
+							p.Status == finding.Left
 					}
 				}
 				if !told {
@@ -132,8 +159,10 @@ func TestManifestThroughDirectoryOfAnother(t *testing.T) {
 	_, read := s.OpenTag(ctx, Ref{Name: "vm1", Tag: "t"}, cow.Options{})
 	_, cloned := s.Create(ctx, "vm2", CreateOptions{From: "vm1@t"})
 	_, rolledBack := s.Rollback(ctx, Ref{Name: "vm1", Tag: "t"})
-	for what, err := range map[string]error{"open": opened, "tag": read, "create": cloned, "rollback": rolledBack} {
-		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "user nobody can lead this process to any file through it") {
+	for what, err := range map[string]error{"open": opened, "tag": read, "create": cloned,
+		"rollback": rolledBack} {
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(),
+			"user nobody can lead this process to any file through it") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -182,10 +211,12 @@ func TestTableInDirectoriesOfOthers(t *testing.T) {
 			// The directory is given away later.
 			test.Must(t, os.Chown(dir["data"], nobody, nobody))
 			_, err = s.OpenDisk(ctx, "vm1", OpenOptions{})
-		} else if text, rerr := os.ReadFile(mapFile); rerr != nil || strings.Trim(string(text), "\x00") != "" {
+		} else if text, rerr := os.ReadFile(mapFile); rerr != nil || strings.Trim(string(text),
+			"\x00") != "" {
 			t.Errorf("%s: the map was written to: %v", foreign, rerr)
 		}
-		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "user nobody can lead this process to any file") {
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(),
+			"user nobody can lead this process to any file") {
 			t.Errorf("%s: %v", foreign, err)
 		}
 	}

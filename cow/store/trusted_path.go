@@ -75,7 +75,8 @@ func checkStore(dir string) (made bool, err error) {
 			continue
 		}
 		if !way.Trusted(st.Uid) {
-			return true, finding.Invalidf("store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nuse another store, or have its owner give it back", dir, name, st.Mode, way.UserName(st.Uid))
+			return true, finding.Invalidf(
+				"store %s: %s: expected a directory of the store's owner, found a file of mode %06o of user %s, who can lead this process to any file through it\nuse another store, or have its owner give it back", dir, name, st.Mode, way.UserName(st.Uid))
 		}
 		untrusted, err := way.Check(path, pathOptions())
 		if err == nil && untrusted == nil {
@@ -85,7 +86,8 @@ func checkStore(dir string) (made bool, err error) {
 		case untrusted != nil && untrusted.End && way.Trusted(untrusted.UID):
 			return true, writable(fmt.Sprintf("store %s: %s", dir, name), untrusted.Mode)
 		case untrusted != nil:
-			return true, finding.Invalidf("store %s: %s leads through %s: %s can lead this process to any file there\nput what it leads to where only %s can change it", dir, name, untrusted, untrusted.WhoCanChange(), trustedUsers())
+			return true, finding.Invalidf(
+				"store %s: %s leads through %s: %s can lead this process to any file there\nput what it leads to where only %s can change it", dir, name, untrusted, untrusted.WhoCanChange(), trustedUsers())
 		case errors.Is(err, ErrInvalid):
 			return true, err
 		}
@@ -95,8 +97,8 @@ func checkStore(dir string) (made bool, err error) {
 
 // trustedDisk refuses a disk whose directory belongs to another user or is a symbolic link to a
 // directory that others can change: its manifest and lock file cannot be trusted. It also refuses a
-// manifest that is a link to where others can replace it. A missing disk is accepted. The store must
-// be Trusted.
+// manifest that is a link to where others can replace it. A missing disk is accepted. The store
+// must be Trusted.
 func (s *Store) trustedDisk(name string) error {
 	if _, real := s.fs.(vfs.HostFS); !real {
 		return nil
@@ -145,20 +147,26 @@ func untrustedStore(dir string, untrusted *way.Untrusted) error {
 	case untrusted.End && !foreignOwner:
 		return writable("store "+dir, untrusted.Mode)
 	case untrusted.End && os.Geteuid() == 0:
-		return finding.Invalidf("store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(untrusted.UID))
+		return finding.Invalidf(
+			"store %s: expected one of root's, found one of user %s, who can lead root to any file through it\nrun cowblk as that user: sudo -u %s cowblk ...", dir, name, sudoName(untrusted.UID))
 	case untrusted.End:
-		return finding.Invalidf("store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, trustedUsers(), name)
+		return finding.Invalidf(
+			"store %s: expected one that only %s can change, found one of user %s, who can lead this process to any file through it\nuse a store of your own", dir, trustedUsers(), name)
 	}
 	err := finding.Invalidf("store %s: expected a way to it that only %s can change, found %s: %s can put another store in its place", dir, trustedUsers(), untrusted, untrusted.WhoCanChange())
-	elsewhere := "put the store elsewhere, as into a directory that only " + trustedUsers() + " can change"
+	elsewhere := "put the store elsewhere, as into a directory that only " + trustedUsers() +
+		" can change"
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w\n%s", err, elsewhere)
 	}
-	asUser := func(uid uint32) string { return "run cowblk as that user: sudo -u " + sudoName(uid) + " cowblk ..." }
+	asUser := func(uid uint32) string {
+		return "run cowblk as that user: sudo -u " + sudoName(uid) + " cowblk ..."
+	}
 	var st unix.Stat_t
 	switch {
 	case unix.Stat(dir, &st) == nil && !way.Trusted(st.Uid):
-		return fmt.Errorf("%w\nit is a store of user %s; %s\nor %s", err, way.UserName(st.Uid), asUser(st.Uid), elsewhere)
+		return fmt.Errorf("%w\nit is a store of user %s; %s\nor %s", err, way.UserName(st.Uid),
+			asUser(st.Uid), elsewhere)
 	case foreignOwner:
 		elsewhere += "; if it is a store of that user, " + asUser(untrusted.UID)
 	}
@@ -220,9 +228,9 @@ func (s *Store) trustedRunDir(dir string, restrictable bool) error {
 // maxLinks is the maximum number of symbolic links that are followed from one to the next.
 const maxLinks = 40
 
-// refuseDangling refuses a missing directory on whose path a symbolic link leads nowhere: its target
-// may be a file system that is not mounted, and a directory cannot be created through it. A link
-// that another user could have put there is left to Trusted. It is an ErrInvalid.
+// refuseDangling refuses a missing directory on whose path a symbolic link leads nowhere: its
+// target may be a file system that is not mounted, and a directory cannot be created through it. A
+// link that another user could have put there is left to Trusted. It is an ErrInvalid.
 func refuseDangling(fsys vfs.FS, dir string) error {
 	if _, real := fsys.(vfs.HostFS); !real {
 		return nil
@@ -242,7 +250,8 @@ func refuseDangling(fsys vfs.FS, dir string) error {
 			return nil
 		}
 		target := linkTarget(path)
-		return finding.Invalidf("store %s: expected a directory, found the symbolic link %s, which leads nowhere: %s does not exist\nif a file system there is not mounted, mount it; else make the directory: mkdir -p %s",
+		return finding.Invalidf(
+			"store %s: expected a directory, found the symbolic link %s, which leads nowhere: %s does not exist\nif a file system there is not mounted, mount it; else make the directory: mkdir -p %s",
 			shell.Text(dir), shell.Text(path), shell.Text(target), shell.Path(target))
 	}
 	return nil

@@ -23,47 +23,73 @@ func TestStoresOfOthers(t *testing.T) {
 		name, found string
 		plant       func(t *testing.T, dir, victim string)
 	}{
-		{"owned by another", "found one of user nobody", func(t *testing.T, dir, _ string) { test.Must(t, os.Chown(dir, nobody, nobody)) }},
-		{"others may write", "use a directory of its own", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(dir, 0o777)) }},
-		{"others may write, sticky", "use a directory of its own", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }},
-		{"its group may write", "use a directory of its own", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(dir, 0o770)) }},
-		{"the group of its layers may write", "use a directory of its own", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(filepath.Join(dir, layersDir), 0o770)) }},
-		{"all may write to its disks", "use a directory of its own", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(filepath.Join(dir, disksDir), 0o703)) }},
-		{"layers lead through another's", "user nobody can lead", func(t *testing.T, dir, victim string) {
+		{"owned by another", "found one of user nobody", func(t *testing.T, dir, _ string) {
+			test.Must(t, os.Chown(dir, nobody, nobody))
+		}},
+		{"others may write", "use a directory of its own", func(t *testing.T, dir, _ string) {
+			test.Must(t, os.Chmod(dir, 0o777))
+		}},
+		{"others may write, sticky", "use a directory of its own", func(t *testing.T, dir,
+			_ string) {
+			test.Must(t, os.Chmod(dir, 0o777|os.ModeSticky))
+		}},
+		{"its group may write", "use a directory of its own", func(t *testing.T, dir, _ string) {
+			test.Must(t, os.Chmod(dir, 0o770))
+		}},
+		{"the group of its layers may write", "use a directory of its own", func(t *testing.T, dir,
+			_ string) {
+			test.Must(t, os.Chmod(filepath.Join(dir, layersDir), 0o770))
+		}},
+		{"all may write to its disks", "use a directory of its own", func(t *testing.T, dir,
+			_ string) {
+			test.Must(t, os.Chmod(filepath.Join(dir, disksDir), 0o703))
+		}},
+		{"layers lead through another's", "user nobody can lead", func(t *testing.T, dir,
+			victim string) {
 			test.Must(t, os.Rename(filepath.Join(dir, layersDir), filepath.Join(victim, layersDir)))
-			test.Must(t, os.Symlink(filepath.Join(victim, layersDir), filepath.Join(dir, layersDir)))
+			test.Must(t, os.Symlink(filepath.Join(victim, layersDir),
+				filepath.Join(dir, layersDir)))
 			test.Must(t, os.Chown(victim, nobody, nobody))
 		}},
-		{"above is another's", "user nobody can put another store in its place\nput the store elsewhere", func(t *testing.T, dir, _ string) {
-			test.Must(t, os.Chown(filepath.Dir(dir), nobody, nobody))
-		}},
+		{"above is another's",
+			"user nobody can put another store in its place\nput the store elsewhere",
+			func(t *testing.T, dir, _ string) {
+				test.Must(t, os.Chown(filepath.Dir(dir), nobody, nobody))
+			}},
 		{"further above is another's", "sudo -u nobody cowblk", func(t *testing.T, dir, _ string) {
 			test.Must(t, os.Chown(filepath.Dir(filepath.Dir(dir)), nobody, nobody))
 		}},
-		{"above is a nameless user's", "sudo -u '#65533' cowblk", func(t *testing.T, dir, _ string) {
+		{"above is a nameless user's", "sudo -u '#65533' cowblk", func(t *testing.T, dir,
+			_ string) {
 			test.Must(t, os.Chown(filepath.Dir(dir), nobody-1, nobody-1))
 		}},
-		{"it and above are another's", "in its place\nit is a store of user nobody; run cowblk as that user: sudo -u nobody cowblk ...\nor put", func(t *testing.T, dir, _ string) {
-			test.Must(t, os.Chown(dir, nobody, nobody))
-			test.Must(t, os.Chown(filepath.Dir(dir), nobody, nobody))
+		{"it and above are another's",
+			"in its place\nit is a store of user nobody; run cowblk as that user: sudo -u nobody cowblk ...\nor put", func(t *testing.T, dir, _ string) {
+				test.Must(t, os.Chown(dir, nobody, nobody))
+				test.Must(t, os.Chown(filepath.Dir(dir), nobody, nobody))
+			}},
+		{"all may write above", "all users can put", func(t *testing.T, dir, _ string) {
+			test.Must(t, os.Chmod(filepath.Dir(dir), 0o777))
 		}},
-		{"all may write above", "all users can put", func(t *testing.T, dir, _ string) { test.Must(t, os.Chmod(filepath.Dir(dir), 0o777)) }},
-		{"a group may write above", "the members of group nogroup can put", func(t *testing.T, dir, _ string) {
+		{"a group may write above", "the members of group nogroup can put", func(t *testing.T, dir,
+			_ string) {
 			test.Must(t, os.Chown(filepath.Dir(dir), 0, nobody))
 			test.Must(t, os.Chmod(filepath.Dir(dir), 0o775|os.ModeSetgid))
 		}},
-		{"a link of another's is at its place", "user nobody can put", func(t *testing.T, dir, _ string) {
+		{"a link of another's is at its place", "user nobody can put", func(t *testing.T, dir,
+			_ string) {
 			test.Must(t, os.Rename(dir, dir+"2"))
 			test.Must(t, os.Symlink(dir+"2", dir))
 			test.Must(t, os.Lchown(dir, nobody, nobody))
 			test.Must(t, os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky))
 		}},
-		{"a link in another's directory is at its place", "user nobody can put", func(t *testing.T, dir, victim string) {
-			test.Must(t, os.Rename(dir, dir+"2"))
-			test.Must(t, os.Symlink(dir+"2", filepath.Join(victim, "link")))
-			test.Must(t, os.Chown(victim, nobody, nobody))
-			test.Must(t, os.Symlink(filepath.Join(victim, "link"), dir))
-		}},
+		{"a link in another's directory is at its place", "user nobody can put",
+			func(t *testing.T, dir, victim string) {
+				test.Must(t, os.Rename(dir, dir+"2"))
+				test.Must(t, os.Symlink(dir+"2", filepath.Join(victim, "link")))
+				test.Must(t, os.Chown(victim, nobody, nobody))
+				test.Must(t, os.Symlink(filepath.Join(victim, "link"), dir))
+			}},
 		{"tmp is a link", "of user nobody", func(t *testing.T, dir, victim string) {
 			test.Must(t, os.RemoveAll(filepath.Join(dir, tmpDir)))
 			test.Must(t, os.Symlink(victim, filepath.Join(dir, tmpDir)))
@@ -86,7 +112,8 @@ func TestStoresOfOthers(t *testing.T) {
 			_, opened := again.OpenDisk(ctx, "vm1", OpenOptions{})
 			_, read := again.OpenTag(ctx, Ref{Name: "vm1", Tag: "t"}, cow.Options{})
 			_, removed := again.Remove(ctx, "vm1")
-			for what, err := range map[string]error{"create": created, "open": opened, "tag": read, "rm": removed} {
+			for what, err := range map[string]error{"create": created, "open": opened, "tag": read,
+				"rm": removed} {
 				if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.found) {
 					t.Errorf("%s: %v", what, err)
 				}
@@ -111,7 +138,8 @@ func TestDirectoryThatIsNoStore(t *testing.T) {
 		test.Must(t, os.Chmod(dir, 0o750))
 		s, err := Open(dir, Options{})
 		test.Must(t, err)
-		if _, err := s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "empty directory") {
+		if _, err := s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err,
+			ErrInvalid) || !strings.Contains(err.Error(), "empty directory") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := os.Stat(file); err != nil {
@@ -151,7 +179,8 @@ func TestStoreWithoutUTF8(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "st\xff")
 	s, err := Open(dir, Options{})
 	test.Must(t, err)
-	if _, err := s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "UTF-8") {
+	if _, err := s.Create(ctx, "vm1", CreateOptions{Size: 1 << 20}); !errors.Is(err, ErrInvalid) ||
+		!strings.Contains(err.Error(), "UTF-8") {
 		t.Errorf("create: %v", err)
 	}
 	test.ErrorIs(t, test.Err(os.Stat(dir)), os.ErrNotExist, "the directory")
@@ -177,7 +206,8 @@ func asNobody(t *testing.T) bool {
 	cmd := exec.Command(self, "-test.run=^"+t.Name()+"$", "-test.v")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "TMPDIR="+dir, "HOME="+dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody,
+		Gid: nobody}}
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
 		t.Errorf("as user %d: %v\n%s", nobody, err, out)
@@ -203,7 +233,8 @@ func TestStoresOfOrdinaryUsers(t *testing.T) {
 		{"operators'", 0, 0o775 | os.ModeSetgid, ""},
 		{"a public one", 0, 0o777 | os.ModeSticky, ""},
 		{"another's", nobody - 1, 0o755, "user 65533 can put another store in its place"},
-		{"another's public one", nobody - 1, 0o777 | os.ModeSticky, "user 65533 can put another store in its place"},
+		{"another's public one", nobody - 1, 0o777 | os.ModeSticky,
+			"user 65533 can put another store in its place"},
 		{"everybody's", nobody, 0o777, "all users can put another store in its place"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -240,7 +271,8 @@ func asChild(t *testing.T, args ...string) string {
 	test.Must(t, os.WriteFile(self, binary, 0o755))
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join(args, " "))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody,
+		Gid: nobody}}
 	out, err := cmd.CombinedOutput()
 	if err != nil && len(out) == 0 {
 		t.Fatal(err)
@@ -260,7 +292,8 @@ func TestStoreMadeByAnotherMeanwhile(t *testing.T) {
 	test.Must(t, s.Trusted())
 	test.Must(t, os.Mkdir(s.dir, 0o755))
 	test.Must(t, os.Chown(s.dir, nobody, nobody))
-	if _, err := s.openStoreLock(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "user nobody") {
+	if _, err := s.openStoreLock(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(),
+		"user nobody") {
 		t.Errorf("%v", err)
 	}
 	if list, err := os.ReadDir(s.dir); err != nil || len(list) > 0 {
@@ -268,8 +301,8 @@ func TestStoreMadeByAnotherMeanwhile(t *testing.T) {
 	}
 }
 
-// A store behind a symbolic link that leads nowhere is refused, and the directory that is missing is
-// named. Once it is there, the store is made in it.
+// A store behind a symbolic link that leads nowhere is refused, and the directory that is missing
+// is named. Once it is there, the store is made in it.
 func TestStoreBehindDanglingLink(t *testing.T) {
 	for name, c := range map[string]struct{ links, store, missing string }{
 		"absolute":       {"l=$/srv/cowblk", "l", "srv/cowblk"},
@@ -296,11 +329,13 @@ func TestStoreBehindDanglingLink(t *testing.T) {
 				quoted = "'" + missing + "'"
 			}
 			_, err := Open(filepath.Join(top, c.store), Options{})
-			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "leads nowhere") || !strings.HasSuffix(err.Error(), "mkdir -p "+quoted) {
+			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "leads nowhere") ||
+				!strings.HasSuffix(err.Error(), "mkdir -p "+quoted) {
 				t.Fatalf("%v", err)
 			}
 			test.Must(t, os.MkdirAll(missing, 0o755))
-			create(t, openStore(t, filepath.Join(top, c.store)), "vm1", CreateOptions{Size: 1 << 20})
+			create(t, openStore(t, filepath.Join(top, c.store)), "vm1",
+				CreateOptions{Size: 1 << 20})
 		})
 	}
 }

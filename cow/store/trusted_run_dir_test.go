@@ -73,7 +73,8 @@ func TestRunDirsOfOthers(t *testing.T) {
 			run := filepath.Join(top, "run")
 			c.make(t, run)
 			out := asChild(t, "rundir", filepath.Join(top, "data"), run)
-			if c.want == "" && out != "done" || c.want != "" && (!strings.Contains(out, c.want) || !strings.Contains(out, run)) {
+			if c.want == "" && out != "done" || c.want != "" && (!strings.Contains(out, c.want) ||
+				!strings.Contains(out, run)) {
 				t.Errorf("%s", out)
 			}
 		})
@@ -86,22 +87,30 @@ func TestRunDirInStore(t *testing.T) {
 		t.Skip("needs root: it changes the owners of files")
 	}
 	for name, take := range map[string]func(run string) error{
-		"another's": func(run string) error { return errors.Join(os.Mkdir(run, 0o755), os.Chown(run, nobody, nobody)) },
+		"another's": func(run string) error {
+			return errors.Join(os.Mkdir(run, 0o755), os.Chown(run, nobody, nobody))
+		},
 		"a link to another's": func(run string) error {
 			other := run + "2"
-			return errors.Join(os.Mkdir(other, 0o755), os.Chown(other, nobody, nobody), os.Symlink(other, run))
+			return errors.Join(os.Mkdir(other, 0o755), os.Chown(other, nobody, nobody),
+				os.Symlink(other, run))
 		},
-		"a group's": func(run string) error { return errors.Join(os.Mkdir(run, 0o755), os.Chmod(run, 0o770)) },
+		"a group's": func(run string) error {
+			return errors.Join(os.Mkdir(run, 0o755), os.Chmod(run, 0o770))
+		},
 	} {
 		s := newStore(t)
 		create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 		test.Must(t, take(s.runDir))
-		if err := s.MakeRunDir(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "run directory "+s.runDir) {
+		if err := s.MakeRunDir(); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(),
+			"run directory "+s.runDir) {
 			t.Errorf("%s: %v", name, err)
 		}
-		test.ErrorIs(t, s.makeOwnDir(s.runDir), ErrInvalid, fmt.Sprintf("%s, for a control socket", name))
+		test.ErrorIs(t, s.makeOwnDir(s.runDir), ErrInvalid, fmt.Sprintf("%s, for a control socket",
+			name))
 		var st unix.Stat_t
-		if err := unix.Lstat(s.runDir, &st); err != nil || name == "another's" && st.Mode&0o777 != 0o755 {
+		if err := unix.Lstat(s.runDir, &st); err != nil || name == "another's" &&
+			st.Mode&0o777 != 0o755 {
 			t.Errorf("%s: mode %o, %v", name, st.Mode, err)
 		}
 	}

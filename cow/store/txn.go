@@ -41,7 +41,8 @@ type txn struct {
 func (s *Store) begin(ctx context.Context) (*txn, error) {
 	tx := &txn{s: s, dir: s.path(tmpDir, uuid.NewString())}
 	err := s.locked(ctx, func() error {
-		_ = s.recoverStaleTxns() // errors are logged, and concern the commands that open those disks
+		// errors are logged, and concern the commands that open those disks
+		_ = s.recoverStaleTxns()
 		if err := s.fs.MkdirAll(s.path(tmpDir), dirPerm); err != nil {
 			return err
 		}
@@ -74,8 +75,8 @@ func (s *Store) begin(ctx context.Context) (*txn, error) {
 }
 
 // renameDurably renames from to to, one of which is in the store's directory dir. If that cannot be
-// made durable it undoes the rename. unresolved: the undo is not durable either. Then a power cut may
-// leave either state, and the layers of both must stay.
+// made durable it undoes the rename. unresolved: the undo is not durable either. Then a power cut
+// may leave either state, and the layers of both must stay.
 func (s *Store) renameDurably(from, to, dir string) (unresolved bool, err error) {
 	if err := s.fs.Rename(from, to); err != nil {
 		return false, err
@@ -119,7 +120,8 @@ func (tx *txn) close() {
 	// Without the operation's context: an interrupted operation must clean up too.
 	err := tx.cleanUp()
 	if err != nil {
-		tx.s.log.Warn("cannot clean up, the next command will try again", "directory", tx.dir, "err", err)
+		tx.s.log.Warn("cannot clean up, the next command will try again", "directory", tx.dir,
+			"err", err)
 	}
 }
 

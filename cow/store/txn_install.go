@@ -14,7 +14,8 @@ import (
 // newHead creates an empty head for m in the transaction and adds it to m and to the journal.
 func (tx *txn) newHead(m *Manifest) (uuid.UUID, error) {
 	p := layer.CreateParams{
-		UUID: uuid.New(), Size: m.Size, BlockSize: uint32(m.BlockSize), Created: tx.s.now().UTC(), Perm: 0o600,
+		UUID: uuid.New(), Size: m.Size, BlockSize: uint32(m.BlockSize), Created: tx.s.now().UTC(),
+		Perm: 0o600,
 	}
 	if len(m.Layers) > 0 {
 		p.Parent = m.Head().UUID
@@ -25,7 +26,8 @@ func (tx *txn) newHead(m *Manifest) (uuid.UUID, error) {
 	if err := tx.s.fs.Mkdir(tx.path("layer"), dirPerm); err != nil && !errors.Is(err, fs.ErrExist) {
 		return uuid.Nil, err
 	}
-	l, err := layer.CreateHead(tx.s.fs, layer.Paths{Map: tx.path("layer", mapFile), Data: tx.path("layer", dataFile)}, p)
+	l, err := layer.CreateHead(tx.s.fs, layer.Paths{Map: tx.path("layer", mapFile),
+		Data: tx.path("layer", dataFile)}, p)
 	if err != nil {
 		return uuid.Nil, Classify(err)
 	}

@@ -48,7 +48,8 @@ func interrupted(t *testing.T) *Store {
 		test.Must(t, h.Close())
 	}
 	for from, to := range map[string]string{
-		commitFile + stagedAfter: p.txn.path(commitFile), "0" + stagedAfter: s.path(disksDir, "vm1", diskFile),
+		commitFile + stagedAfter: p.txn.path(commitFile), "0" + stagedAfter: s.path(disksDir, "vm1",
+			diskFile),
 	} {
 		test.Must(t, os.Rename(p.txn.path(from), to))
 	}
@@ -77,7 +78,8 @@ func TestInterruptedChangeOfAReadOnlyStore(t *testing.T) {
 	s := interrupted(t)
 	before := snapshot(t, s.Dir())
 	s.fs = readOnly{}
-	test.ErrorIs(t, test.Err(s.OpenDisk(ctx, "vm2", OpenOptions{ReadOnly: true})), ErrRefused, "error")
+	test.ErrorIs(t, test.Err(s.OpenDisk(ctx, "vm2", OpenOptions{ReadOnly: true})), ErrRefused,
+		"error")
 	if _, err := s.OpenTag(ctx, Ref{"vm1", "both"}, cow.Options{}); !errors.Is(err, ErrRefused) {
 		t.Errorf("%v, expected %v", err, ErrRefused)
 	}

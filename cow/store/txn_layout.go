@@ -52,11 +52,14 @@ var (
 	layerDirs   = map[string]dirLayout{anyUUID: layerLayout}
 	// A removed disk, image or layer without a readable document.
 	removalLayout = dirLayout{
-		files: []string{lockFile, quiesceFile, dataFile, checksumsFile}, proofs: slices.Concat(diskProofs, imageProofs, layerProofs), dirs: layerDirs,
+		files:  []string{lockFile, quiesceFile, dataFile, checksumsFile},
+		proofs: slices.Concat(diskProofs, imageProofs, layerProofs), dirs: layerDirs,
 	}
-	txnLayout = dirLayout{files: []string{lockFile}, proofs: txnProofs, staged: true, dirs: map[string]dirLayout{
-		"layer": layerLayout, "disk": diskLayout, "image": imageLayout, "removed": diskLayout, anyUUID: layerLayout,
-	}}
+	txnLayout = dirLayout{files: []string{lockFile}, proofs: txnProofs, staged: true,
+		dirs: map[string]dirLayout{
+			"layer": layerLayout, "disk": diskLayout, "image": imageLayout, "removed": diskLayout,
+			anyUUID: layerLayout,
+		}}
 )
 
 // layoutAt returns the layout of a directory in tmp/, or of its directory "removed" of early
@@ -65,20 +68,24 @@ func (s *Store) layoutAt(dir string, entries []fs.DirEntry) (k dirLayout) {
 	defer func() { k.top = true }()
 	if !isRemoval(dir) && filepath.Base(dir) != "removed" {
 		k = txnLayout
-		if s.checkMapMagic(filepath.Join(dir, mapFile)) == nil { // a layer that an earlier check removed
+		// a layer that an earlier check removed
+		if s.checkMapMagic(filepath.Join(dir, mapFile)) == nil {
 			k.files = slices.Concat(k.files, layerLayout.files)
 			k.proofs = slices.Concat(k.proofs, layerLayout.proofs)
 		}
 		return k
 	}
-	damaged := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == damagedFile })
+	damaged := slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		return e.Name() == damagedFile
+	})
 	if _, err := s.removedDisk(dir); err == nil || damaged {
 		k = diskLayout
 		k.dirs = layerDirs
 		return k
 	}
 	m := new(Image)
-	if s.readDocument(filepath.Join(dir, imageFile), m, func() error { return m.check(m.Name) }) == nil {
+	if s.readDocument(filepath.Join(dir, imageFile), m,
+		func() error { return m.check(m.Name) }) == nil {
 		return imageLayout
 	}
 	return removalLayout
@@ -98,7 +105,8 @@ func (k dirLayout) allows(e fs.DirEntry) bool {
 		return false
 	}
 	name = strings.TrimSuffix(name, vfs.TempSuffix)
-	return slices.Contains(k.files, name) || slices.Contains(k.proofs, name) || k.staged && stagedName.MatchString(name)
+	return slices.Contains(k.files, name) || slices.Contains(k.proofs, name) || k.staged &&
+		stagedName.MatchString(name)
 }
 
 // layoutBelow returns the layout of an allowed subdirectory of dir, which has layout k.
@@ -142,7 +150,8 @@ func (s *Store) foreignInTxn(dir string) (string, error) {
 		switch {
 		case name == lockFile && e.Type().IsRegular():
 			lock = true
-		case !e.IsDir() && !stagedName.MatchString(name) && name != quiesceFile && !strings.HasSuffix(name, vfs.TempSuffix):
+		case !e.IsDir() && !stagedName.MatchString(name) && name != quiesceFile &&
+			!strings.HasSuffix(name, vfs.TempSuffix):
 			staged = false
 		}
 		if foreign != "" {

@@ -104,7 +104,8 @@ func isTxnDir(e fs.DirEntry) bool {
 func (s *Store) recoverTxn(dir string) error {
 	if foreign, err := s.foreignInTxn(dir); err != nil || foreign != "" {
 		if foreign != "" {
-			s.log.Debug("a directory in the store's tmp is left alone: it is not cowblk's", "directory", dir, "found", foreign)
+			s.log.Debug("a directory in the store's tmp is left alone: it is not cowblk's",
+				"directory", dir, "found", foreign)
 		}
 		return err
 	}
@@ -303,5 +304,6 @@ func (s *Store) finishRemoval(dir string) error {
 // removedDisk reads the manifest in the directory of a removed disk.
 func (s *Store) removedDisk(dir string) (*Manifest, error) {
 	m := new(Manifest)
-	return m, s.readDocument(filepath.Join(dir, diskFile), m, func() error { return m.check(m.Name) })
+	return m, s.readDocument(filepath.Join(dir, diskFile), m,
+		func() error { return m.check(m.Name) })
 }

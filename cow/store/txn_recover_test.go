@@ -34,13 +34,16 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id}})))
 		}, true},
 		{"of the damaged disk", func(id uuid.UUID) string {
-			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id}, Disks: []string{"vm2"}})))
+			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id},
+				Disks: []string{"vm2"}})))
 		}, true},
 		{"of another disk", func(id uuid.UUID) string {
-			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id}, Disks: []string{"vm1"}})))
+			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id},
+				Disks: []string{"vm1"}})))
 		}, true}, // vm2 may have been copied from it by hand
 		{"of a disk that is gone", func(id uuid.UUID) string {
-			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id}, Disks: []string{"vm9"}})))
+			return string(first(json.Marshal(journal{Layers: []uuid.UUID{id},
+				Disks: []string{"vm9"}})))
 		}, true},
 		{"cut off", func(id uuid.UUID) string { return `{"layers":["` + id.String() }, true},
 	} {
@@ -55,15 +58,18 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 			orphan := uuid.New()
 			dir := s.path(layersDir, orphan.String())
 			test.Must(t, os.Mkdir(dir, 0o755))
-			l, err := layer.CreateHead(s.fs, layer.Paths{Map: filepath.Join(dir, mapFile), Data: filepath.Join(dir, dataFile)},
-				layer.CreateParams{UUID: orphan, Size: 1 << 20, BlockSize: 4096, Created: s.now(), Perm: 0o600})
+			l, err := layer.CreateHead(s.fs, layer.Paths{Map: filepath.Join(dir, mapFile),
+				Data: filepath.Join(dir, dataFile)},
+				layer.CreateParams{UUID: orphan, Size: 1 << 20, BlockSize: 4096, Created: s.now(),
+					Perm: 0o600})
 			test.Must(t, err)
 			test.Must(t, l.Close())
 			work := s.path(tmpDir, uuid.NewString())
 			test.Must(t, os.MkdirAll(work, 0o755))
 			write(t, filepath.Join(work, lockFile), nil)
 			write(t, filepath.Join(work, journalFile), []byte(c.journal(orphan)))
-			s.log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			s.log = slog.New(slog.NewTextHandler(&said,
+				&slog.HandlerOptions{Level: slog.LevelWarn}))
 			create(t, s, "vm3", CreateOptions{Size: 1 << 20})
 			warned := said.String()
 			before := calls.calls.Load()
@@ -71,7 +77,8 @@ func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 			after := calls.calls.Load()
 			create(t, s, "vm5", CreateOptions{Size: 1 << 20})
 			if calls.calls.Load()-after != after-before {
-				t.Errorf("creates beside the damage took %d calls, then %d", after-before, calls.calls.Load()-after)
+				t.Errorf("creates beside the damage took %d calls, then %d", after-before,
+					calls.calls.Load()-after)
 			}
 			if said.String() != warned {
 				t.Errorf("said again: %s", strings.TrimPrefix(said.String(), warned))
@@ -110,7 +117,8 @@ func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 	})
 	p.Close(false)
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 1 {
-		t.Fatalf("%d work directories, expected the one whose manifest could not be read", len(works))
+		t.Fatalf("%d work directories, expected the one whose manifest could not be read",
+			len(works))
 	}
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
 	consistent(t, s, nil)

@@ -55,9 +55,15 @@ func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
 		},
 	}
 	commands := map[string]func(s *Store) error{
-		"rm":             func(s *Store) error { _, err := s.Remove(ctx, "a"); return err },
-		"rollback":       func(s *Store) error { _, err := s.Rollback(ctx, Ref{"a", "t1"}); return err },
-		"check --repair": func(s *Store) error { _, err := s.Check(ctx, CheckOptions{Repair: true, Prune: true}); return err },
+		"rm": func(s *Store) error { _, err := s.Remove(ctx, "a"); return err },
+		"rollback": func(s *Store) error {
+			_, err := s.Rollback(ctx, Ref{"a", "t1"})
+			return err
+		},
+		"check --repair": func(s *Store) error {
+			_, err := s.Check(ctx, CheckOptions{Repair: true, Prune: true})
+			return err
+		},
 		"clean-up": func(s *Store) error {
 			tx, err := s.begin(ctx)
 			if err != nil {
@@ -65,14 +71,16 @@ func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
 			}
 			var m *Manifest
 			if m, err = s.Disk("a"); err == nil {
-				err = errors.Join(tx.journalLayers("a", m.Head().UUID, m.Layers[1].UUID), os.RemoveAll(s.path(disksDir, "a")))
+				err = errors.Join(tx.journalLayers("a", m.Head().UUID, m.Layers[1].UUID),
+					os.RemoveAll(s.path(disksDir, "a")))
 				tx.close()
 			}
 			return errors.Join(err, ignoreCreated(s))
 		},
 		"clean-up after a removal": func(s *Store) error {
 			out := s.path(tmpDir, removalPrefix+"0d6ae1de-4bd2-4d9e-8f1c-1f1b5a1d1c11")
-			return errors.Join(os.MkdirAll(s.path(tmpDir), 0o700), os.Rename(s.path(disksDir, "a"), out), ignoreCreated(s))
+			return errors.Join(os.MkdirAll(s.path(tmpDir), 0o700), os.Rename(s.path(disksDir, "a"),
+				out), ignoreCreated(s))
 		},
 	}
 	for way, spoil := range ways {
@@ -90,7 +98,8 @@ func TestStaleIndexOfAnUnreadableManifest(t *testing.T) {
 				test.Must(t, test.Err(s.Remove(ctx, "z")))
 				saw := content(t, s, "a")
 				text := first(os.ReadFile(s.path(disksDir, "a", diskFile)))
-				test.Must(t, os.WriteFile(s.path(disksDir, "b", diskFile), bytes.Replace(text, []byte(`"name": "a"`), []byte(`"name": "b"`), 1), 0o600))
+				test.Must(t, os.WriteFile(s.path(disksDir, "b", diskFile),
+					bytes.Replace(text, []byte(`"name": "a"`), []byte(`"name": "b"`), 1), 0o600))
 				restore := spoil(t, s)
 				test.Must(t, do(s))
 				restore()

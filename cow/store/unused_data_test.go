@@ -44,7 +44,8 @@ func TestTableDataInUse(t *testing.T) {
 		{"LUKS", with(0, "LUKS\xba\xbe"), 0, "luks"},
 		{"ext4", func(path string) {
 			write(t, path, make([]byte, size))
-			if out, err := exec.Command("mkfs.ext4", "-q", "-F", path).CombinedOutput(); err != nil {
+			out, err := exec.Command("mkfs.ext4", "-q", "-F", path).CombinedOutput()
+			if err != nil {
 				t.Skipf("no mkfs.ext4 here: %v: %s", err, out)
 			}
 		}, 0, "ext4"},
@@ -61,7 +62,8 @@ func TestTableDataInUse(t *testing.T) {
 				}
 				return
 			}
-			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), c.found) || !strings.Contains(err.Error(), "--force") {
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), c.found) ||
+				!strings.Contains(err.Error(), "--force") {
 				t.Errorf("expected %v that names %q, found %v", ErrRefused, c.found, err)
 			}
 			if p, err := os.ReadFile(m); err != nil || !bytes.Equal(p, make([]byte, len(p))) {

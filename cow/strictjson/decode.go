@@ -182,7 +182,8 @@ func (d *decoder) object(at string, v *value, to reflect.Value) error {
 		if err := d.value(inner, m, to.Field(i)); err != nil {
 			return err
 		}
-		if f := to.Field(i); options != "" && (f.Kind() == reflect.String || f.Kind() == reflect.Slice) && f.Len() == 0 {
+		if f := to.Field(i); options != "" && (f.Kind() == reflect.String ||
+			f.Kind() == reflect.Slice) && f.Len() == 0 {
 			return wrong(inner, "one that is not empty, or no such member", m)
 		}
 	}

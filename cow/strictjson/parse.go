@@ -93,7 +93,8 @@ func (p *parser) take(c byte) bool {
 
 func (p *parser) value(depth int) (v *value, err error) {
 	if depth > MaxDepth {
-		return nil, fmt.Errorf("offset %d: expected at most %d values one in another, found more", p.at, MaxDepth)
+		return nil, fmt.Errorf("offset %d: expected at most %d values one in another, found more",
+			p.at, MaxDepth)
 	}
 	p.space()
 	start := p.at

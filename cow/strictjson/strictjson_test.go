@@ -49,10 +49,14 @@ func TestDecode(t *testing.T) {
 // TestTimes: the forms of a time that earlier versions have written, and the others of FORMAT.md,
 // are accepted.
 func TestTimes(t *testing.T) {
-	for _, text := range []string{"0001-01-01T00:00:00Z", "2006-11-27T12:00:00.1Z", "2006-11-27T12:00:00.123456789Z", "2006-11-27T12:00:00.100000000Z", "9999-12-31T23:59:59Z", "2004-02-29T00:00:00Z"} {
+	for _, text := range []string{"0001-01-01T00:00:00Z", "2006-11-27T12:00:00.1Z",
+		"2006-11-27T12:00:00.123456789Z", "2006-11-27T12:00:00.100000000Z", "9999-12-31T23:59:59Z",
+		"2004-02-29T00:00:00Z"} {
 		var d document
-		test.Check(t, Decode([]byte(strings.Replace(good, "2006-11-27T12:00:00Z", text, 1)), &d, Options{}), text)
-		if again := d.At.Format(time.RFC3339Nano); len(text) < 30 && !strings.HasSuffix(text, "0000Z") && again != text {
+		test.Check(t, Decode([]byte(strings.Replace(good, "2006-11-27T12:00:00Z", text, 1)), &d,
+			Options{}), text)
+		if again := d.At.Format(time.RFC3339Nano); len(text) < 30 && !strings.HasSuffix(text,
+			"0000Z") && again != text {
 			t.Errorf("expected %s, found %s", text, again)
 		}
 	}
@@ -130,7 +134,8 @@ func TestDecodeRefuses(t *testing.T) {
 			t.Errorf("the first %d bytes: expected an error, found none", n)
 		}
 	}
-	if err := Decode([]byte(strings.Replace(good, `"version": 1`, `"version": 1, "new": {}`, 1)), new(document), Options{IgnoreUnknown: true}); err != nil {
+	if err := Decode([]byte(strings.Replace(good, `"version": 1`, `"version": 1, "new": {}`, 1)),
+		new(document), Options{IgnoreUnknown: true}); err != nil {
 		t.Errorf("an unknown member that is to be ignored: %v", err)
 	}
 }

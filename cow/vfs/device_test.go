@@ -67,7 +67,8 @@ func TestBlockDevice(t *testing.T) {
 			}
 		}
 		clear(mem)
-		if n, err := f.Preadv(vector(mem), 512); n != len(mem) || err != nil || !bytes.Equal(mem, want[512:][:len(mem)]) {
+		if n, err := f.Preadv(vector(mem), 512); n != len(mem) || err != nil ||
+			!bytes.Equal(mem, want[512:][:len(mem)]) {
 			t.Errorf("flag %#x: Preadv: got %d, %v, or other bytes", flag, n, err)
 		}
 		p := make([]byte, 700)

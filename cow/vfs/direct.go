@@ -66,7 +66,8 @@ const fallbackAlign = 4096
 // openDirect adds a direct descriptor to f. On success it owns f.
 func openDirect(f *osFile, flag int) (*directFile, error) {
 	// The first open has created, truncated or claimed the file.
-	fd, err := retryOpen(f.name, flag&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC)|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	fd, err := retryOpen(f.name,
+		flag&^(unix.O_CREAT|unix.O_EXCL|unix.O_TRUNC)|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err == unix.EINVAL || err == unix.EOPNOTSUPP {
 		return nil, &DirectError{Path: f.name, Err: err}
 	}
@@ -112,7 +113,9 @@ func (d *directFile) probe() error {
 		d.memory, d.offset = uintptr(n), uintptr(n)
 	}
 	if d.offset > sector {
-		return &DirectError{Path: d.name, Err: fmt.Errorf("direct I/O has units of %d bytes there, and a guest has sectors of %d", d.offset, sector)}
+		return &DirectError{Path: d.name,
+			Err: fmt.Errorf("direct I/O has units of %d bytes there, and a guest has sectors of %d",
+				d.offset, sector)}
 	}
 	return nil
 }

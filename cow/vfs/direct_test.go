@@ -22,7 +22,8 @@ func openDirectly(t *testing.T, size int) *directFile {
 		dir, err := os.MkdirTemp(parent, "direct-test-")
 		test.Must(t, err)
 		t.Cleanup(func() { os.RemoveAll(dir) })
-		f, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct, 0o600)
+		f, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct,
+			0o600)
 		if errors.Is(err, ErrNoDirect) {
 			continue
 		}
@@ -67,7 +68,8 @@ func TestDirectAlignment(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			if fd := d.AsyncFD(tc.iov, tc.off); (fd == d.dfd) != tc.direct || !tc.direct && fd != -1 {
+			if fd := d.AsyncFD(tc.iov, tc.off); (fd == d.dfd) != tc.direct || !tc.direct &&
+				fd != -1 {
 				t.Errorf("AsyncFD: got %d, want the direct descriptor: %v", fd, tc.direct)
 			}
 			if _, err := d.PreadvNowait(tc.iov, tc.off); tc.direct && err != ErrWouldBlock {
@@ -80,7 +82,8 @@ func TestDirectAlignment(t *testing.T) {
 			}
 			got := make([]byte, len(want))
 			if _, err := d.ReadAt(got, tc.off); err != nil || !bytes.Equal(got, want) {
-				t.Errorf("buffered read of what was written: %v, the same: %v", err, bytes.Equal(got, want))
+				t.Errorf("buffered read of what was written: %v, the same: %v", err,
+					bytes.Equal(got, want))
 			}
 			scatter(tc.iov, make([]byte, len(want)))
 			n, err := d.Preadv(tc.iov, tc.off)
@@ -155,10 +158,12 @@ func TestDirectBounce(t *testing.T) {
 	if _, err := d.PreadvNowait(vector(long), 0); err != ErrWouldBlock {
 		t.Errorf("PreadvNowait: got %v, want ErrWouldBlock", err)
 	}
-	if n, err := d.Preadv(vector(long), 0); n != bounceSize || err != nil || !bytes.Equal(long[:bounceSize], want) {
+	if n, err := d.Preadv(vector(long), 0); n != bounceSize || err != nil ||
+		!bytes.Equal(long[:bounceSize], want) {
 		t.Errorf("long read: got %d, %v, want %d, or other bytes", n, err, bounceSize)
 	}
-	test.Equal(t, cachedPages(d.osFile), 0, "pages of what was written and read are in the page cache")
+	test.Equal(t, cachedPages(d.osFile), 0,
+		"pages of what was written and read are in the page cache")
 	test.Must(t, unix.Mprotect(mem[1<<20:], unix.PROT_NONE))
 	gone := vector(mem[1<<20-100:][:4096])
 	test.ErrorIs(t, test.Err(d.Pwritev(gone, 0)), unix.EFAULT, "write from memory that is gone")
@@ -189,7 +194,8 @@ func TestDirectRefused(t *testing.T) {
 		t.Fatal("a file of /proc was opened for direct I/O")
 	}
 	var refused *DirectError
-	if !errors.Is(err, ErrNoDirect) || !errors.As(err, &refused) || refused.Path != "/proc/version" {
+	if !errors.Is(err, ErrNoDirect) || !errors.As(err, &refused) ||
+		refused.Path != "/proc/version" {
 		t.Fatalf("got %v, want a DirectError", err)
 	}
 	test.Texts(t, "direct.texts")(t, "file of /proc", err)
@@ -201,7 +207,8 @@ func TestDirectOpens(t *testing.T) {
 		t.Errorf("Map: got %v, %v, want ErrNotMappable", m, err)
 	}
 	test.Must(t, d.Lock(true))
-	test.ErrorIs(t, test.Err((OS{}).OpenFile(d.Name(), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct, 0o600)), os.ErrExist, "O_EXCL on a file that exists")
+	test.ErrorIs(t, test.Err((OS{}).OpenFile(d.Name(), os.O_RDWR|os.O_CREATE|os.O_EXCL|Direct,
+		0o600)), os.ErrExist, "O_EXCL on a file that exists")
 	r, err := OS{}.OpenFile(d.Name(), os.O_RDONLY|Direct, 0)
 	test.Must(t, err)
 	test.ErrorIs(t, r.Lock(false), ErrLocked, "lock of a locked file")

@@ -37,7 +37,8 @@ func TestEvicted(t *testing.T) {
 			if o.memory {
 				t.Skip("the directory for tests is in memory (tmpfs), where nothing is evicted")
 			}
-			if _, err := o.cached(&unix.CachestatRange{}); errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+			if _, err := o.cached(&unix.CachestatRange{}); errors.Is(err, unix.ENOSYS) ||
+				errors.Is(err, unix.EPERM) {
 				t.Skipf("this kernel does not tell what is in the page cache (expected Linux 6.5 or later): %v", err)
 			}
 			test.Must(t, f.Truncate(size))

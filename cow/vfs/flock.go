@@ -158,7 +158,8 @@ func (OS) FlockHolders() (FlockHolders, error) {
 		if len(fields) < 6 || fields[1] != "FLOCK" {
 			continue
 		}
-		if _, err := fmt.Sscanf(fields[4]+" "+fields[5], "%d %x:%x:%d", &pid, &major, &minor, &inode); err != nil {
+		if _, err := fmt.Sscanf(fields[4]+" "+fields[5], "%d %x:%x:%d", &pid, &major, &minor,
+			&inode); err != nil {
 			continue
 		}
 		all[inode] = append(all[inode], FlockHolder{PID: pid, Exclusive: fields[3] == "WRITE",

@@ -17,7 +17,8 @@ type btrfsFSInfo struct {
 func btrfsID(fd int) ([16]byte, error) {
 	const fsInfo = 0x8400941f // BTRFS_IOC_FS_INFO
 	var info btrfsFSInfo
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsInfo, uintptr(unsafe.Pointer(&info))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), fsInfo,
+		uintptr(unsafe.Pointer(&info))); errno != 0 {
 		return [16]byte{}, errno
 	}
 	return info.ID, nil
@@ -25,7 +26,8 @@ func btrfsID(fd int) ([16]byte, error) {
 
 // diskSequence is BLKGETDISKSEQ (linux/fs.h).
 func diskSequence(fd int) (seq uint64, err error) {
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.BLKGETDISKSEQ, uintptr(unsafe.Pointer(&seq))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.BLKGETDISKSEQ,
+		uintptr(unsafe.Pointer(&seq))); errno != 0 {
 		return 0, errno
 	}
 	return seq, nil

@@ -41,10 +41,12 @@ func TestLockImage(t *testing.T) {
 			test.Must(t, err)
 			_, err = openFor(t, path, tt.second)
 			var refusal *ImageLockError
-			if errors.As(err, &refusal) != tt.refused || tt.refused != errors.Is(err, ErrImageLocked) {
+			if errors.As(err, &refusal) != tt.refused || tt.refused != errors.Is(err,
+				ErrImageLocked) {
 				t.Fatalf("refused %v, want %v", err, tt.refused)
 			}
-			if tt.refused && (len(refusal.Holders) != 1 || !strings.Contains(refusal.Holders[0], "process") || refusal.Wanted != tt.second) {
+			if tt.refused && (len(refusal.Holders) != 1 || !strings.Contains(refusal.Holders[0],
+				"process") || refusal.Wanted != tt.second) {
 				t.Errorf("refusal %+v", refusal)
 			}
 			f.Close()
@@ -79,7 +81,8 @@ func TestLockImageAndQEMU(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "image")
 	test.Must(t, os.WriteFile(path, make([]byte, 1<<20), 0o600))
 	qemuIO := func(args ...string) error {
-		return exec.Command("qemu-io", append(append([]string{"-f", "raw"}, args...), path)...).Run()
+		args = append(append([]string{"-f", "raw"}, args...), path)
+		return exec.Command("qemu-io", args...).Run()
 	}
 	for _, a := range []ImageAccess{ImageRead, ImageWrite} {
 		f, err := openFor(t, path, a)

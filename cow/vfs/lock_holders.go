@@ -99,7 +99,8 @@ func (f *osFile) holders(match func(lock []string) bool) []string {
 func holdsLock(info string, inode uint64, match func(lock []string) bool) bool {
 	for line := range strings.Lines(info) {
 		w := strings.Fields(line)
-		if len(w) >= 9 && w[0] == "lock:" && strings.HasSuffix(w[6], ":"+strconv.FormatUint(inode, 10)) && match(w[2:]) {
+		if len(w) >= 9 && w[0] == "lock:" && strings.HasSuffix(w[6], ":"+strconv.FormatUint(inode,
+			10)) && match(w[2:]) {
 			return true
 		}
 	}

@@ -50,7 +50,8 @@ func TestPreadvNowait(t *testing.T) {
 	want := content(100_000, 1)
 	f := filled(t, filepath.Join(t.TempDir(), "f"), want)
 	p := make([]byte, len(want)+10)
-	if n, err := f.PreadvNowait(vector(p[:10], p[10:]), 0); n != len(want) || err != nil || !bytes.Equal(p[:n], want) {
+	if n, err := f.PreadvNowait(vector(p[:10], p[10:]), 0); n != len(want) || err != nil ||
+		!bytes.Equal(p[:n], want) {
 		t.Fatalf("cached: got %d, %v, want %d bytes of the file", n, err, len(want))
 	}
 	if n, err := f.PreadvNowait(vector(p), int64(len(want))); n != 0 || err != nil {
@@ -105,7 +106,8 @@ func TestFileInMemory(t *testing.T) {
 		f, err := OS{}.OpenFile(filepath.Join(dir, "f"), os.O_RDWR|flag, 0)
 		test.Must(t, err)
 		p := make([]byte, len(want))
-		if n, err := f.PreadvNowait(vector(p), 0); n != len(p) || err != nil || !bytes.Equal(p, want) {
+		if n, err := f.PreadvNowait(vector(p), 0); n != len(p) || err != nil ||
+			!bytes.Equal(p, want) {
 			t.Errorf("flag %#x: PreadvNowait: got %d, %v", flag, n, err)
 		}
 		if fd := f.AsyncFD(vector(p), 0); fd != -1 {

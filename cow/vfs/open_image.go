@@ -39,7 +39,8 @@ func OpenImage(fsys FS, name string, flag int) (File, error) {
 	}
 	f, err := fsys.OpenFile(name, flag, 0)
 	if errors.Is(err, ErrNotFile) {
-		return nil, &KindError{Path: name, Found: "another kind of file in its place since the check"}
+		return nil, &KindError{Path: name,
+			Found: "another kind of file in its place since the check"}
 	}
 	return f, err
 }

@@ -83,7 +83,8 @@ func LockExtents(fsys FS, f File, off, n int64, exclusive bool) (*RangeLock, err
 			continue
 		}
 		// A process that serves the file of a loop device itself holds only a lock of this kind.
-		if err := errors.Join(lower.Lock(false), lower.LockRange(e.Start, e.End-e.Start, exclusive)); err != nil {
+		if err := errors.Join(lower.Lock(false), lower.LockRange(e.Start, e.End-e.Start,
+			exclusive)); err != nil {
 			return nil, errors.Join(err, lower.Close(), l.Close())
 		}
 		l.locked = append(l.locked, lockedExtent{lower, e.Start, e.End - e.Start, true})

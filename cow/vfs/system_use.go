@@ -43,12 +43,14 @@ const (
 	claimPause = 10 * time.Millisecond
 )
 
-// CheckSystemUse returns an ErrSystemUses if the kernel uses the block device at path, one below it,
-// or a loop device on the file at path. It asks with an exclusive open (O_EXCL without O_CREAT, open(2)), which it closes at once, so
-// it does not keep others from the device. nil: not used, or this user may not know.
+// CheckSystemUse returns an ErrSystemUses if the kernel uses the block device at path, one below
+// it, or a loop device on the file at path. It asks with an exclusive open (O_EXCL without O_CREAT,
+// open(2)), which it closes at once, so it does not keep others from the device. nil: not used, or
+// this user may not know.
 func CheckSystemUse(fsys FS, path string) error {
 	st, err := fsys.Stat(path)
-	if err != nil || !st.Mode().IsRegular() && (st.Mode()&fs.ModeDevice == 0 || st.Mode()&fs.ModeCharDevice != 0) {
+	if err != nil || !st.Mode().IsRegular() && (st.Mode()&fs.ModeDevice == 0 ||
+		st.Mode()&fs.ModeCharDevice != 0) {
 		return nil
 	}
 	extents, err := Extents(fsys, path, 0, -1)
@@ -88,7 +90,8 @@ func loopsOn(fsys FS, extents []Extent) (loops []Extent) {
 		}
 		path := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(name)))
 		if slices.ContainsFunc(extents, func(e Extent) bool { return e.Inode == below }) {
-			loops = append(loops, Extent{Inode: Inode{Dev: nodeDevice(path), Block: true}, Path: path})
+			loops = append(loops, Extent{Inode: Inode{Dev: nodeDevice(path), Block: true},
+				Path: path})
 		}
 	}
 	return loops
@@ -164,8 +167,8 @@ func parseDevice(text string) (uint64, bool) {
 }
 
 // mountPoint returns where a file system on one of the devices is mounted, by mountinfo (proc(5)):
-// ID PARENT MAJOR:MINOR ROOT MOUNT-POINT ... - TYPE SOURCE OPTIONS. Some file systems (btrfs) have a
-// device number of their own, and the device only as source.
+// ID PARENT MAJOR:MINOR ROOT MOUNT-POINT ... - TYPE SOURCE OPTIONS. Some file systems (btrfs) have
+// a device number of their own, and the device only as source.
 func mountPoint(devs map[uint64]bool) string {
 	text, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(text)) {
@@ -175,7 +178,8 @@ func mountPoint(devs map[uint64]bool) string {
 			continue
 		}
 		dev, ok := parseDevice(mount[2])
-		if ok && devs[dev] || strings.HasPrefix(fsys[1], "/dev/") && devs[nodeDevice(unescapeOctal(fsys[1]))] {
+		if ok && devs[dev] || strings.HasPrefix(fsys[1], "/dev/") &&
+			devs[nodeDevice(unescapeOctal(fsys[1]))] {
 			return unescapeOctal(mount[4])
 		}
 	}

@@ -20,7 +20,8 @@ func TestSystemUse(t *testing.T) {
 	test.Must(t, create(t, plain).Close())
 	free, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(dev), "loop/backing_file"))
 	test.Must(t, err)
-	for _, path := range []string{dev, strings.TrimSpace(string(free)), plain, plain + "-missing", os.DevNull, t.TempDir()} {
+	for _, path := range []string{dev, strings.TrimSpace(string(free)), plain, plain + "-missing",
+		os.DevNull, t.TempDir()} {
 		if err := CheckSystemUse(OS{}, path); err != nil {
 			t.Errorf("%s: expected nil, got %v", path, err)
 		}
@@ -51,11 +52,13 @@ func TestSystemUse(t *testing.T) {
 	test.Must(t, err)
 	upper := strings.TrimSpace(string(above))
 	t.Cleanup(func() { exec.Command("losetup", "--detach", upper).Run() })
-	backing, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(dev), "loop/backing_file"))
+	backing, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(dev),
+		"loop/backing_file"))
 	test.Must(t, err)
 	for _, path := range []string{dev, link, upper, strings.TrimSpace(string(backing))} {
 		err := CheckSystemUse(OS{}, path)
-		if !errors.Is(err, ErrSystemUses) || !strings.Contains(err.Error(), `mounted at "`+at) || !strings.Contains(err.Error(), path) {
+		if !errors.Is(err, ErrSystemUses) || !strings.Contains(err.Error(), `mounted at "`+at) ||
+			!strings.Contains(err.Error(), path) {
 			t.Errorf("%s: expected an error that names it and %s, got %v", path, at, err)
 		}
 	}

@@ -28,7 +28,8 @@ func TestVersions(t *testing.T) {
 		test.Must(t, err)
 	}
 	kinds := []string{
-		at("file"), at("an odd\nname é"), at("directory"), at("link"), at("dangling"), at("loop"), at("fifo"), at("missing"),
+		at("file"), at("an odd\nname é"), at("directory"), at("link"), at("dangling"), at("loop"),
+		at("fifo"), at("missing"),
 		at("file/below"), "/dev/null", "", at(string(make([]byte, 300))),
 	}
 	for _, n := range []int{0, 1, len(kinds), 100, aio.MaxDepth + 100} {

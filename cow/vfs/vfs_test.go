@@ -47,7 +47,8 @@ func TestVectoredIO(t *testing.T) {
 	if n, err := f.Preadv(nil, 0); n != 0 || err != nil {
 		t.Errorf("Preadv of nothing: got %d, %v", n, err)
 	}
-	test.ErrorIs(t, test.Err(f.Preadv(vector(a), -1)), syscall.EINVAL, "Preadv at a negative offset")
+	test.ErrorIs(t, test.Err(f.Preadv(vector(a), -1)), syscall.EINVAL,
+		"Preadv at a negative offset")
 }
 
 // The kernel refuses more than 1,024 pieces; this package passes the first ones.
@@ -179,7 +180,8 @@ func TestOpenFileRefusesOtherKinds(t *testing.T) {
 			t.Errorf("%s was opened", name)
 		}
 	}
-	test.ErrorIs(t, test.Err((OS{}).OpenFile(filepath.Join(dir, "none"), os.O_RDWR, 0)), fs.ErrNotExist, "open of a missing file")
+	test.ErrorIs(t, test.Err((OS{}).OpenFile(filepath.Join(dir, "none"), os.O_RDWR, 0)),
+		fs.ErrNotExist, "open of a missing file")
 }
 
 func TestDirectories(t *testing.T) {
@@ -196,7 +198,8 @@ func TestDirectories(t *testing.T) {
 	if list, err := o.ReadDir(deep); len(list) != 1 || err != nil {
 		t.Errorf("ReadDir: got %v, %v, want one file", list, err)
 	}
-	test.ErrorIs(t, o.MkdirAll(filepath.Join(name, "x"), 0o700), syscall.ENOTDIR, "MkdirAll below a file")
+	test.ErrorIs(t, o.MkdirAll(filepath.Join(name, "x"), 0o700), syscall.ENOTDIR,
+		"MkdirAll below a file")
 	test.Must(t, o.Rename(name, name+"2"))
 	test.Must(t, o.SyncDir(deep))
 	test.ErrorIs(t, test.Err(o.Stat(name)), fs.ErrNotExist, "Stat of a renamed file")

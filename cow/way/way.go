@@ -47,9 +47,11 @@ type Untrusted struct {
 
 // String returns the description: "directory /srv (user bob, group kvm, mode 2775)".
 func (w *Untrusted) String() string {
-	text := fmt.Sprintf("directory %s (user %s, group %s, mode %04o)", printable(w.Dir), UserName(w.UID), groupName(w.GID), w.Mode)
+	text := fmt.Sprintf("directory %s (user %s, group %s, mode %04o)", printable(w.Dir),
+		UserName(w.UID), groupName(w.GID), w.Mode)
 	if w.Link != "" {
-		text = fmt.Sprintf("symbolic link %s of user %s in %s", printable(w.Link), UserName(w.LinkUID), text)
+		text = fmt.Sprintf("symbolic link %s of user %s in %s", printable(w.Link),
+			UserName(w.LinkUID), text)
 	}
 	return text
 }
@@ -195,7 +197,8 @@ func (w *walker) step() error {
 		w.untrusted.Link, w.untrusted.LinkUID = filepath.Join(w.path, name), st.Uid
 	}
 	if w.untrusted != nil {
-		return fmt.Errorf("%s: %q is a %w: name the directory that is meant", w.target, name, ErrSymlink)
+		return fmt.Errorf("%s: %q is a %w: name the directory that is meant", w.target, name,
+			ErrSymlink)
 	}
 	if w.links++; w.links > maxLinks {
 		return w.pathError(unix.ELOOP)

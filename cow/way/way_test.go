@@ -35,7 +35,9 @@ func TestWeakWays(t *testing.T) {
 	}
 	top := t.TempDir()
 	test.Must(t, os.Chmod(top, 0o755))
-	end := func(dir string) string { return mkdir(t, mkdir(t, dir, "a", 0o755, 0), "end", 0o711, 0) }
+	end := func(dir string) string {
+		return mkdir(t, mkdir(t, dir, "a", 0o755, 0), "end", 0o711, 0)
+	}
 	link := func(path, target string, uid int) string {
 		test.Must(t, os.Symlink(target, path))
 		test.Must(t, os.Lchown(path, uid, uid))
@@ -86,15 +88,18 @@ func TestWeakWays(t *testing.T) {
 			t.Errorf("%s: %+v, expected %s", c.path, weak, c.weak)
 		}
 	}
-	for _, path := range []string{filepath.Join(good, "missing"), filepath.Join(good, "missing", "more"), filepath.Join(sticky, "missing")} {
+	for _, path := range []string{filepath.Join(good, "missing"), filepath.Join(good, "missing",
+		"more"), filepath.Join(sticky, "missing")} {
 		if weak, err := Check(path, Options{}); weak != nil || !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v, %v", path, weak, err)
 		}
 	}
-	if weak, err := Check(filepath.Join(group, "a", "end"), Options{Group: true}); weak != nil || err != nil {
+	if weak, err := Check(filepath.Join(group, "a", "end"), Options{Group: true}); weak != nil ||
+		err != nil {
 		t.Errorf("a group that is trusted: %v, %v", weak, err)
 	}
-	for path, group := range map[string]bool{filepath.Join(open, "a"): true, filepath.Join(theirs, "a"): true} {
+	for path, group := range map[string]bool{filepath.Join(open, "a"): true,
+		filepath.Join(theirs, "a"): true} {
 		if weak, err := Check(path, Options{Group: group}); weak == nil || err != nil {
 			t.Errorf("%s: %v, %v", path, weak, err)
 		}
@@ -106,7 +111,9 @@ func TestWeakWays(t *testing.T) {
 	}
 	checkFiles(t, top)
 	weak, _ := Check(filepath.Join(group, "a"), Options{})
-	if text := weak.String() + ": " + weak.WhoCanChange(); !strings.Contains(text, group+" (user root, group root, mode 2775)") || !strings.Contains(text, "the members of group root") {
+	if text := weak.String() + ": " + weak.WhoCanChange(); !strings.Contains(text,
+		group+" (user root, group root, mode 2775)") || !strings.Contains(text,
+		"the members of group root") {
 		t.Error(text)
 	}
 }
@@ -157,7 +164,8 @@ func checkFiles(t *testing.T, top string) {
 	t.Helper()
 	var paths []string
 	test.Must(t, filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
-		paths = append(paths, path, filepath.Join(path, "missing"), filepath.Join(path, "missing", "more"), path+"/../x", path+"/")
+		paths = append(paths, path, filepath.Join(path, "missing"), filepath.Join(path, "missing",
+			"more"), path+"/../x", path+"/")
 		if e == nil || !e.IsDir() || err != nil {
 			return err
 		}
@@ -177,7 +185,8 @@ func checkFiles(t *testing.T, top string) {
 			for _, path := range paths {
 				want, werr := CheckFile(path, o)
 				got, gerr := checker.CheckFile(path)
-				if (want == nil) != (got == nil) || want != nil && *want != *got || !errors.Is(gerr, errnoOf(werr)) {
+				if (want == nil) != (got == nil) || want != nil && *want != *got ||
+					!errors.Is(gerr, errnoOf(werr)) {
 					t.Errorf("%+v, %q: %+v, %v; CheckFile: %+v, %v", o, path, got, gerr, want, werr)
 				}
 			}

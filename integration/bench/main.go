@@ -28,7 +28,8 @@ import (
 )
 
 var benchmarks = map[string]func(ctx context.Context, args []string) error{
-	"compare": compare.Main, "promote": promote.Main, "reopen": reopen.Main, "scale": scale.Main, "bonnie": bonnie.Main,
+	"compare": compare.Main, "promote": promote.Main, "reopen": reopen.Main, "scale": scale.Main,
+	"bonnie": bonnie.Main,
 }
 
 // The kernel kills a child when the thread that created it ends (see package harness). This
@@ -41,10 +42,12 @@ func main() {
 		measure = benchmarks[os.Args[1]]
 	}
 	if measure == nil {
-		fmt.Fprintf(os.Stderr, "usage: bench %s [OPTION...]\n", strings.Join(slices.Sorted(maps.Keys(benchmarks)), "|"))
+		fmt.Fprintf(os.Stderr, "usage: bench %s [OPTION...]\n",
+			strings.Join(slices.Sorted(maps.Keys(benchmarks)), "|"))
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM,
+		syscall.SIGHUP)
 	defer stop()
 	if err := measure(ctx, os.Args[2:]); err != nil {
 		fmt.Fprintf(os.Stderr, "bench %s: %v\n", os.Args[1], err)

@@ -23,7 +23,8 @@ type guest struct {
 // boot starts the guest's machine; waitReady waits for it.
 func (g *guest) boot(ctx context.Context, golden harness.Golden) (err error) {
 	g.machine, err = harness.StartMachine(ctx, harness.MachineOptions{
-		Name: g.name, Dir: filepath.Dir(g.socket), Golden: golden, Boot: harness.BootDirect, Disks: []string{g.socket},
+		Name: g.name, Dir: filepath.Dir(g.socket), Golden: golden, Boot: harness.BootDirect,
+		Disks: []string{g.socket},
 	})
 	return err
 }

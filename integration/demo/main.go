@@ -45,7 +45,8 @@ func run(ctx context.Context) error {
 	for _, name := range []string{"left", "right"} {
 		t.guests = append(t.guests, &guest{name: name, socket: filepath.Join(dir, name+".sock")})
 	}
-	for _, step := range []func(context.Context) error{t.prepare, t.importAndCreate, t.serveAndWrite, t.secondBoot, t.summary} {
+	for _, step := range []func(context.Context) error{
+		t.prepare, t.importAndCreate, t.serveAndWrite, t.secondBoot, t.summary} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -126,7 +127,8 @@ func (t *tour) session(ctx context.Context, work func(g *guest) error) error {
 		if err != nil {
 			return err
 		}
-		t.say("%s runs Linux %s, up %s after QEMU's start", g.name, b.Kernel, seconds(g.boots[len(g.boots)-1]))
+		t.say("%s runs Linux %s, up %s after QEMU's start", g.name, b.Kernel,
+			seconds(g.boots[len(g.boots)-1]))
 	}
 	for _, g := range t.guests {
 		if err := work(g); err != nil {
@@ -162,7 +164,8 @@ func (t *tour) summary(ctx context.Context) error {
 		if err := t.store.JSON(ctx, &d, "info", g.name); err != nil {
 			return err
 		}
-		fmt.Fprintf(t.out, "    %-9s%-14s%-15s%-17s%s\n", g.name, seconds(g.boots[0]), seconds(g.boots[1]),
+		fmt.Fprintf(t.out, "    %-9s%-14s%-15s%-17s%s\n", g.name, seconds(g.boots[0]),
+			seconds(g.boots[1]),
 			size(d.Head().Owned), size(base.Size))
 	}
 	fmt.Fprintf(t.out, `

@@ -19,7 +19,8 @@ type narrator struct {
 // title prints the title of a step.
 func (n *narrator) title(format string, args ...any) {
 	n.step++
-	fmt.Fprintf(n.out, "\n[%5.1f s] %d. %s\n", time.Since(n.start).Seconds(), n.step, fmt.Sprintf(format, args...))
+	fmt.Fprintf(n.out, "\n[%5.1f s] %d. %s\n", time.Since(n.start).Seconds(), n.step,
+		fmt.Sprintf(format, args...))
 }
 
 // say prints a text within the current step; every line is indented.

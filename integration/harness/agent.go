@@ -136,7 +136,8 @@ func (a *Agent) Run(ctx context.Context, script string) (string, error) {
 		partial := strings.Join(a.output, "\n")
 		a.result, a.output = nil, nil
 		a.mu.Unlock()
-		return partial, fmt.Errorf("waiting for a script in the guest: %w\n--- script\n%s\n--- output so far\n%s",
+		return partial, fmt.Errorf(
+			"waiting for a script in the guest: %w\n--- script\n%s\n--- output so far\n%s",
 			context.Cause(ctx), strings.TrimSpace(script), lastOutput(partial))
 	}
 }

@@ -24,7 +24,8 @@ func Root() (string, error) {
 		}
 		up := filepath.Dir(dir)
 		if up == dir {
-			return "", errors.New("no integration/go.mod here or above: run from within the source tree")
+			return "", errors.New(
+				"no integration/go.mod here or above: run from within the source tree")
 		}
 		dir = up
 	}

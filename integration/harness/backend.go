@@ -49,7 +49,8 @@ func (p *Process) waitListening(ctx context.Context, socket string) error {
 			}
 			return fmt.Errorf("%s: ended without listening on %s\n%s", p.Name, socket, p.Output())
 		case <-ctx.Done():
-			return fmt.Errorf("%s: does not listen on %s: %w\n%s", p.Name, socket, context.Cause(ctx), p.Output())
+			return fmt.Errorf("%s: does not listen on %s: %w\n%s", p.Name, socket,
+				context.Cause(ctx), p.Output())
 		}
 	}
 }

@@ -28,5 +28,6 @@ func NewBlkio(ctx context.Context) (Blkio, error) {
 // Image returns an option string for --image-opts: the block device on a back-end's socket. The
 // driver requires cache.direct.
 func (Blkio) Image(socket string) string {
-	return "driver=raw,file.driver=virtio-blk-vhost-user,file.path=" + socket + ",file.cache.direct=on"
+	return "driver=raw,file.driver=virtio-blk-vhost-user,file.path=" + socket +
+		",file.cache.direct=on"
 }

@@ -66,11 +66,13 @@ func StartLibvirtd(ctx context.Context, dir string) (*Libvirtd, error) {
 
 // Virsh runs one virsh command and returns its output.
 func (l *Libvirtd) Virsh(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "virsh", append([]string{"--quiet", "--connect", l.URI}, args...)...)
+	cmd := exec.CommandContext(ctx, "virsh", append([]string{"--quiet", "--connect", l.URI},
+		args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("virsh %s: %w\n%s--- libvirtd printed\n%s", strings.Join(args, " "), err, stderr.String(), l.Output())
+		return "", fmt.Errorf("virsh %s: %w\n%s--- libvirtd printed\n%s", strings.Join(args, " "),
+			err, stderr.String(), l.Output())
 	}
 	return strings.TrimSpace(stdout.String()), nil
 }

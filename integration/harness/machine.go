@@ -94,27 +94,33 @@ func (o MachineOptions) arguments() ([]string, error) {
 	if o.Boot == BootInitramfs {
 		accel = "tcg,thread=single"
 	}
-	args := []string{"-accel", accel, "-cpu", "max", "-nodefaults", "-display", "none", "-name", o.Name}
+	args := []string{"-accel", accel, "-cpu", "max", "-nodefaults", "-display", "none", "-name",
+		o.Name}
 	if o.Arguments != nil {
 		args = append(args, o.Arguments...)
 	} else {
-		args = append(args, "-smp", fmt.Sprint(o.CPUs), "-m", fmt.Sprint(o.MemoryMiB), "-machine", "q35,memory-backend=mem",
+		args = append(args, "-smp", fmt.Sprint(o.CPUs), "-m", fmt.Sprint(o.MemoryMiB), "-machine",
+			"q35,memory-backend=mem",
 			"-object", fmt.Sprintf("memory-backend-memfd,id=mem,size=%dM,share=on", o.MemoryMiB))
 		for i := range hotPlugPorts {
-			args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d", i, i+1))
+			args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=port%d,chassis=%d", i,
+				i+1))
 		}
 		for i, socket := range o.Disks {
-			device := fmt.Sprintf("vhost-user-blk-pci,id=disk%d,chardev=char%d,bus=port%d,num-queues=%d,disable-legacy=on,bootindex=%d",
+			device := fmt.Sprintf(
+				"vhost-user-blk-pci,id=disk%d,chardev=char%d,bus=port%d,num-queues=%d,disable-legacy=on,bootindex=%d",
 				i, i, i, o.Queues, i+1)
 			if i < len(o.QueueSize) && o.QueueSize[i] != 0 {
 				device += fmt.Sprintf(",queue-size=%d", o.QueueSize[i])
 			}
-			args = append(args, "-chardev", fmt.Sprintf("socket,id=char%d,path=%s,%s", i, socket, o.QEMU.Reconnect(o.ReconnectMS)),
+			args = append(args, "-chardev", fmt.Sprintf("socket,id=char%d,path=%s,%s", i, socket,
+				o.QEMU.Reconnect(o.ReconnectMS)),
 				"-device", device)
 		}
 	}
 	kernel := func(initrd, command string) {
-		args = append(args, "-kernel", o.Golden.Kernel, "-initrd", initrd, "-append", "console=ttyS0 panic=-1 loglevel=5 "+command)
+		args = append(args, "-kernel", o.Golden.Kernel, "-initrd", initrd, "-append",
+			"console=ttyS0 panic=-1 loglevel=5 "+command)
 	}
 	switch o.Boot {
 	case BootInitramfs:
@@ -224,7 +230,8 @@ func (m *Machine) withOutput(err error) error {
 	if m.Process != nil {
 		output = m.Output()
 	}
-	return fmt.Errorf("%s: %w\n--- QEMU printed\n%s\n--- console\n%s", m.o.Name, err, output, m.Console.Tail())
+	return fmt.Errorf("%s: %w\n--- QEMU printed\n%s\n--- console\n%s", m.o.Name, err, output,
+		m.Console.Tail())
 }
 
 // Ready waits until the guest's next boot has finished. It returns the guest's report and the time

@@ -102,7 +102,8 @@ func (m *Monitor) Event(ctx context.Context, name string, want map[string]any) (
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return qmp.Event{}, fmt.Errorf("waiting for QMP event %s %v: %w", name, want, context.Cause(ctx))
+			return qmp.Event{}, fmt.Errorf("waiting for QMP event %s %v: %w", name, want,
+				context.Cause(ctx))
 		}
 	}
 }

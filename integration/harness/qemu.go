@@ -17,7 +17,8 @@ const (
 	Debian12          = "Debian 12"           // installed, 7.2
 	Debian12Backports = "Debian 12 backports" // 10.0
 	Debian13          = "Debian 13"           // 10.0, with changes of its stable branch
-	DebianUnstable    = "Debian unstable"     // the newest; testing's while unstable's cannot be unpacked
+	// the newest; testing's while unstable's cannot be unpacked
+	DebianUnstable = "Debian unstable"
 )
 
 // QEMU is one of the emulators that the tests use.
@@ -37,10 +38,12 @@ var ErrUnavailable = errors.New("QEMU not available")
 // into the cache first, with all its libraries (20 s each).
 func FindQEMU(ctx context.Context, debian string) (QEMU, error) {
 	recipe, ok := map[string]string{
-		Debian12: "", Debian12Backports: "qemu-backports", Debian13: "qemu-next", DebianUnstable: "qemu-unstable",
+		Debian12: "", Debian12Backports: "qemu-backports", Debian13: "qemu-next",
+		DebianUnstable: "qemu-unstable",
 	}[debian]
 	if !ok {
-		return QEMU{}, fmt.Errorf("QEMU of %q: expected one of %q, %q, %q, %q", debian, Debian12, Debian12Backports, Debian13, DebianUnstable)
+		return QEMU{}, fmt.Errorf("QEMU of %q: expected one of %q, %q, %q, %q", debian, Debian12,
+			Debian12Backports, Debian13, DebianUnstable)
 	}
 	q := QEMU{Debian: debian, Program: InstalledQEMU}
 	if recipe != "" {
@@ -60,7 +63,8 @@ func FindQEMU(ctx context.Context, debian string) (QEMU, error) {
 	first, _, _ := strings.Cut(string(out), "\n")
 	_, q.Version, ok = strings.Cut(first, "version ")
 	if !ok {
-		return QEMU{}, fmt.Errorf("QEMU of %s: -version printed %q, expected \"QEMU emulator version …\"", debian, first)
+		return QEMU{}, fmt.Errorf(
+			"QEMU of %s: -version printed %q, expected \"QEMU emulator version …\"", debian, first)
 	}
 	var major, minor int
 	if _, err := fmt.Sscanf(q.Version, "%d.%d", &major, &minor); err != nil {
@@ -89,5 +93,6 @@ func NewQTest(ctx context.Context) (QTest, error) {
 	if err != nil {
 		return QTest{}, err
 	}
-	return QTest{Tests: filepath.Join(dir, "qos-test"), QEMU: filepath.Join(dir, "qemu-system-x86_64")}, nil
+	return QTest{Tests: filepath.Join(dir, "qos-test"), QEMU: filepath.Join(dir,
+		"qemu-system-x86_64")}, nil
 }

@@ -58,7 +58,8 @@ func (s *Store) Run(ctx context.Context, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("cowblk %s: %w\n%s", strings.Join(args, " "), err, stderr.String())
+		return stdout.String(), fmt.Errorf("cowblk %s: %w\n%s", strings.Join(args, " "), err,
+			stderr.String())
 	}
 	return stdout.String(), nil
 }
@@ -99,7 +100,8 @@ func (s *Store) CheckImage(ctx context.Context, name string) error {
 		return err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != image.SHA256 {
-		return fmt.Errorf("image %s (%s): SHA-256 at import %s, now %s: its bytes have changed", name, image.Path, image.SHA256, got)
+		return fmt.Errorf("image %s (%s): SHA-256 at import %s, now %s: its bytes have changed",
+			name, image.Path, image.SHA256, got)
 	}
 	return nil
 }

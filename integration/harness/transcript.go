@@ -59,7 +59,8 @@ func (t *Transcript) Expect(ctx context.Context, pattern string) ([]string, erro
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for %q: %w\n--- printed last\n%s", pattern, context.Cause(ctx), t.Tail())
+			return nil, fmt.Errorf("waiting for %q: %w\n--- printed last\n%s", pattern,
+				context.Cause(ctx), t.Tail())
 		}
 	}
 }

@@ -10,7 +10,8 @@ import (
 
 // wallPattern matches code in which a time loses its monotonic part, or comes from outside without
 // one. A comparison with such a time, or a wait for it, goes wrong when the clock is set.
-var wallPattern = regexp.MustCompile(`\.Unix(Nano|Micro|Milli)?\(\)|\.Round\(0\)|\btime\.(Unix|UnixMilli|UnixMicro|Date|Parse|ParseInLocation)\(|ClockGettime|Gettimeofday`)
+var wallPattern = regexp.MustCompile(
+	`\.Unix(Nano|Micro|Milli)?\(\)|\.Round\(0\)|\btime\.(Unix|UnixMilli|UnixMicro|Date|Parse|ParseInLocation)\(|ClockGettime|Gettimeofday`)
 
 // wallClockFiles lists the files that may do that, each with the reason why a jump of the clock
 // does no harm.
@@ -28,7 +29,8 @@ var wallClockFiles = map[string]string{
 func TestNoWallClock(t *testing.T) {
 	used := map[string]bool{}
 	for _, p := range packages(t) {
-		if under(p.ImportPath, "integration") || under(p.ImportPath, "vhost/load") || under(p.ImportPath, "cow/cowtest") {
+		if under(p.ImportPath, "integration") || under(p.ImportPath, "vhost/load") ||
+			under(p.ImportPath, "cow/cowtest") {
 			continue
 		}
 		for _, f := range p.GoFiles {

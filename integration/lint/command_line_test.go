@@ -30,7 +30,8 @@ func TestCommandLineParsesAndPrints(t *testing.T) {
 			for _, imp := range file.Imports {
 				path, _ := strconv.Unquote(imp.Path.Value)
 				first, _, _ := strings.Cut(path, "/")
-				if first == "net" || first == "sync" || path == "os/signal" || strings.HasPrefix(path, "golang.org/x/") {
+				if first == "net" || first == "sync" || path == "os/signal" ||
+					strings.HasPrefix(path, "golang.org/x/") {
 					found[path] = true
 				}
 			}

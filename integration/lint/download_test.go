@@ -24,7 +24,8 @@ func TestBuildDownloadsLittle(t *testing.T) {
 		}
 		return string(out)
 	}
-	modules := strings.Fields(run("list", "-deps", "-f", `{{with .Module}}{{if .Version}}{{.Path}}@{{.Version}}{{end}}{{end}}`, "./cmd/cowblk"))
+	modules := strings.Fields(run("list", "-deps", "-f",
+		`{{with .Module}}{{if .Version}}{{.Path}}@{{.Version}}{{end}}{{end}}`, "./cmd/cowblk"))
 	slices.Sort(modules)
 	modules = slices.Compact(modules)
 	cache := filepath.Join(strings.TrimSpace(run("env", "GOMODCACHE")), "cache", "download")
@@ -47,6 +48,7 @@ func TestBuildDownloadsLittle(t *testing.T) {
 	}
 	t.Logf("%d modules, %d bytes", len(modules), sum)
 	if len(modules) < 5 || sum > maxDownload {
-		t.Errorf("the %d modules of the binary have %d bytes, expected at most %d", len(modules), sum, maxDownload)
+		t.Errorf("the %d modules of the binary have %d bytes, expected at most %d", len(modules),
+			sum, maxDownload)
 	}
 }

@@ -38,7 +38,8 @@ func packages(t *testing.T) []pkg {
 // list returns the packages of the module in dir.
 func list(t *testing.T, dir string) []pkg {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,Imports,TestGoFiles,XTestGoFiles,TestImports,XTestImports",
+	cmd := exec.Command("go", "list",
+		"-json=ImportPath,Dir,GoFiles,Imports,TestGoFiles,XTestGoFiles,TestImports,XTestImports",
 		"-tags", "integration", "./...")
 	cmd.Dir = dir
 	out, err := cmd.Output()
@@ -125,8 +126,10 @@ func TestImports(t *testing.T) {
 			if !strings.HasPrefix(imp, module) || under(imp, importRules[i].pkg) {
 				continue
 			}
-			if !slices.ContainsFunc(importRules[i].may, func(r string) bool { return under(imp, r) }) {
-				t.Errorf("%s imports %s: %s may import only %v", p.ImportPath, imp, importRules[i].pkg, importRules[i].may)
+			if !slices.ContainsFunc(importRules[i].may,
+				func(r string) bool { return under(imp, r) }) {
+				t.Errorf("%s imports %s: %s may import only %v", p.ImportPath, imp,
+					importRules[i].pkg, importRules[i].may)
 			}
 		}
 	}
@@ -136,7 +139,8 @@ func TestImports(t *testing.T) {
 func TestDataPlaneDoesNotImportControlPlane(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, imp := range p.Imports {
-			if p.ImportPath == module+"backend" && (under(imp, "backend") && !under(imp, "backend/loglimit") || under(imp, "cow/store")) {
+			if p.ImportPath == module+"backend" && (under(imp, "backend") &&
+				!under(imp, "backend/loglimit") || under(imp, "cow/store")) {
 				t.Errorf("%s imports %s", p.ImportPath, imp)
 			}
 		}
@@ -147,7 +151,8 @@ func TestDataPlaneDoesNotImportControlPlane(t *testing.T) {
 func TestVhostAndCowDoNotMeet(t *testing.T) {
 	for _, p := range packages(t) {
 		for _, imp := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
-			if under(p.ImportPath, "vhost") && under(imp, "cow") || under(p.ImportPath, "cow") && under(imp, "vhost") {
+			if under(p.ImportPath, "vhost") && under(imp, "cow") || under(p.ImportPath, "cow") &&
+				under(imp, "vhost") {
 				t.Errorf("%s imports %s", p.ImportPath, imp)
 			}
 		}
@@ -174,7 +179,8 @@ func TestUnsafeOnlyInUnsafeFiles(t *testing.T) {
 			if strings.HasSuffix(name, "_unsafe") {
 				continue
 			}
-			out, err := exec.Command("grep", "-nE", `^(import )?\s*"unsafe"`, filepath.Join(p.Dir, f)).CombinedOutput()
+			out, err := exec.Command("grep", "-nE", `^(import )?\s*"unsafe"`,
+				filepath.Join(p.Dir, f)).CombinedOutput()
 			if err == nil {
 				t.Errorf("%s/%s imports unsafe outside of *_unsafe.go: %s", p.ImportPath, f, out)
 			}

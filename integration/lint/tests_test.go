@@ -53,9 +53,11 @@ var proseDirs = map[string]string{
 }
 
 var (
-	searches = regexp.MustCompile(`^strings\.(Contains|ContainsAny|HasPrefix|HasSuffix|Count|Index|EqualFold)$`)
-	prose    = regexp.MustCompile(`\.Error\(\)$|(?i)\blog\.(string|text)\(\)$|\.Output\(\)$`)
-	wanted   = regexp.MustCompile(`^"|(?i)\b(want|wanterr|wants|text|says|word|words|message|part|advice)$`)
+	searches = regexp.MustCompile(
+		`^strings\.(Contains|ContainsAny|HasPrefix|HasSuffix|Count|Index|EqualFold)$`)
+	prose  = regexp.MustCompile(`\.Error\(\)$|(?i)\blog\.(string|text)\(\)$|\.Output\(\)$`)
+	wanted = regexp.MustCompile(
+		`^"|(?i)\b(want|wanterr|wants|text|says|word|words|message|part|advice)$`)
 )
 
 // TestTests refuses sleeps in tests, and comparisons of prose: tests use events, attributes,
@@ -92,13 +94,16 @@ func TestTests(t *testing.T) {
 				case f == "time.Sleep":
 					slept[name] = true
 					if sleeps[name] == "" {
-						t.Errorf("%s:%d: use test.Eventually, synctest or an event, or explain in sleeps why no result depends on the time", name, line())
+						t.Errorf(
+							"%s:%d: use test.Eventually, synctest or an event, or explain in sleeps why no result depends on the time", name, line())
 					}
-				case searches.MatchString(f) && prose.MatchString(source(n.Args[0])) && wanted.MatchString(source(n.Args[1])) && source(n.Args[1]) != `"\n"`:
+				case searches.MatchString(f) && prose.MatchString(source(n.Args[0])) &&
+					wanted.MatchString(source(n.Args[1])) && source(n.Args[1]) != `"\n"`:
 					allowed(t, searched, name, line())
 				}
 			case *ast.BinaryExpr:
-				if (n.Op == token.EQL || n.Op == token.NEQ) && strings.HasSuffix(source(n.X), ".Error()") && wanted.MatchString(source(n.Y)) {
+				if (n.Op == token.EQL || n.Op == token.NEQ) && strings.HasSuffix(source(n.X),
+					".Error()") && wanted.MatchString(source(n.Y)) {
 					allowed(t, searched, name, line())
 				}
 			}

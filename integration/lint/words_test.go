@@ -36,15 +36,17 @@ var replaced = map[string]string{
 }
 
 // replacedNames are identifiers that are gone. Their words are in use elsewhere.
-var replacedNames = regexp.MustCompile(`\b(askLimit|askServing|bellStroke|firstWipe|goOn|heldGuests|holdUp|hangUp|keepPin|keepReleasing|` +
-	`letGo|letPinGo|lookAfter|lookOut|noteIsGone|readMail|releaseHeld|remoteList|turnAway|waitQuiet|wakeQuiet|wipeBlocks)\b`)
+var replacedNames = regexp.MustCompile(
+	`\b(askLimit|askServing|bellStroke|firstWipe|goOn|heldGuests|holdUp|hangUp|keepPin|keepReleasing|` +
+		`letGo|letPinGo|lookAfter|lookOut|noteIsGone|readMail|releaseHeld|remoteList|turnAway|waitQuiet|wakeQuiet|wipeBlocks)\b`)
 
 // words splits text into words: also identifiers at each capital letter.
 var words = regexp.MustCompile(`[A-Z]?[a-z]+|[A-Z]+`)
 
 // TestReplacedWords looks at all text that git has, but for this file and the word lists of tests.
 func TestReplacedWords(t *testing.T) {
-	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.go", "*.md", "*.s", "*.sh", "Makefile", "cmd/cowblk/testdata/*.txt").Output()
+	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.go", "*.md", "*.s", "*.sh",
+		"Makefile", "cmd/cowblk/testdata/*.txt").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +65,8 @@ func TestReplacedWords(t *testing.T) {
 		}
 		for n, line := range strings.Split(string(text), "\n") {
 			if w := replacedNames.FindString(line); w != "" {
-				t.Errorf("%s:%d: %s is the name of something that has another one now", name, n+1, w)
+				t.Errorf("%s:%d: %s is the name of something that has another one now", name, n+1,
+					w)
 				found++
 			}
 			for _, w := range words.FindAllString(line, -1) {

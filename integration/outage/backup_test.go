@@ -46,7 +46,8 @@ func TestSnapshotRestored(t *testing.T) {
 			fs.options += ",commit=1" // the kernel's cleaner wakes up at this interval, in seconds
 			t.Run(fs.name, func(t *testing.T) {
 				t.Parallel()
-				newMachine(t, fs).backUpAndRestore(backupMethod{backup: snapshotStore, restore: restoreSnapshot})
+				newMachine(t, fs).backUpAndRestore(backupMethod{backup: snapshotStore,
+					restore: restoreSnapshot})
 			})
 		}
 	}

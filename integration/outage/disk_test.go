@@ -53,7 +53,8 @@ var errNotListening = errors.New("the server does not listen")
 func (d *disk) connect(limit time.Duration) error {
 	socket := filepath.Join(d.m.store.Dir, "run", d.name+".sock")
 	for end := time.Now().Add(limit); ; time.Sleep(2 * time.Millisecond) {
-		f, err := frontend.Dial(socket, frontend.Options{Memory: 4 << 20, MaxTransfer: 1 << 20, Slots: 1, Timeout: waitLimit})
+		f, err := frontend.Dial(socket, frontend.Options{Memory: 4 << 20, MaxTransfer: 1 << 20,
+			Slots: 1, Timeout: waitLimit})
 		if err == nil {
 			d.guest = f
 			return nil
@@ -91,7 +92,8 @@ func (d *disk) write(first, n int64) error {
 
 // writeZeroes writes zeros with a WRITE_ZEROES request.
 func (d *disk) writeZeroes(first, n int64, unmap bool) error {
-	err := d.guest.Driver(0).WriteZeroes(frontend.Range{Off: first * sectorSize, Len: n * sectorSize, Unmap: unmap})
+	err := d.guest.Driver(0).WriteZeroes(frontend.Range{Off: first * sectorSize,
+		Len: n * sectorSize, Unmap: unmap})
 	d.oracle.wrote(first, n, zeros, err == nil)
 	return err
 }

@@ -1,8 +1,8 @@
 // Package outage tests cowblk from outside, on real file systems whose device fails: power cuts,
 // I/O errors, file systems that are shut down, filled, restored from a backup or mounted again. The
 // tests run the built binary ($COWBLK_BINARY, else the one of "make build") and talk to it as a
-// guest's front-end does (package vhost/frontend). They do not depend on its implementation. They carry
-// the build tag "integration" and need root, FUSE and loop devices.
+// guest's front-end does (package vhost/frontend). They do not depend on its implementation. They
+// carry the build tag "integration" and need root, FUSE and loop devices.
 //
 // # The promises
 //

@@ -34,11 +34,14 @@ var (
 )
 
 var filesystems = []filesystem{
-	{name: "ext4", mkfs: []string{"mkfs.ext4", "-q", "-F", "-E", "nodiscard"}, kind: "ext4", ranges: true, shutdown: true},
+	{name: "ext4", mkfs: []string{"mkfs.ext4", "-q", "-F", "-E", "nodiscard"}, kind: "ext4",
+		ranges: true, shutdown: true},
 	{name: "xfs", mkfs: mkfsXFS, kind: "xfs", ranges: true, shutdown: true, long: true},
-	{name: "xfs-reflinked", mkfs: mkfsXFS, kind: "xfs", reflink: true, ranges: true, shutdown: true, cow: true},
+	{name: "xfs-reflinked", mkfs: mkfsXFS, kind: "xfs", reflink: true, ranges: true, shutdown: true,
+		cow: true},
 	{name: "btrfs", mkfs: mkfsBtrfs, kind: "btrfs", options: "nodiscard", cow: true},
-	{name: "btrfs-nodatacow", mkfs: mkfsBtrfs, kind: "btrfs", options: "nodiscard,nodatacow", long: true},
+	{name: "btrfs-nodatacow", mkfs: mkfsBtrfs, kind: "btrfs", options: "nodiscard,nodatacow",
+		long: true},
 }
 
 // onEach runs a test on a new machine for each file system; in the short form, for three.

@@ -224,5 +224,6 @@ func reflink(from, to string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.NewSyscallError("FICLONE", unix.IoctlFileClone(int(dst.Fd()), int(src.Fd()))), dst.Close())
+	return errors.Join(os.NewSyscallError("FICLONE", unix.IoctlFileClone(int(dst.Fd()),
+		int(src.Fd()))), dst.Close())
 }

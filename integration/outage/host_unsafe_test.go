@@ -22,7 +22,8 @@ func pageOut(pid int, start, length uint64) error {
 	defer unix.Close(fd)
 	// The kernel reads this as struct iovec. The address belongs to the other process.
 	iov := [2]uint64{start, length}
-	_, _, errno := unix.Syscall6(unix.SYS_PROCESS_MADVISE, uintptr(fd), uintptr(unsafe.Pointer(&iov)), 1, unix.MADV_PAGEOUT, 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_PROCESS_MADVISE, uintptr(fd),
+		uintptr(unsafe.Pointer(&iov)), 1, unix.MADV_PAGEOUT, 0, 0)
 	runtime.KeepAlive(&iov)
 	if errno != 0 {
 		return fmt.Errorf("process_madvise(%d, %#x, %d): %w", pid, start, length, errno)
@@ -83,7 +84,8 @@ func unwritten(f *os.File) (uint64, error) {
 	// evicted, recently evicted.
 	var whole [2]uint64
 	var stat [5]uint64
-	_, _, errno := unix.Syscall6(sysCachestat, f.Fd(), uintptr(unsafe.Pointer(&whole)), uintptr(unsafe.Pointer(&stat)), 0, 0, 0)
+	_, _, errno := unix.Syscall6(sysCachestat, f.Fd(), uintptr(unsafe.Pointer(&whole)),
+		uintptr(unsafe.Pointer(&stat)), 0, 0, 0)
 	runtime.KeepAlive(&whole)
 	runtime.KeepAlive(&stat)
 	if errno != 0 {

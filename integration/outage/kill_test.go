@@ -23,7 +23,8 @@ func TestKilledProcessLosesNothing(t *testing.T) {
 		}{
 			{name: "at once"},
 			{name: "with caches dropped", meanwhile: m.dropCaches},
-			{name: "with everything synced", meanwhile: func() { m.must(m.syncfs()); m.dropCaches() }},
+			{name: "with everything synced",
+				meanwhile: func() { m.must(m.syncfs()); m.dropCaches() }},
 			{name: "remounted ro, then rw", meanwhile: func() {
 				for _, flags := range []uintptr{unix.MS_RDONLY, 0} {
 					m.must(unix.Mount("", m.mnt, "", unix.MS_REMOUNT|flags, ""))
@@ -73,12 +74,14 @@ func TestKilledProcessWithFullRunDirectory(t *testing.T) {
 		m.serve()
 		m.scatter(1)
 		ballast := filepath.Join(m.run, "ballast")
-		if err := os.WriteFile(ballast, make([]byte, runSize+4096), 0o600); !errors.Is(err, unix.ENOSPC) {
+		if err := os.WriteFile(ballast, make([]byte, runSize+4096), 0o600); !errors.Is(err,
+			unix.ENOSPC) {
 			m.Fatalf("filling the run directory: %v, expected ENOSPC", err)
 		}
 		succeeded := 0
 		for _, d := range m.disks {
-			for i := range int64(200) { // far apart, so that more and more pages of the map are touched
+			// far apart, so that more and more pages of the map are touched
+			for i := range int64(200) {
 				if m.tryWrite(d, i*311, 1) == nil {
 					succeeded++
 				}

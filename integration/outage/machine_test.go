@@ -70,7 +70,8 @@ func newEmptyMachine(t *testing.T, fs filesystem) *machine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cowblk-")
 	test.Must(t, err)
-	m := &machine{T: t, fs: fs, dir: dir, run: filepath.Join(dir, "run"), mnt: filepath.Join(dir, "mnt"), base: filepath.Join(dir, "base.raw")}
+	m := &machine{T: t, fs: fs, dir: dir, run: filepath.Join(dir, "run"), mnt: filepath.Join(dir,
+		"mnt"), base: filepath.Join(dir, "base.raw")}
 	t.Cleanup(func() { m.must(os.RemoveAll(dir)) })
 	fuse := filepath.Join(dir, "fuse")
 	for _, d := range []string{m.run, m.mnt, fuse} {

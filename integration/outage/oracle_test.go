@@ -23,7 +23,8 @@ type oracle struct {
 }
 
 func newOracle(disk uint32, sectors int64) *oracle {
-	return &oracle{disk: disk, stable: make([]version, sectors), pending: map[int64][]write{}, next: 1}
+	return &oracle{disk: disk, stable: make([]version, sectors), pending: map[int64][]write{},
+		next: 1}
 }
 
 // clone returns a copy of the oracle, for a backup.
@@ -123,7 +124,8 @@ func (w *mismatches) err() error {
 	}
 	w.end()
 	n := min(len(w.runs), maxShown)
-	return fmt.Errorf("%d sectors are wrong, in %d runs; the first:\n\t%s", w.count, len(w.runs), strings.Join(w.runs[:n], "\n\t"))
+	return fmt.Errorf("%d sectors are wrong, in %d runs; the first:\n\t%s", w.count, len(w.runs),
+		strings.Join(w.runs[:n], "\n\t"))
 }
 
 // check compares content, the whole disk, with the allowed versions. The versions found become the

@@ -71,7 +71,8 @@ func TestDeviceFailsWhileServed(t *testing.T) {
 func TestFileSystemShutDown(t *testing.T) {
 	onEach(t, func(m *machine) {
 		if !m.fs.shutdown {
-			m.Skipf("%s has no shutdown ioctl; TestDeviceFailsWhileServed is the nearest test", m.fs.name)
+			m.Skipf("%s has no shutdown ioctl; TestDeviceFailsWhileServed is the nearest test",
+				m.fs.name)
 		}
 		m.serve()
 		m.leaveUnflushed(1)

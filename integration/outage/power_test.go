@@ -25,7 +25,8 @@ func TestFlushReachesTheDevice(t *testing.T) {
 			after, err := m.dev.Counters()
 			m.must(err)
 			if after.Syncs == before.Syncs || after.Writes == before.Writes {
-				m.Errorf("disk %s: a flush made %d writes and %d syncs of the device", d.name, after.Writes-before.Writes, after.Syncs-before.Syncs)
+				m.Errorf("disk %s: a flush made %d writes and %d syncs of the device", d.name,
+					after.Writes-before.Writes, after.Syncs-before.Syncs)
 			}
 		}
 	})

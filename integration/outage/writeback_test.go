@@ -150,7 +150,8 @@ func TestWriteBackFailsThenPagesAreEvicted(t *testing.T) {
 			onEach(t, func(m *machine) {
 				m.serve()
 				m.scatter(1)
-				if kind != "data" { // data is dirty before a flush; the other kinds are dirty after one
+				// data is dirty before a flush; the other kinds are dirty after one
+				if kind != "data" {
 					for _, d := range m.disks {
 						m.must(d.flush())
 					}

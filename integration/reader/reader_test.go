@@ -44,7 +44,8 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	program = filepath.Join(dir, "cowblk")
-	build := exec.Command("go", "build", "-C", filepath.Join("..", ".."), "-o", program, "./cmd/cowblk")
+	build := exec.Command("go", "build", "-C", filepath.Join("..", ".."), "-o", program,
+		"./cmd/cowblk")
 	build.Stderr = os.Stderr
 	status := 1
 	if err := build.Run(); err != nil {
@@ -66,7 +67,8 @@ func child(dir string) {
 	}
 	s, err := store.Open(dir, store.Options{})
 	fail(err)
-	o, err := s.OpenDisk(context.Background(), "vm", store.OpenOptions{Serve: true, Cow: cow.Options{FlushInterval: -1}})
+	o, err := s.OpenDisk(context.Background(), "vm", store.OpenOptions{Serve: true,
+		Cow: cow.Options{FlushInterval: -1}})
 	fail(err)
 	_, err = o.Disk.WriteAt(bytes.Repeat([]byte{0xf1}, 8192), 4096)
 	fail(err)
@@ -95,7 +97,8 @@ func run(t *testing.T, name string, args ...string) (out []byte, code int, log s
 
 func (w *world) reader(args ...string) (out []byte, code int, log string) {
 	w.t.Helper()
-	return run(w.t, "python3", append([]string{"cowreader.py", args[0], w.store.Dir()}, args[1:]...)...)
+	return run(w.t, "python3", append([]string{"cowreader.py", args[0], w.store.Dir()},
+		args[1:]...)...)
 }
 
 // warned decodes the only warning that the reader printed; the zero value if there is none.
@@ -124,7 +127,8 @@ func (w *world) export(ref string) (content []byte, log string) {
 		w.t.Fatalf("export %s: %v: %s", ref, err, stderr.String())
 	}
 	out := filepath.Join(w.dir, "exported")
-	if _, code, log := run(w.t, "nbdcopy", fmt.Sprintf("nbd+unix:///%s?socket=%s", ref, socket), out); code != 0 {
+	if _, code, log := run(w.t, "nbdcopy", fmt.Sprintf("nbd+unix:///%s?socket=%s", ref, socket),
+		out); code != 0 {
 		w.t.Errorf("nbdcopy of %s: exit code %d: %s", ref, code, log)
 	}
 	test.Must(w.t, c.Process.Signal(syscall.SIGTERM))
@@ -187,10 +191,12 @@ func (w *world) compareChecks(what string) {
 	for name, a := range mine {
 		b := its[name]
 		if (len(a.Problems) > 0) != (len(b.Problems) > 0) {
-			w.t.Errorf("%s: disk %s: check finds %q, the reader %q", what, name, a.Problems, b.Problems)
+			w.t.Errorf("%s: disk %s: check finds %q, the reader %q", what, name, a.Problems,
+				b.Problems)
 		}
 		if len(a.Problems) == 0 && (a.Blocks != b.Blocks || a.Unclean != b.Unclean) && !a.InUse {
-			w.t.Errorf("%s: disk %s: check finds %d blocks, unclean %v; the reader %d, %v", what, name, a.Blocks, a.Unclean, b.Blocks, b.Unclean)
+			w.t.Errorf("%s: disk %s: check finds %d blocks, unclean %v; the reader %d, %v", what,
+				name, a.Blocks, a.Unclean, b.Blocks, b.Unclean)
 		}
 	}
 	if len(mine) != len(its) {
@@ -224,7 +230,8 @@ func TestReaderAgrees(t *testing.T) {
 			for _, ref := range refs {
 				content, _ := w.export(ref)
 				if !bytes.Equal(content, contents[ref]) {
-					t.Errorf("%s: export has %d bytes, the reader %d, and they differ", ref, len(content), len(contents[ref]))
+					t.Errorf("%s: export has %d bytes, the reader %d, and they differ", ref,
+						len(content), len(contents[ref]))
 				}
 				compared++
 			}
@@ -277,8 +284,10 @@ func TestReaderOfOpenAndKilledDisks(t *testing.T) {
 	if found := w.check()["vm"]; len(found.Problems) > 0 || found.Blocks != 4 || !found.Unclean {
 		t.Errorf("check of a killed disk: expected 4 blocks, unclean, found %+v", found)
 	}
-	if found := w.readerCheck()["vm"]; len(found.Problems) > 0 || found.Blocks != 2 || !found.Unclean {
-		t.Errorf("the reader's check of a killed disk: expected 2 blocks, unclean, found %+v", found)
+	if found := w.readerCheck()["vm"]; len(found.Problems) > 0 || found.Blocks != 2 ||
+		!found.Unclean {
+		t.Errorf("the reader's check of a killed disk: expected 2 blocks, unclean, found %+v",
+			found)
 	}
 	content, log = w.export("vm")
 	if !bytes.Equal(content, written) || !strings.Contains(log, "blocks=2") {
@@ -287,7 +296,8 @@ func TestReaderOfOpenAndKilledDisks(t *testing.T) {
 	o, err := w.store.OpenDisk(context.Background(), "vm", store.OpenOptions{})
 	test.Must(t, err)
 	test.Must(t, o.Close())
-	if content, code, log := w.reader("content", "vm"); code != 0 || !bytes.Equal(content, written) {
+	if content, code, log := w.reader("content", "vm"); code != 0 ||
+		!bytes.Equal(content, written) {
 		t.Errorf("after an open: expected the written content, found exit code %d: %s", code, log)
 	}
 }
@@ -298,7 +308,8 @@ func TestReaderFindsDamage(t *testing.T) {
 		return func(w *world, p layer.Paths) {
 			w.patch(p.Map, 0, 512, func(s []byte) {
 				change(s)
-				binary.LittleEndian.PutUint32(s[508:], crc32.Checksum(s[:508], crc32.MakeTable(crc32.Castagnoli)))
+				binary.LittleEndian.PutUint32(s[508:], crc32.Checksum(s[:508],
+					crc32.MakeTable(crc32.Castagnoli)))
 			})
 		}
 	}
@@ -331,17 +342,39 @@ func TestReaderFindsDamage(t *testing.T) {
 		"base":                    header(func(s []byte) { s[136]++ }),
 		"sums_crc":                header(func(s []byte) { s[168]++ }),
 		"reserved":                header(func(s []byte) { s[400] = 1 }),
-		"header_crc":              func(w *world, p layer.Paths) { w.patch(p.Map, 508, 4, func(s []byte) { s[0]++ }) },
-		"reserved sectors":        func(w *world, p layer.Paths) { w.patch(p.Map, 1000, 1, func(s []byte) { s[0] = 1 }) },
-		"bitmap":                  func(w *world, p layer.Paths) { w.patch(p.Map, 4096, 1, func(s []byte) { s[0] ^= 0x10 }) },
-		"bit beyond the last":     func(w *world, p layer.Paths) { w.patch(p.Map, 8191, 1, func(s []byte) { s[0] = 0x80 }) },
-		"data sum":                func(w *world, p layer.Paths) { w.patch(p.Map, 8192, 1, func(s []byte) { s[0]++ }) },
-		"data":                    func(w *world, p layer.Paths) { w.patch(p.Data, 0, 1, func(s []byte) { s[0]++ }) },
-		"map cut":                 func(w *world, p layer.Paths) { test.Must(w.t, os.Truncate(p.Map, 8191)) },
-		"data cut":                func(w *world, p layer.Paths) { test.Must(w.t, os.Truncate(p.Data, 4096)) },
-		"data cut, nothing lost":  func(w *world, p layer.Paths) { test.Must(w.t, os.Truncate(p.Data, 5*4096)) },
-		"map gone":                func(w *world, p layer.Paths) { test.Must(w.t, os.Rename(p.Map, p.Map+".away")) },
-		"data gone":               func(w *world, p layer.Paths) { test.Must(w.t, os.Rename(p.Data, p.Data+".away")) },
+		"header_crc": func(w *world, p layer.Paths) {
+			w.patch(p.Map, 508, 4, func(s []byte) { s[0]++ })
+		},
+		"reserved sectors": func(w *world, p layer.Paths) {
+			w.patch(p.Map, 1000, 1, func(s []byte) { s[0] = 1 })
+		},
+		"bitmap": func(w *world, p layer.Paths) {
+			w.patch(p.Map, 4096, 1, func(s []byte) { s[0] ^= 0x10 })
+		},
+		"bit beyond the last": func(w *world, p layer.Paths) {
+			w.patch(p.Map, 8191, 1, func(s []byte) { s[0] = 0x80 })
+		},
+		"data sum": func(w *world, p layer.Paths) {
+			w.patch(p.Map, 8192, 1, func(s []byte) { s[0]++ })
+		},
+		"data": func(w *world, p layer.Paths) {
+			w.patch(p.Data, 0, 1, func(s []byte) { s[0]++ })
+		},
+		"map cut": func(w *world, p layer.Paths) {
+			test.Must(w.t, os.Truncate(p.Map, 8191))
+		},
+		"data cut": func(w *world, p layer.Paths) {
+			test.Must(w.t, os.Truncate(p.Data, 4096))
+		},
+		"data cut, nothing lost": func(w *world, p layer.Paths) {
+			test.Must(w.t, os.Truncate(p.Data, 5*4096))
+		},
+		"map gone": func(w *world, p layer.Paths) {
+			test.Must(w.t, os.Rename(p.Map, p.Map+".away"))
+		},
+		"data gone": func(w *world, p layer.Paths) {
+			test.Must(w.t, os.Rename(p.Data, p.Data+".away"))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 3)
@@ -401,9 +434,12 @@ func TestReaderOfDocuments(t *testing.T) {
 	}{
 		{"nothing", func(*world) {}, false},
 		{"may-ignore", replace(disk, `"version": 1,`, `"version": 1, "may-ignore": {"Name": 1.5e3},`), true}, // not an integer
-		{"may-ignore with integers", replace(disk, `"version": 1,`, `"version": 1, "may-ignore": {"Name": [15, {}]},`), false},
-		{"may-ignore twice the same", replace(disk, `"version": 1,`, `"version": 1, "may-ignore": {"a": 1, "a": 1},`), true},
-		{"may-ignore is no object", replace(disk, `"version": 1,`, `"version": 1, "may-ignore": 1,`), true},
+		{"may-ignore with integers", replace(disk, `"version": 1,`,
+			`"version": 1, "may-ignore": {"Name": [15, {}]},`), false},
+		{"may-ignore twice the same", replace(disk, `"version": 1,`,
+			`"version": 1, "may-ignore": {"a": 1, "a": 1},`), true},
+		{"may-ignore is no object", replace(disk, `"version": 1,`,
+			`"version": 1, "may-ignore": 1,`), true},
 		{"white space", replace(disk, `"version": 1,`, "\t\"version\"\r\n:\t1,"), false},
 		{"escapes", replace(disk, `"name": "vm"`, `"n\u0061me": "\u0076m"`), false},
 		{"half a character", replace(disk, `"name": "vm"`, `"name": "vm\ud800"`), true},
@@ -417,21 +453,29 @@ func TestReaderOfDocuments(t *testing.T) {
 		{"null", replace(disk, `"block-size": 4096`, `"block-size": null`), true},
 		{"another block size", replace(disk, `"block-size": 4096`, `"block-size": 8192`), true},
 		{"offset on an image", replace(disk, `"offset": 0`, `"offset": 512`), true},
-		{"another size of the base", replace(disk, `"size": 153600,`+"\n    \"fing", `"size": 153088,`+"\n    \"fing"), true},
-		{"no bytes of the base", replace(disk, `"size": 153600,`+"\n    \"fing", `"size": 0,`+"\n    \"fing"), true},
+		{"another size of the base", replace(disk, `"size": 153600,`+"\n    \"fing",
+			`"size": 153088,`+"\n    \"fing"), true},
+		{"no bytes of the base", replace(disk, `"size": 153600,`+"\n    \"fing",
+			`"size": 0,`+"\n    \"fing"), true},
 		{"trailing", replace(disk, "\n}\n", "\n}\n1"), true},
 		{"trailing space", replace(disk, "\n}\n", "\n}\n \t\r\n"), false},
 		{"byte order mark", replace(disk, "{\n", "\ufeff{\n"), true},
 		{"null for a base", replace(disk, `"layers": [`, `"base": null, "layers": [`), true},
-		{"an empty path", replace(disk, `"image": "golden"`, `"image": "golden", "path": ""`), true},
+		{"an empty path", replace(disk, `"image": "golden"`, `"image": "golden", "path": ""`),
+			true},
 		{"an empty tag", replace(disk, `"data-offset": 0,`, `"data-offset": 0, "tag": "",`), true},
-		{"sealed in a head", replace(disk, `"data-offset": 0,`, `"data-offset": 0, "sealed": "2006-11-27T12:00:00Z",`), true},
-		{"a time with an offset", replace(disk, `"data-offset": 0,`, `"data-offset": 0, "sealed": "2006-11-27T12:00:00+00:00",`), true},
+		{"sealed in a head", replace(disk, `"data-offset": 0,`,
+			`"data-offset": 0, "sealed": "2006-11-27T12:00:00Z",`), true},
+		{"a time with an offset", replace(disk, `"data-offset": 0,`,
+			`"data-offset": 0, "sealed": "2006-11-27T12:00:00+00:00",`), true},
 		{"image: another format", replace(image, `"format": "raw"`, `"format": "vmdk"`), true},
-		{"image: no backing files", replace(image, `"format": "raw"`, `"format": "raw", "backing": []`), true},
-		{"image: another size", replace(image, "\n  \"size\": 153600", "\n  \"size\": 154112"), true},
+		{"image: no backing files", replace(image, `"format": "raw"`,
+			`"format": "raw", "backing": []`), true},
+		{"image: another size", replace(image, "\n  \"size\": 153600", "\n  \"size\": 154112"),
+			true},
 		{"image: another case", replace(image, `"fingerprint"`, `"Fingerprint"`), true},
-		{"image: another fingerprint", replace(image, `"fingerprint": "`, `"fingerprint": "0123`), true},
+		{"image: another fingerprint", replace(image, `"fingerprint": "`, `"fingerprint": "0123`),
+			true},
 		{"image: unknown member", replace(image, `"version": 1,`, `"version": 1, "x": 1,`), true},
 		{"image: content", func(w *world) {
 			path := filepath.Join(w.store.Dir(), "images", "golden", "data")
@@ -449,7 +493,9 @@ func TestReaderOfDocuments(t *testing.T) {
 		{"two owners", func(w *world) {
 			base, data := w.file("base", 1<<20), w.blank("data", 1<<20)
 			for i := range 2 {
-				w.create(fmt.Sprint("table", i), store.CreateOptions{Table: fmt.Sprintf("0 64 cow %s 0 %s %s %d", base, w.blank(fmt.Sprint("map", i), 16384), data, 64*i)})
+				w.create(fmt.Sprint("table", i),
+					store.CreateOptions{Table: fmt.Sprintf("0 64 cow %s 0 %s %s %d", base,
+						w.blank(fmt.Sprint("map", i), 16384), data, 64*i)})
 			}
 			name := "disks/table1/disk.json"
 			replace(name, `"data-offset": 32768`, `"data-offset": 0`)(w)
@@ -457,13 +503,15 @@ func TestReaderOfDocuments(t *testing.T) {
 			test.Must(w.t, err)
 			w.patch(m.Head().Map, 0, 512, func(s []byte) {
 				binary.LittleEndian.PutUint64(s[104:], 0)
-				binary.LittleEndian.PutUint32(s[508:], crc32.Checksum(s[:508], crc32.MakeTable(crc32.Castagnoli)))
+				binary.LittleEndian.PutUint32(s[508:], crc32.Checksum(s[:508],
+					crc32.MakeTable(crc32.Castagnoli)))
 			})
 		}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, 4)
-			_, err := w.store.Import(context.Background(), w.file("golden.raw", 300*512), "golden", store.ImportOptions{Format: imagefile.Raw})
+			_, err := w.store.Import(context.Background(), w.file("golden.raw", 300*512), "golden",
+				store.ImportOptions{Format: imagefile.Raw})
 			test.Must(t, err)
 			w.create("vm", store.CreateOptions{From: "golden"})
 			w.change("vm", 5)

@@ -33,7 +33,8 @@ type world struct {
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
 	dir := t.TempDir()
-	return &world{t: t, dir: dir, store: openStore(t, filepath.Join(dir, "store")), rng: rand.New(rand.NewPCG(seed, 1))}
+	return &world{t: t, dir: dir, store: openStore(t, filepath.Join(dir, "store")),
+		rng: rand.New(rand.NewPCG(seed, 1))}
 }
 
 func openStore(t *testing.T, dir string) *store.Store {
@@ -81,9 +82,11 @@ func (w *world) scribble(d *cow.Disk, n int) {
 		off := w.rng.Int64N(sectors - length + 1)
 		switch w.rng.IntN(4) {
 		case 0:
-			do(w.t, ch, &cow.Request{Op: cow.OpDiscard, Ranges: []cow.Range{{Offset: off * 512, Length: length * 512}}})
+			do(w.t, ch, &cow.Request{Op: cow.OpDiscard,
+				Ranges: []cow.Range{{Offset: off * 512, Length: length * 512}}})
 		case 1:
-			do(w.t, ch, &cow.Request{Op: cow.OpWriteZeroes, Ranges: []cow.Range{{Offset: off * 512, Length: length * 512}}})
+			do(w.t, ch, &cow.Request{Op: cow.OpWriteZeroes,
+				Ranges: []cow.Range{{Offset: off * 512, Length: length * 512}}})
 		default:
 			p := make([]byte, length*512)
 			for i := range p {
@@ -127,9 +130,11 @@ func (w *world) promote(tag string, names ...string) {
 // paths returns the files of a layer according to the manifest.
 func (w *world) paths(l *store.Layer) layer.Paths {
 	if filepath.IsAbs(l.Map) {
-		return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset, Checksums: filepath.Join(w.store.Dir(), "layers", l.UUID.String(), "sums")}
+		return layer.Paths{Map: l.Map, Data: l.Data, DataOffset: l.DataOffset,
+			Checksums: filepath.Join(w.store.Dir(), "layers", l.UUID.String(), "sums")}
 	}
-	return layer.Paths{Map: filepath.Join(w.store.Dir(), l.Map), Data: filepath.Join(w.store.Dir(), l.Data), DataOffset: l.DataOffset}
+	return layer.Paths{Map: filepath.Join(w.store.Dir(), l.Map), Data: filepath.Join(w.store.Dir(),
+		l.Data), DataOffset: l.DataOffset}
 }
 
 // addSums adds data checksums to all sealed layers of a disk.
@@ -162,7 +167,9 @@ func (w *world) unsealed(name string) {
 // pending leaves a committed change of two disks that has been applied to one of them.
 func (w *world) pending(tag, one, two string) {
 	w.t.Helper()
-	disk := func(name string) string { return filepath.Join(w.store.Dir(), "disks", name, "disk.json") }
+	disk := func(name string) string {
+		return filepath.Join(w.store.Dir(), "disks", name, "disk.json")
+	}
 	before, err := os.ReadFile(disk(two))
 	test.Must(w.t, err)
 	var record struct {
@@ -194,7 +201,8 @@ func stores() map[string]func(w *world) {
 	all := map[string]func(w *world){
 		"images, tags, clones, larger clones": func(w *world) {
 			ctx := context.Background()
-			_, err := w.store.Import(ctx, w.file("golden.raw", 300*512), "golden", store.ImportOptions{Format: imagefile.Raw})
+			_, err := w.store.Import(ctx, w.file("golden.raw", 300*512), "golden",
+				store.ImportOptions{Format: imagefile.Raw})
 			test.Must(w.t, err)
 			w.create("vm", store.CreateOptions{From: "golden", Size: 413 * 512})
 			w.change("vm", 20)
@@ -221,9 +229,12 @@ func stores() map[string]func(w *world) {
 			for i, name := range []string{"a", "b"} {
 				maps, data := [2]string{}, [2]string{}
 				for k := range 2 {
-					maps[k], data[k] = w.blank(fmt.Sprint(name, "map", k), 16384), w.blank(fmt.Sprint(name, "data", k), 0)
+					maps[k], data[k] = w.blank(fmt.Sprint(name, "map", k), 16384),
+						w.blank(fmt.Sprint(name, "data", k), 0)
 				}
-				w.create(name, store.CreateOptions{Table: fmt.Sprintf("%d 1001 cow %s %d %s %s 3 %s %s 2000", i, base, 7*(i+1), maps[0], data[0], maps[1], data[1])})
+				w.create(name,
+					store.CreateOptions{Table: fmt.Sprintf("%d 1001 cow %s %d %s %s 3 %s %s 2000",
+						i, base, 7*(i+1), maps[0], data[0], maps[1], data[1])})
 				w.change(name, 20)
 			}
 			w.promote("one", "a")
@@ -250,7 +261,8 @@ func stores() map[string]func(w *world) {
 			path := filepath.Join(w.store.Dir(), "disks", "vm", "disk.json")
 			text, err := os.ReadFile(path)
 			test.Must(w.t, err)
-			test.Must(w.t, os.WriteFile(path, append([]byte(`{"may-ignore": {"a": [1, "b", null]},`), text[1:]...), 0o644))
+			test.Must(w.t, os.WriteFile(path,
+				append([]byte(`{"may-ignore": {"a": [1, "b", null]},`), text[1:]...), 0o644))
 		},
 	}
 	for size := 512; size <= 65536; size *= 2 {

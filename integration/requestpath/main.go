@@ -1,5 +1,5 @@
-// Command requestpath performs a few requests of 4 KiB and writes the coverage counters of each to a
-// directory below its argument. Its test counts the source files that a request passes;
+// Command requestpath performs a few requests of 4 KiB and writes the coverage counters of each to
+// a directory below its argument. Its test counts the source files that a request passes;
 // docs/internals/request.md walks through them.
 package main
 
@@ -20,7 +20,8 @@ import (
 
 func main() {
 	dir := os.Args[1]
-	rig, err := cowtest.NewRig(dir, vfs.OS{}, cowtest.Shape{Size: 64 << 20, BlockSize: 4096, BaseSize: 64 << 20})
+	rig, err := cowtest.NewRig(dir, vfs.OS{}, cowtest.Shape{Size: 64 << 20, BlockSize: 4096,
+		BaseSize: 64 << 20})
 	must(err)
 	quiet := slog.New(slog.DiscardHandler)
 	dev, err := backend.NewDevice(rig.Disk, backend.DeviceOptions{Name: "traced", Log: quiet})

@@ -12,12 +12,13 @@ import (
 
 // around is the code that runs around a request or beside it.
 var around = []string{"backend/poll.go", "backend/park.go", "backend/stats.go", "backend/waiter.go",
-	"backend/kick_watch.go", "backend/worker_control.go", "eventfd/", "vhost/frontend/", "integration/"}
+	"backend/kick_watch.go", "backend/worker_control.go", "eventfd/", "vhost/frontend/",
+	"integration/"}
 
 var coveredBlock = regexp.MustCompile(`(?m)^cowblk/(\S+\.go):\S+ \d+ [1-9]\d*$`)
 
-// A stranger can follow a request: a hot read passes at most 12 files, a first write at most 14, and
-// the document has a link to each.
+// A stranger can follow a request: a hot read passes at most 12 files, a first write at most 14,
+// and the document has a link to each.
 func TestFilesOfARequest(t *testing.T) {
 	document, err := os.ReadFile("../../docs/internals/request.md")
 	if err != nil {
@@ -27,7 +28,8 @@ func TestFilesOfARequest(t *testing.T) {
 	program := filepath.Join(dir, "requestpath")
 	run(t, "go", "build", "-cover", "-covermode=atomic", "-coverpkg=cowblk/...", "-o", program, ".")
 	run(t, program, dir)
-	for name, limit := range map[string]int{"read of the base": 12, "read of the head": 12, "first write": 14} {
+	for name, limit := range map[string]int{"read of the base": 12, "read of the head": 12,
+		"first write": 14} {
 		profile := filepath.Join(dir, name+".txt")
 		run(t, "go", "tool", "covdata", "textfmt", "-i="+filepath.Join(dir, name), "-o="+profile)
 		counts, err := os.ReadFile(profile)
@@ -36,14 +38,16 @@ func TestFilesOfARequest(t *testing.T) {
 		}
 		var files []string
 		for _, block := range coveredBlock.FindAllStringSubmatch(string(counts), -1) {
-			if !slices.ContainsFunc(around, func(p string) bool { return strings.HasPrefix(block[1], p) }) {
+			if !slices.ContainsFunc(around,
+				func(p string) bool { return strings.HasPrefix(block[1], p) }) {
 				files = append(files, block[1])
 			}
 		}
 		slices.Sort(files)
 		files = slices.Compact(files)
 		if len(files) > limit || !slices.Contains(files, "backend/worker.go") {
-			t.Errorf("%s: %d files, expected at most %d with backend/worker.go: %v", name, len(files), limit, files)
+			t.Errorf("%s: %d files, expected at most %d with backend/worker.go: %v", name,
+				len(files), limit, files)
 		}
 		for _, f := range files {
 			if !strings.Contains(string(document), "](../../"+f+")") {

@@ -71,7 +71,8 @@ func connect(dev *os.File, size int64) (conn net.Conn, released <-chan error, er
 	if err != nil {
 		return nil, nil, err
 	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "nbd"), os.NewFile(uintptr(pair[1]), "nbd, kernel's end")
+	ours, theirs := os.NewFile(uintptr(pair[0]), "nbd"), os.NewFile(uintptr(pair[1]),
+		"nbd, kernel's end")
 	defer ours.Close()   // FileConn has a duplicate
 	defer theirs.Close() // the kernel has a duplicate
 	fd := int(dev.Fd())

@@ -36,7 +36,8 @@ func serve(conn io.ReadWriter, d disk) error {
 			return err
 		}
 		if q.RequestMagic != protocol.TRANSMISSION_MAGIC_REQUEST || q.Length > maxLength {
-			return fmt.Errorf("request %#x of %d bytes: expected %#x, at most %d", q.RequestMagic, q.Length, protocol.TRANSMISSION_MAGIC_REQUEST, maxLength)
+			return fmt.Errorf("request %#x of %d bytes: expected %#x, at most %d", q.RequestMagic,
+				q.Length, protocol.TRANSMISSION_MAGIC_REQUEST, maxLength)
 		}
 		if uint32(cap(buf)) < q.Length {
 			buf = make([]byte, q.Length)
@@ -58,7 +59,8 @@ func serve(conn io.ReadWriter, d disk) error {
 		default:
 			err = fmt.Errorf("request of type %d: %w", q.Type, errors.ErrUnsupported)
 		}
-		reply := protocol.TransmissionReplyHeader{ReplyMagic: protocol.TRANSMISSION_MAGIC_REPLY, Handle: q.Handle}
+		reply := protocol.TransmissionReplyHeader{ReplyMagic: protocol.TRANSMISSION_MAGIC_REPLY,
+			Handle: q.Handle}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "vhostnbd:", err)
 			reply.Error = uint32(unix.EIO)

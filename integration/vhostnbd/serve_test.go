@@ -38,7 +38,8 @@ type wire struct {
 func TestServe(t *testing.T) {
 	var sent, got bytes.Buffer
 	send := func(kind uint16, off uint64, length uint32, data []byte) {
-		q := protocol.TransmissionRequestHeader{RequestMagic: protocol.TRANSMISSION_MAGIC_REQUEST, Type: kind, Handle: off + 7, Offset: off, Length: length}
+		q := protocol.TransmissionRequestHeader{RequestMagic: protocol.TRANSMISSION_MAGIC_REQUEST,
+			Type: kind, Handle: off + 7, Offset: off, Length: length}
 		test.Must(t, binary.Write(&sent, binary.BigEndian, q))
 		sent.Write(data)
 	}
@@ -56,11 +57,14 @@ func TestServe(t *testing.T) {
 		handle uint64
 		err    uint32
 		data   []byte
-	}{{1031, 0, nil}, {7, 0, nil}, {1031, 0, want}, {7, 0, nil}, {7, uint32(unix.EIO), nil}, {7, uint32(unix.EIO), nil}} {
+	}{{1031, 0, nil}, {7, 0, nil}, {1031, 0, want}, {7, 0, nil}, {7, uint32(unix.EIO), nil},
+		{7, uint32(unix.EIO), nil}} {
 		var r protocol.TransmissionReplyHeader
 		test.Must(t, binary.Read(&got, binary.BigEndian, &r))
-		if r.ReplyMagic != protocol.TRANSMISSION_MAGIC_REPLY || r.Handle != e.handle || r.Error != e.err || !bytes.Equal(got.Next(len(e.data)), e.data) {
-			t.Errorf("reply %d: %+v, expected handle %d, error %d and %d bytes", i, r, e.handle, e.err, len(e.data))
+		if r.ReplyMagic != protocol.TRANSMISSION_MAGIC_REPLY || r.Handle != e.handle ||
+			r.Error != e.err || !bytes.Equal(got.Next(len(e.data)), e.data) {
+			t.Errorf("reply %d: %+v, expected handle %d, error %d and %d bytes", i, r, e.handle,
+				e.err, len(e.data))
 		}
 	}
 	if got.Len() > 0 {
@@ -70,11 +74,13 @@ func TestServe(t *testing.T) {
 
 func TestServeRefuses(t *testing.T) {
 	for name, b := range map[string][]byte{
-		"magic":     make([]byte, 28),
-		"length":    append(binary.BigEndian.AppendUint32(nil, protocol.TRANSMISSION_MAGIC_REQUEST), bytes.Repeat([]byte{0xff}, 24)...),
+		"magic": make([]byte, 28),
+		"length": append(binary.BigEndian.AppendUint32(nil, protocol.TRANSMISSION_MAGIC_REQUEST),
+			bytes.Repeat([]byte{0xff}, 24)...),
 		"cut short": binary.BigEndian.AppendUint32(nil, protocol.TRANSMISSION_MAGIC_REQUEST),
 	} {
-		if err := serve(wire{bytes.NewReader(b), io.Discard}, &memory{}); err == nil || errors.Is(err, errors.ErrUnsupported) {
+		if err := serve(wire{bytes.NewReader(b), io.Discard}, &memory{}); err == nil ||
+			errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

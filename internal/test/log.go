@@ -68,7 +68,9 @@ type recorder struct {
 	attrs map[string]string // of the logger
 }
 
-func (h *recorder) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
+func (h *recorder) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelInfo
+}
 
 func (h *recorder) Handle(_ context.Context, r slog.Record) error {
 	attrs := maps.Clone(h.attrs)

@@ -40,21 +40,28 @@ func TestHelpersFail(t *testing.T) {
 		call          func(t *fakeTB)
 		failed, ended bool
 	}{
-		"Must":              {func(t *fakeTB) { Must(t, nil) }, false, false},
-		"Must, an error":    {func(t *fakeTB) { Must(t, wrapped) }, true, true},
-		"Check":             {func(t *fakeTB) { Check(t, nil) }, false, false},
-		"Check, an error":   {func(t *fakeTB) { Check(t, wrapped) }, true, false},
-		"ErrorIs":           {func(t *fakeTB) { ErrorIs(t, wrapped, fs.ErrNotExist) }, false, false},
-		"ErrorIs, another":  {func(t *fakeTB) { ErrorIs(t, wrapped, fs.ErrExist, "here") }, true, false},
-		"ErrorIs, none":     {func(t *fakeTB) { ErrorIs(t, nil, fs.ErrExist) }, true, false},
-		"Equal":             {func(t *fakeTB) { Equal(t, 1, 1) }, false, false},
-		"Equal, different":  {func(t *fakeTB) { Equal(t, 1, 2, "here") }, true, false},
-		"Task":              {func(t *fakeTB) { Go(func() error { return nil }).Must(t) }, false, false},
-		"Task, an error":    {func(t *fakeTB) { Go(func() error { return wrapped }).Must(t) }, true, true},
-		"Texts":             {func(t *fakeTB) { Texts(t, "texts")(t, "a", errors.New("one\ntwo")) }, false, false},
-		"Texts, no error":   {func(t *fakeTB) { Texts(t, "texts")(t, "none", nil) }, false, false},
-		"Texts, another":    {func(t *fakeTB) { Texts(t, "texts")(t, "a", errors.New("one")) }, true, false},
-		"Texts, new":        {func(t *fakeTB) { Texts(t, "texts")(t, "b", errors.New("one")) }, true, false},
+		"Must":            {func(t *fakeTB) { Must(t, nil) }, false, false},
+		"Must, an error":  {func(t *fakeTB) { Must(t, wrapped) }, true, true},
+		"Check":           {func(t *fakeTB) { Check(t, nil) }, false, false},
+		"Check, an error": {func(t *fakeTB) { Check(t, wrapped) }, true, false},
+		"ErrorIs": {func(t *fakeTB) { ErrorIs(t, wrapped, fs.ErrNotExist) }, false,
+			false},
+		"ErrorIs, another": {func(t *fakeTB) { ErrorIs(t, wrapped, fs.ErrExist, "here") }, true,
+			false},
+		"ErrorIs, none":    {func(t *fakeTB) { ErrorIs(t, nil, fs.ErrExist) }, true, false},
+		"Equal":            {func(t *fakeTB) { Equal(t, 1, 1) }, false, false},
+		"Equal, different": {func(t *fakeTB) { Equal(t, 1, 2, "here") }, true, false},
+		"Task": {func(t *fakeTB) { Go(func() error { return nil }).Must(t) }, false,
+			false},
+		"Task, an error": {func(t *fakeTB) { Go(func() error { return wrapped }).Must(t) }, true,
+			true},
+		"Texts": {func(t *fakeTB) { Texts(t, "texts")(t, "a", errors.New("one\ntwo")) },
+			false, false},
+		"Texts, no error": {func(t *fakeTB) { Texts(t, "texts")(t, "none", nil) }, false, false},
+		"Texts, another": {func(t *fakeTB) { Texts(t, "texts")(t, "a", errors.New("one")) },
+			true, false},
+		"Texts, new": {func(t *fakeTB) { Texts(t, "texts")(t, "b", errors.New("one")) },
+			true, false},
 		"Texts, error gone": {func(t *fakeTB) { Texts(t, "texts")(t, "a", nil) }, true, false},
 	} {
 		f := run(tt.call)
@@ -78,7 +85,8 @@ func TestTextsUpdate(t *testing.T) {
 			t.Errorf("update %q: failed", update)
 		}
 	}
-	if text, err := os.ReadFile("testdata/texts"); err != nil || string(text) != "a => open DIR/x: process PID\n" {
+	if text, err := os.ReadFile("testdata/texts"); err != nil ||
+		string(text) != "a => open DIR/x: process PID\n" {
 		t.Errorf("%q, %v", text, err)
 	}
 }

@@ -32,7 +32,8 @@ func Texts(t testing.TB, file string) func(t testing.TB, name string, err error)
 		text := ""
 		if err != nil {
 			text = strings.ReplaceAll(err.Error(), "\n", `\n`)
-			text = thisProcess.ReplaceAllString(testDir.ReplaceAllString(text, "DIR"), "process PID")
+			text = thisProcess.ReplaceAllString(testDir.ReplaceAllString(text, "DIR"),
+				"process PID")
 		}
 		mu.Lock()
 		defer mu.Unlock()

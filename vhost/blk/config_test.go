@@ -48,7 +48,8 @@ func TestFeatures(t *testing.T) {
 		{"segments", Config{SegMax: 126, SizeMax: 1 << 20}, always | 1<<1 | 1<<2},
 		{"discard", Config{MaxDiscardSectors: 1}, always | 1<<13},
 		{"write zeroes", Config{MaxWriteZeroesSectors: 1}, always | 1<<14},
-		{"read-only", Config{ReadOnly: true, MaxDiscardSectors: 1, MaxWriteZeroesSectors: 1}, always | 1<<5},
+		{"read-only", Config{ReadOnly: true, MaxDiscardSectors: 1, MaxWriteZeroesSectors: 1},
+			always | 1<<5},
 	} {
 		if got := tc.c.Features(); got != tc.want {
 			t.Errorf("%s: %#x, expected %#x", tc.name, got, tc.want)

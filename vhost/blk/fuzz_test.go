@@ -10,9 +10,12 @@ import (
 // FuzzParse feeds arbitrary readable bytes and sizes of descriptors to the parser, and checks the
 // result against the promised limits.
 func FuzzParse(f *testing.F) {
-	for _, typ := range []uint32{TypeIn, TypeOut, TypeFlush, TypeGetID, TypeDiscard, TypeWriteZeroes, 99} {
-		f.Add(append(header(typ, 3), make([]byte, 512)...), uint16(513), uint8(200), uint8(40), false)
-		f.Add(append(append(header(typ, 3), segment(10, 5, 0)...), segment(20, 1, 1)...), uint16(33), uint8(7), uint8(1), true)
+	for _, typ := range []uint32{TypeIn, TypeOut, TypeFlush, TypeGetID, TypeDiscard,
+		TypeWriteZeroes, 99} {
+		f.Add(append(header(typ, 3), make([]byte, 512)...), uint16(513), uint8(200), uint8(40),
+			false)
+		f.Add(append(append(header(typ, 3), segment(10, 5, 0)...), segment(20, 1, 1)...),
+			uint16(33), uint8(7), uint8(1), true)
 	}
 	f.Fuzz(func(t *testing.T, readable []byte, writable uint16, readCut, writeCut uint8, ro bool) {
 		config := testConfig()
@@ -71,7 +74,8 @@ func checkParsed(t *testing.T, config *Config, r *Request, st Status, readable [
 		}
 		fallthrough
 	case TypeIn:
-		if n := r.DataLen / SectorSize; n == 0 || r.Sector >= config.Sectors || n > config.Sectors-r.Sector {
+		if n := r.DataLen / SectorSize; n == 0 || r.Sector >= config.Sectors ||
+			n > config.Sectors-r.Sector {
 			t.Fatalf("%d sectors from %d", n, r.Sector)
 		}
 	case TypeDiscard, TypeWriteZeroes:
@@ -79,7 +83,8 @@ func checkParsed(t *testing.T, config *Config, r *Request, st Status, readable [
 			t.Fatalf("%d ranges", len(r.Ranges))
 		}
 		for _, g := range r.Ranges {
-			if g.Sectors == 0 || g.Sectors > 100 || g.Sector >= config.Sectors || g.Sectors > config.Sectors-g.Sector {
+			if g.Sectors == 0 || g.Sectors > 100 || g.Sector >= config.Sectors ||
+				g.Sectors > config.Sectors-g.Sector {
 				t.Fatalf("range %v", g)
 			}
 		}

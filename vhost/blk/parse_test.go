@@ -74,59 +74,105 @@ func TestParse(t *testing.T) {
 		ranges   string // as fmt.Sprint shows Ranges
 		written  uint32 // after Finish with StatusOK, or with want if it is not pending
 	}{
-		{name: "read", readable: header(TypeIn, 0), writable: 513, want: StatusPending, data: 512, written: 513},
-		{name: "read the last sectors", readable: header(TypeIn, 996), writable: 2049, want: StatusPending, data: 2048, written: 2049},
-		{name: "read nothing", readable: header(TypeIn, 1000), writable: 1, want: StatusOK, written: 1},
-		{name: "read, not whole sectors", readable: header(TypeIn, 0), writable: 512, want: StatusIOErr},
-		{name: "read beyond the end", readable: header(TypeIn, 999), writable: 1025, want: StatusIOErr},
-		{name: "read behind the end", readable: header(TypeIn, 1001), writable: 1, want: StatusIOErr, written: 1},
-		{name: "read, sector wraps", readable: header(TypeIn, 1<<64-1), writable: 1025, want: StatusIOErr},
-		{name: "read, bytes wrap", readable: header(TypeIn, 1<<55), writable: 513, want: StatusIOErr},
-		{name: "read, data on the wrong side", readable: append(header(TypeIn, 0), sector...), writable: 1, want: StatusOK, written: 1},
-		{name: "read on a read-only disk", config: ro, readable: header(TypeIn, 0), writable: 513, want: StatusPending, data: 512, written: 513},
+		{name: "read", readable: header(TypeIn, 0), writable: 513, want: StatusPending, data: 512,
+			written: 513},
+		{name: "read the last sectors", readable: header(TypeIn, 996), writable: 2049,
+			want: StatusPending, data: 2048, written: 2049},
+		{name: "read nothing", readable: header(TypeIn, 1000), writable: 1, want: StatusOK,
+			written: 1},
+		{name: "read, not whole sectors", readable: header(TypeIn, 0), writable: 512,
+			want: StatusIOErr},
+		{name: "read beyond the end", readable: header(TypeIn, 999), writable: 1025,
+			want: StatusIOErr},
+		{name: "read behind the end", readable: header(TypeIn, 1001), writable: 1,
+			want: StatusIOErr, written: 1},
+		{name: "read, sector wraps", readable: header(TypeIn, 1<<64-1), writable: 1025,
+			want: StatusIOErr},
+		{name: "read, bytes wrap", readable: header(TypeIn, 1<<55), writable: 513,
+			want: StatusIOErr},
+		{name: "read, data on the wrong side", readable: append(header(TypeIn, 0), sector...),
+			writable: 1, want: StatusOK, written: 1},
+		{name: "read on a read-only disk", config: ro, readable: header(TypeIn, 0), writable: 513,
+			want: StatusPending, data: 512, written: 513},
 
-		{name: "write", readable: append(header(TypeOut, 999), sector...), writable: 1, want: StatusPending, data: 512, written: 1},
-		{name: "write, room left", readable: append(header(TypeOut, 999), sector...), writable: 9, want: StatusPending, data: 512, written: 0},
-		{name: "write nothing", readable: header(TypeOut, 1000), writable: 1, want: StatusOK, written: 1},
-		{name: "write beyond the end", readable: append(header(TypeOut, 1000), sector...), writable: 1, want: StatusIOErr, written: 1},
-		{name: "write, not whole sectors", readable: append(header(TypeOut, 0), sector[:511]...), writable: 1, want: StatusIOErr, written: 1},
-		{name: "write on a read-only disk", config: ro, readable: append(header(TypeOut, 0), sector...), writable: 1, want: StatusIOErr, written: 1},
+		{name: "write", readable: append(header(TypeOut, 999), sector...), writable: 1,
+			want: StatusPending, data: 512, written: 1},
+		{name: "write, room left", readable: append(header(TypeOut, 999), sector...), writable: 9,
+			want: StatusPending, data: 512, written: 0},
+		{name: "write nothing", readable: header(TypeOut, 1000), writable: 1, want: StatusOK,
+			written: 1},
+		{name: "write beyond the end", readable: append(header(TypeOut, 1000), sector...),
+			writable: 1, want: StatusIOErr, written: 1},
+		{name: "write, not whole sectors", readable: append(header(TypeOut, 0), sector[:511]...),
+			writable: 1, want: StatusIOErr, written: 1},
+		{name: "write on a read-only disk", config: ro, readable: append(header(TypeOut, 0),
+			sector...), writable: 1, want: StatusIOErr, written: 1},
 
-		{name: "flush", readable: header(TypeFlush, 0), writable: 1, want: StatusPending, written: 1},
-		{name: "flush that was not negotiated", features: 1 << 32, readable: header(TypeFlush, 5), writable: 1, want: StatusPending, written: 1},
+		{name: "flush", readable: header(TypeFlush, 0), writable: 1, want: StatusPending,
+			written: 1},
+		{name: "flush that was not negotiated", features: 1 << 32, readable: header(TypeFlush, 5),
+			writable: 1, want: StatusPending, written: 1},
 		{name: "ID", readable: header(TypeGetID, 0), writable: 21, want: StatusOK, written: 21},
-		{name: "ID, room left", readable: header(TypeGetID, 0), writable: 33, want: StatusOK, written: 20},
+		{name: "ID, room left", readable: header(TypeGetID, 0), writable: 33, want: StatusOK,
+			written: 20},
 		{name: "ID, no room", readable: header(TypeGetID, 0), writable: 20, want: StatusIOErr},
 
-		{name: "discard", readable: segs(disc, segment(900, 100, 0)), writable: 1, want: StatusPending, ranges: "[{900 100 false}]", written: 1},
-		{name: "discard three", readable: segs(disc, segment(0, 1, 0), segment(999, 1, 0), segment(5, 100, 0)), writable: 1, want: StatusPending, ranges: "[{0 1 false} {999 1 false} {5 100 false}]", written: 1},
-		{name: "discard four", readable: segs(disc, segment(0, 1, 0), segment(1, 1, 0), segment(2, 1, 0), segment(3, 1, 0)), writable: 1, want: StatusIOErr, written: 1},
-		{name: "discard nothing", readable: segs(disc, segment(1000, 0, 0)), writable: 1, want: StatusOK, written: 1},
-		{name: "discard nothing and something", readable: segs(disc, segment(1, 0, 0), segment(2, 3, 0)), writable: 1, want: StatusPending, ranges: "[{2 3 false}]", written: 1},
-		{name: "discard without a segment", readable: segs(disc), writable: 1, want: StatusIOErr, written: 1},
-		{name: "discard, truncated segment", readable: segs(disc, segment(0, 1, 0)[:15]), writable: 1, want: StatusIOErr, written: 1},
-		{name: "discard, a bit too much", readable: segs(disc, segment(0, 1, 0), []byte{0}), writable: 1, want: StatusIOErr, written: 1},
-		{name: "discard too many sectors", readable: segs(disc, segment(0, 101, 0)), writable: 1, want: StatusIOErr, written: 1},
-		{name: "discard beyond the end", readable: segs(disc, segment(999, 2, 0)), writable: 1, want: StatusIOErr, written: 1},
-		{name: "discard, sector wraps", readable: segs(disc, segment(1<<64-1, 2, 0)), writable: 1, want: StatusIOErr, written: 1},
-		{name: "discard with unmap", readable: segs(disc, segment(0, 1, 1)), writable: 1, want: StatusUnsupp, written: 1},
-		{name: "discard with an unknown flag", readable: segs(disc, segment(0, 1, 1<<31)), writable: 1, want: StatusUnsupp, written: 1},
-		{name: "discard, the flag after an error", readable: segs(disc, segment(2000, 1, 0), segment(0, 1, 2)), writable: 1, want: StatusUnsupp, written: 1},
-		{name: "discard, an error after a good one", readable: segs(disc, segment(0, 1, 0), segment(2000, 1, 0)), writable: 1, want: StatusIOErr, written: 1},
-		{name: "discard not negotiated", features: FeatureWriteZeroes, readable: segs(disc, segment(0, 1, 0)), writable: 1, want: StatusUnsupp, written: 1},
-		{name: "discard on a read-only disk", config: ro, readable: segs(disc, segment(0, 1, 0)), writable: 1, want: StatusUnsupp, written: 1},
-		{name: "discard not offered", config: &Config{Sectors: 9}, readable: segs(disc, segment(0, 1, 0)), writable: 1, want: StatusUnsupp, written: 1},
+		{name: "discard", readable: segs(disc, segment(900, 100, 0)), writable: 1,
+			want: StatusPending, ranges: "[{900 100 false}]", written: 1},
+		{name: "discard three", readable: segs(disc, segment(0, 1, 0), segment(999, 1, 0),
+			segment(5, 100, 0)), writable: 1, want: StatusPending,
+			ranges: "[{0 1 false} {999 1 false} {5 100 false}]", written: 1},
+		{name: "discard four", readable: segs(disc, segment(0, 1, 0), segment(1, 1, 0),
+			segment(2, 1, 0), segment(3, 1, 0)), writable: 1, want: StatusIOErr, written: 1},
+		{name: "discard nothing", readable: segs(disc, segment(1000, 0, 0)), writable: 1,
+			want: StatusOK, written: 1},
+		{name: "discard nothing and something", readable: segs(disc, segment(1, 0, 0),
+			segment(2, 3, 0)), writable: 1, want: StatusPending, ranges: "[{2 3 false}]",
+			written: 1},
+		{name: "discard without a segment", readable: segs(disc), writable: 1, want: StatusIOErr,
+			written: 1},
+		{name: "discard, truncated segment", readable: segs(disc, segment(0, 1, 0)[:15]),
+			writable: 1, want: StatusIOErr, written: 1},
+		{name: "discard, a bit too much", readable: segs(disc, segment(0, 1, 0), []byte{0}),
+			writable: 1, want: StatusIOErr, written: 1},
+		{name: "discard too many sectors", readable: segs(disc, segment(0, 101, 0)), writable: 1,
+			want: StatusIOErr, written: 1},
+		{name: "discard beyond the end", readable: segs(disc, segment(999, 2, 0)), writable: 1,
+			want: StatusIOErr, written: 1},
+		{name: "discard, sector wraps", readable: segs(disc, segment(1<<64-1, 2, 0)), writable: 1,
+			want: StatusIOErr, written: 1},
+		{name: "discard with unmap", readable: segs(disc, segment(0, 1, 1)), writable: 1,
+			want: StatusUnsupp, written: 1},
+		{name: "discard with an unknown flag", readable: segs(disc, segment(0, 1, 1<<31)),
+			writable: 1, want: StatusUnsupp, written: 1},
+		{name: "discard, the flag after an error", readable: segs(disc, segment(2000, 1, 0),
+			segment(0, 1, 2)), writable: 1, want: StatusUnsupp, written: 1},
+		{name: "discard, an error after a good one", readable: segs(disc, segment(0, 1, 0),
+			segment(2000, 1, 0)), writable: 1, want: StatusIOErr, written: 1},
+		{name: "discard not negotiated", features: FeatureWriteZeroes,
+			readable: segs(disc, segment(0, 1, 0)), writable: 1, want: StatusUnsupp, written: 1},
+		{name: "discard on a read-only disk", config: ro, readable: segs(disc, segment(0, 1, 0)),
+			writable: 1, want: StatusUnsupp, written: 1},
+		{name: "discard not offered", config: &Config{Sectors: 9},
+			readable: segs(disc, segment(0, 1, 0)), writable: 1, want: StatusUnsupp, written: 1},
 
-		{name: "zeroes", readable: segs(zero, segment(1, 50, 0), segment(2, 3, 1)), writable: 1, want: StatusPending, ranges: "[{1 50 false} {2 3 true}]", written: 1},
-		{name: "zeroes, three", readable: segs(zero, segment(1, 1, 0), segment(2, 3, 1), segment(1, 1, 0)), writable: 1, want: StatusIOErr, written: 1},
-		{name: "zeroes, too many sectors", readable: segs(zero, segment(1, 51, 0)), writable: 1, want: StatusIOErr, written: 1},
-		{name: "zeroes with an unknown flag", readable: segs(zero, segment(1, 1, 3)), writable: 1, want: StatusUnsupp, written: 1},
-		{name: "zeroes not negotiated", features: FeatureDiscard, readable: segs(zero, segment(0, 1, 0)), writable: 1, want: StatusUnsupp, written: 1},
+		{name: "zeroes", readable: segs(zero, segment(1, 50, 0), segment(2, 3, 1)), writable: 1,
+			want: StatusPending, ranges: "[{1 50 false} {2 3 true}]", written: 1},
+		{name: "zeroes, three", readable: segs(zero, segment(1, 1, 0), segment(2, 3, 1),
+			segment(1, 1, 0)), writable: 1, want: StatusIOErr, written: 1},
+		{name: "zeroes, too many sectors", readable: segs(zero, segment(1, 51, 0)), writable: 1,
+			want: StatusIOErr, written: 1},
+		{name: "zeroes with an unknown flag", readable: segs(zero, segment(1, 1, 3)), writable: 1,
+			want: StatusUnsupp, written: 1},
+		{name: "zeroes not negotiated", features: FeatureDiscard,
+			readable: segs(zero, segment(0, 1, 0)), writable: 1, want: StatusUnsupp, written: 1},
 
 		{name: "SCSI command", readable: header(2, 0), writable: 1, want: StatusUnsupp, written: 1},
 		{name: "lifetime", readable: header(10, 0), writable: 7, want: StatusUnsupp},
-		{name: "secure erase", readable: segs(14, segment(0, 1, 0)), writable: 1, want: StatusUnsupp, written: 1},
-		{name: "legacy barrier", readable: append(header(TypeOut|1<<31, 0), sector...), writable: 1, want: StatusUnsupp, written: 1},
+		{name: "secure erase", readable: segs(14, segment(0, 1, 0)), writable: 1,
+			want: StatusUnsupp, written: 1},
+		{name: "legacy barrier", readable: append(header(TypeOut|1<<31, 0), sector...), writable: 1,
+			want: StatusUnsupp, written: 1},
 		{name: "unknown type", readable: header(0xffffffff, 0), writable: 513, want: StatusUnsupp},
 	} {
 		// The same request in one descriptor and in ever smaller ones has the same result.
@@ -147,12 +193,15 @@ func TestParse(t *testing.T) {
 					t.Fatalf("status %v, error %v, expected %v", got, err, tc.want)
 				}
 				if uint64(len(join(r.Data))) != r.DataLen || int(r.DataLen) != tc.data {
-					t.Errorf("%d bytes of data, DataLen %d, expected %d", len(join(r.Data)), r.DataLen, tc.data)
+					t.Errorf("%d bytes of data, DataLen %d, expected %d", len(join(r.Data)),
+						r.DataLen, tc.data)
 				}
-				if tc.want == StatusPending && r.Type == TypeOut && !bytes.Equal(join(r.Data), tc.readable[16:]) {
+				if tc.want == StatusPending && r.Type == TypeOut && !bytes.Equal(join(r.Data),
+					tc.readable[16:]) {
 					t.Error("data is not what was to be written")
 				}
-				if tc.want == StatusPending && (tc.ranges != "" || len(r.Ranges) > 0) && fmt.Sprint(r.Ranges) != tc.ranges {
+				if tc.want == StatusPending && (tc.ranges != "" || len(r.Ranges) > 0) &&
+					fmt.Sprint(r.Ranges) != tc.ranges {
 					t.Errorf("ranges %v, expected %s", r.Ranges, tc.ranges)
 				}
 				for _, s := range r.Data {
@@ -185,7 +234,8 @@ func TestMalformed(t *testing.T) {
 	} {
 		for _, size := range []int{1024, 3} {
 			var r Request
-			_, err := NewParser(testConfig(), 1<<64-1).Parse(chain(tc.readable, tc.writable, size), &r)
+			_, err := NewParser(testConfig(), 1<<64-1).Parse(chain(tc.readable, tc.writable, size),
+				&r)
 			test.ErrorIs(t, err, ErrMalformed, tc.name)
 		}
 	}
@@ -245,10 +295,12 @@ func TestFinish(t *testing.T) {
 			t.Fatal(st, err)
 		}
 		if n := r.Finish(tc.end); n != tc.written || buf[512] != tc.status {
-			t.Errorf("type %d, %v: used length %d, status %d, expected %d and %d", tc.typ, tc.end, n, buf[512], tc.written, tc.status)
+			t.Errorf("type %d, %v: used length %d, status %d, expected %d and %d", tc.typ, tc.end,
+				n, buf[512], tc.written, tc.status)
 		}
 	}
-	for s, want := range map[Status]string{StatusOK: "OK", StatusIOErr: "IOERR", StatusUnsupp: "UNSUPP", StatusPending: "pending", 9: "status 9"} {
+	for s, want := range map[Status]string{StatusOK: "OK", StatusIOErr: "IOERR",
+		StatusUnsupp: "UNSUPP", StatusPending: "pending", 9: "status 9"} {
 		if s.String() != want {
 			t.Errorf("%d is called %q", uint8(s), s)
 		}

@@ -70,12 +70,15 @@ func TestChains(t *testing.T) {
 }
 
 func TestChainLimits(t *testing.T) {
-	f, end := connect(t, newRAMDisk(diskSize), Options{QueueSize: 8, Memory: 2 << 20, MaxTransfer: 512})
+	f, end := connect(t, newRAMDisk(diskSize), Options{QueueSize: 8, Memory: 2 << 20,
+		MaxTransfer: 512})
 	defer end()
 	d := f.Driver(0)
 	test.ErrorIs(t, test.Err(d.SubmitChain(nil, 0)), ErrBusy, "empty chain")
-	test.ErrorIs(t, test.Err(d.SubmitChain(make([]Segment, 9), 0)), ErrBusy, "nine segments in eight descriptors")
-	test.ErrorIs(t, test.Err(d.SubmitChain(make([]Segment, 1<<17+1), 1<<17+1)), ErrNoMemory, "table larger than memory")
+	test.ErrorIs(t, test.Err(d.SubmitChain(make([]Segment, 9), 0)), ErrBusy,
+		"nine segments in eight descriptors")
+	test.ErrorIs(t, test.Err(d.SubmitChain(make([]Segment, 1<<17+1), 1<<17+1)), ErrNoMemory,
+		"table larger than memory")
 	test.ErrorIs(t, d.Submit(0, OpRead, 0, 1024), ErrNoMemory, "request larger than the buffer")
 	test.Check(t, d.Flush(), "flush afterwards")
 }

@@ -65,7 +65,8 @@ type Driver struct {
 	eventIdx        bool
 	indirect        bool
 
-	next, published, last uint16   // next avail element; avail index the device sees; next used element
+	// next avail element; avail index the device sees; next used element
+	next, published, last uint16
 	free                  []uint16 // descriptors, the last is taken first
 	place                 []uint16 // by free descriptor: its index in free
 	flights               []flight
@@ -189,7 +190,8 @@ func (d *Driver) Submit(slot int, op Op, off int64, n int) error {
 	if n == 0 {
 		size = 2 * virtq.DescSize
 	}
-	d.addOne(uint16(slot), virtq.Desc{Addr: s.metaGPA + slotTable, Len: size, Flags: virtq.DescIndirect}, int32(slot))
+	d.addOne(uint16(slot), virtq.Desc{Addr: s.metaGPA + slotTable, Len: size,
+		Flags: virtq.DescIndirect}, int32(slot))
 	return nil
 }
 
@@ -311,7 +313,9 @@ func (d *Driver) take(dst []Completion) []Completion {
 	for used := d.ring.UsedIdx(); d.last != used; d.last++ {
 		head, written := d.ring.Used(d.last)
 		if head >= uint32(len(d.flights)) || d.flights[head].id < 0 {
-			d.broken = fmt.Errorf("ring %d: used element %d names head %d, which is not in flight: %w", d.index, d.last, head, ErrDevice)
+			d.broken = fmt.Errorf(
+				"ring %d: used element %d names head %d, which is not in flight: %w", d.index,
+				d.last, head, ErrDevice)
 			return dst
 		}
 		fl := &d.flights[head]

@@ -97,7 +97,8 @@ func oneQueue(t *testing.T, f *Frontend, q, rounds int) {
 		if has(FeatureDiscard) {
 			test.Check(t, d.Discard(Range{Off: off, Len: int64(len(p))}), "discard")
 		}
-		if _, err := d.ReadAt(got, off); err != nil || (has(FeatureWriteZeroes) && !bytes.Equal(got, make([]byte, len(p)))) {
+		if _, err := d.ReadAt(got, off); err != nil || (has(FeatureWriteZeroes) &&
+			!bytes.Equal(got, make([]byte, len(p)))) {
 			t.Errorf("read of zeroed %d bytes at %d: %v, or other data", len(p), off, err)
 		}
 	}
@@ -105,7 +106,8 @@ func oneQueue(t *testing.T, f *Frontend, q, rounds int) {
 		t.Errorf("ID %q, %v", id, err)
 	}
 	var status *StatusError
-	if _, err := d.ReadAt(make([]byte, sectorSize), diskSize); !errors.As(err, &status) || status.Status != StatusIOErr {
+	if _, err := d.ReadAt(make([]byte, sectorSize), diskSize); !errors.As(err, &status) ||
+		status.Status != StatusIOErr {
 		t.Errorf("read beyond the end: %v, expected IOERR", err)
 	}
 }
@@ -122,7 +124,8 @@ func randomBytes(n int) []byte {
 // indexes wrap.
 func TestDepth(t *testing.T) {
 	for _, o := range []Options{
-		{QueueSize: 16}, {QueueSize: 16, Poll: true}, {QueueSize: 16, Refuse: FeatureEventIdx | FeatureIndirect},
+		{QueueSize: 16}, {QueueSize: 16, Poll: true},
+		{QueueSize: 16, Refuse: FeatureEventIdx | FeatureIndirect},
 	} {
 		disk := newRAMDisk(diskSize)
 		for i := range disk.data {
@@ -145,7 +148,8 @@ func TestDepth(t *testing.T) {
 			test.Must(t, d.Wait())
 			done = d.Poll(done[:0])
 			for _, c := range done {
-				if b := d.Buffer(c.ID); c.Status != StatusOK || b[0] != byte(sectors[c.ID]) || b[511] != byte(sectors[c.ID]) {
+				if b := d.Buffer(c.ID); c.Status != StatusOK || b[0] != byte(sectors[c.ID]) ||
+					b[511] != byte(sectors[c.ID]) {
 					t.Fatalf("sector %d: status %d, content %d", sectors[c.ID], c.Status, b[0])
 				}
 				n++
@@ -241,7 +245,8 @@ func TestWaitErrors(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	for _, o := range []Options{{Queues: -1}, {Queues: 300}, {QueueSize: 3}, {Memory: -1}, {Regions: -1}} {
+	for _, o := range []Options{{Queues: -1}, {Queues: 300}, {QueueSize: 3}, {Memory: -1},
+		{Regions: -1}} {
 		if _, err := o.withDefaults(); err == nil {
 			t.Errorf("%+v: accepted", o)
 		}
@@ -269,7 +274,8 @@ func TestNothingLeaks(t *testing.T) {
 		f, wait := connectEnd(t, newRAMDisk(diskSize), Options{Queues: 3})
 		test.Check(t, f.Abort())
 		test.Check(t, wait())
-		for _, o := range []Options{{Queues: 5}, {Regions: 1000, Memory: 1}, {Memory: 2 << 20, MaxTransfer: 1 << 20}, {QueueSize: 3}} {
+		for _, o := range []Options{{Queues: 5}, {Regions: 1000, Memory: 1},
+			{Memory: 2 << 20, MaxTransfer: 1 << 20}, {QueueSize: 3}} {
 			f, wait := connectEnd(t, newRAMDisk(diskSize), o)
 			if f != nil {
 				t.Errorf("%+v: connected, expected an error", o)

@@ -126,7 +126,8 @@ func (f *Frontend) negotiate() (err error) {
 		}
 	}
 	if f.maxQueues < f.opts.Queues {
-		return fmt.Errorf("the back-end has %d queues, expected at least %d", f.maxQueues, f.opts.Queues)
+		return fmt.Errorf("the back-end has %d queues, expected at least %d", f.maxQueues,
+			f.opts.Queues)
 	}
 	if f.opts.Style == QEMU {
 		if err := f.sendAck(false, vhost.SetOwner, nil); err != nil {
@@ -163,7 +164,8 @@ func (f *Frontend) negotiateProtocol() error {
 			return err
 		}
 		if n < uint64(f.opts.Regions) {
-			return fmt.Errorf("the back-end has %d memory slots, expected at least %d", n, f.opts.Regions)
+			return fmt.Errorf("the back-end has %d memory slots, expected at least %d", n,
+				f.opts.Regions)
 		}
 	}
 	if p&vhost.ProtocolBackendReq != 0 {

@@ -44,7 +44,8 @@ func newMemory(size int64, regions int, huge bool) (*Memory, error) {
 	all, err := unix.Mmap(fd, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("guest memory: mapping %d bytes (huge pages: %t): %w", size, huge, err)
+		return nil, fmt.Errorf("guest memory: mapping %d bytes (huge pages: %t): %w", size, huge,
+			err)
 	}
 	m := &Memory{fd: fd, all: all}
 	each := uint64(size) / uint64(regions)

@@ -55,7 +55,8 @@ func (f *Frontend) answer(r vhost.Request) ([]byte, error) {
 	}
 	m.CloseFDs()
 	if m.Request != r || m.Flags != vhost.FlagVersion|vhost.FlagReply {
-		return nil, fmt.Errorf("%v: answered by %v with flags %#x, expected flags %#x", r, m.Request, m.Flags, vhost.FlagVersion|vhost.FlagReply)
+		return nil, fmt.Errorf("%v: answered by %v with flags %#x, expected flags %#x", r,
+			m.Request, m.Flags, vhost.FlagVersion|vhost.FlagReply)
 	}
 	return m.Payload, nil
 }
@@ -131,21 +132,24 @@ func (f *Frontend) Config(off, n uint32) ([]byte, error) {
 		return nil, err
 	}
 	if len(b) == 0 {
-		return nil, fmt.Errorf("%v: %d bytes at %d: empty answer: %w", vhost.GetConfig, n, off, ErrRefused)
+		return nil, fmt.Errorf("%v: %d bytes at %d: empty answer: %w", vhost.GetConfig, n, off,
+			ErrRefused)
 	}
 	got, err := vhost.DecodeConfigSpace(b)
 	if err != nil {
 		return nil, fmt.Errorf("%v: answer: %w", vhost.GetConfig, err)
 	}
 	if len(got.Data) != int(n) {
-		return nil, fmt.Errorf("%v: answer of %d bytes, expected %d", vhost.GetConfig, len(got.Data), n)
+		return nil, fmt.Errorf("%v: answer of %d bytes, expected %d", vhost.GetConfig,
+			len(got.Data), n)
 	}
 	return append([]byte(nil), got.Data...), nil
 }
 
 // SetConfig writes into the device's configuration space, as a guest does. Errors: ErrRefused.
 func (f *Frontend) SetConfig(off uint32, p []byte) error {
-	return f.sendAck(true, vhost.SetConfig, vhost.ConfigSpace{Offset: off, Size: uint32(len(p)), Data: p}.Append(nil))
+	return f.sendAck(true, vhost.SetConfig, vhost.ConfigSpace{Offset: off, Size: uint32(len(p)),
+		Data: p}.Append(nil))
 }
 
 // ShareMemory announces all regions in one table, which replaces the former one.

@@ -62,7 +62,8 @@ func (s Style) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 func (s *Style) UnmarshalText(text []byte) error {
 	i := slices.Index(styles(), string(text))
 	if i < 0 {
-		return fmt.Errorf("front-end style %q, expected one of %s", text, strings.Join(styles(), ", "))
+		return fmt.Errorf("front-end style %q, expected one of %s", text, strings.Join(styles(),
+			", "))
 	}
 	*s = Style(i)
 	return nil
@@ -138,7 +139,8 @@ func (o Options) withDefaults() (Options, error) {
 	case o.Queues < 0 || o.Queues > vhost.MaxQueues:
 		return o, fmt.Errorf("front-end: %d queues, expected 1 to %d", o.Queues, vhost.MaxQueues)
 	case o.QueueSize&(o.QueueSize-1) != 0 || o.QueueSize > 32768:
-		return o, fmt.Errorf("front-end: queue size %d, expected a power of two up to 32768", o.QueueSize)
+		return o, fmt.Errorf("front-end: queue size %d, expected a power of two up to 32768",
+			o.QueueSize)
 	case o.Memory < 0 || o.Regions < 0 || o.MaxTransfer < 0 || o.Slots < 0:
 		return o, errors.New("front-end: negative size in the options")
 	}

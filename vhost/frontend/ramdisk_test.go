@@ -36,7 +36,8 @@ func newRAMDisk(size int) *ramDisk {
 }
 
 func (d *ramDisk) Features() uint64 {
-	return d.config.Features() | virtq.FeatureIndirectDesc | virtq.FeatureEventIdx | vhost.FeatureVersion1
+	return d.config.Features() | virtq.FeatureIndirectDesc |
+		virtq.FeatureEventIdx | vhost.FeatureVersion1
 }
 func (d *ramDisk) SetFeatures(f uint64) error { d.features = f; return nil }
 func (d *ramDisk) Queues() int                { return int(d.config.Queues) }
@@ -66,7 +67,8 @@ func (d *ramDisk) StartQueue(q vhost.Queue) error {
 	if err == nil {
 		w.ring, err = virtq.NewSplit(virtq.SplitConfig{
 			Num: q.Num, Desc: desc, Avail: avail, Used: used, Base: q.Base,
-			EventIdx: q.Features&virtq.FeatureEventIdx != 0, Indirect: q.Features&virtq.FeatureIndirectDesc != 0,
+			EventIdx: q.Features&virtq.FeatureEventIdx != 0,
+			Indirect: q.Features&virtq.FeatureIndirectDesc != 0,
 			Inflight: q.Inflight, InflightNum: q.InflightNum,
 		})
 	}

@@ -49,7 +49,8 @@ func (f *Frontend) fetchInflight() error {
 	case err != nil:
 		return fmt.Errorf("%v: answer: %w", vhost.GetInflightFD, err)
 	case m.Request != vhost.GetInflightFD || len(m.FDs) != 1 || got.Size == 0:
-		return fmt.Errorf("%v: answered by %v with %d descriptors for %d bytes", vhost.GetInflightFD, m.Request, len(m.FDs), got.Size)
+		return fmt.Errorf("%v: answered by %v with %d descriptors for %d bytes",
+			vhost.GetInflightFD, m.Request, len(m.FDs), got.Size)
 	}
 	got.Queues, got.QueueSize = want.Queues, want.QueueSize
 	f.inflight = &inflight{fd: m.TakeFD(), desc: got}
@@ -108,7 +109,8 @@ func (f *Frontend) ReconnectOn(sock *net.UnixConn) error {
 		return fmt.Errorf("front-end: reconnecting: %w", err)
 	}
 	if f.features != features {
-		return fmt.Errorf("front-end: the back-end's features have changed from %#x to %#x", features, f.features)
+		return fmt.Errorf("front-end: the back-end's features have changed from %#x to %#x",
+			features, f.features)
 	}
 	for _, d := range f.drivers {
 		// GET_VRING_BASE was not answered: QEMU uses the index of the last completion that the

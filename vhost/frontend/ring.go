@@ -45,7 +45,8 @@ func newRing(m *Memory, num uint16) (*Ring, error) {
 // addrs returns the guest addresses of descriptor table, available and used ring.
 func (r *Ring) addrs() (desc, avail, used uint64) {
 	descSize := uint64(len(r.desc))
-	return r.GuestAddr, r.GuestAddr + descSize, r.GuestAddr + (descSize+uint64(len(r.avail))+4095)&^4095
+	return r.GuestAddr, r.GuestAddr + descSize, r.GuestAddr + (descSize+uint64(len(r.avail))+
+		4095)&^4095
 }
 
 // Clear zeroes the ring, as a driver does before it announces the ring.

@@ -65,7 +65,8 @@ func (f *Frontend) shareMemory() error {
 	}
 	if f.protocol&vhost.ProtocolConfigureMemSlots == 0 {
 		if n := f.opts.Regions; n > vhost.MaxTableRegions {
-			return fmt.Errorf("%d regions, expected at most %d without memory slots", n, vhost.MaxTableRegions)
+			return fmt.Errorf("%d regions, expected at most %d without memory slots", n,
+				vhost.MaxTableRegions)
 		}
 		if err := f.ShareMemory(f.mem.regions...); err != nil {
 			return err
@@ -91,7 +92,8 @@ func (f *Frontend) setRing(i int) error {
 		return err
 	}
 	desc, avail, used := d.ring.addrs()
-	a := vhost.VringAddr{Index: uint32(i), Desc: f.mem.user(desc), Avail: f.mem.user(avail), Used: f.mem.user(used)}
+	a := vhost.VringAddr{Index: uint32(i), Desc: f.mem.user(desc), Avail: f.mem.user(avail),
+		Used: f.mem.user(used)}
 	if err := f.sendAck(false, vhost.SetVringAddr, a.Append(nil)); err != nil {
 		return err
 	}
@@ -210,7 +212,8 @@ func (f *Frontend) vringBase(i int) (uint16, error) {
 		return 0, fmt.Errorf("%v: answer: %w", vhost.GetVringBase, err)
 	}
 	if v.Index != uint32(i) || v.Num > 0xffff {
-		return 0, fmt.Errorf("%v: answer is ring %d at %d, expected ring %d", vhost.GetVringBase, v.Index, v.Num, i)
+		return 0, fmt.Errorf("%v: answer is ring %d at %d, expected ring %d", vhost.GetVringBase,
+			v.Index, v.Num, i)
 	}
 	return uint16(v.Num), nil
 }

@@ -12,7 +12,8 @@ import (
 
 // Slots bounds the requests in flight and the memory of buffers.
 func TestSlots(t *testing.T) {
-	f, end := connect(t, newRAMDisk(diskSize), Options{Slots: 2, Memory: 4 << 20, MaxTransfer: 1 << 20})
+	f, end := connect(t, newRAMDisk(diskSize), Options{Slots: 2, Memory: 4 << 20,
+		MaxTransfer: 1 << 20})
 	defer end()
 	d := f.Driver(0)
 	if d.Slots() != 2 || len(d.Buffer(1)) != 1<<20 {
@@ -31,7 +32,8 @@ func TestSlotReused(t *testing.T) {
 		m := f.Memory()
 		gpa, err := m.Alloc(HeaderSize+512+1, 64)
 		test.Must(t, err)
-		chain := []Segment{{Addr: gpa, Len: HeaderSize}, {Addr: gpa + HeaderSize, Len: 512, Write: true}, {Addr: gpa + HeaderSize + 512, Len: 1, Write: true}}
+		chain := []Segment{{Addr: gpa, Len: HeaderSize}, {Addr: gpa + HeaderSize, Len: 512,
+			Write: true}, {Addr: gpa + HeaderSize + 512, Len: 1, Write: true}}
 		for range 300 {
 			n := (1 + rand.IntN(4)) * sectorSize
 			sector := rand.Int64N(64)
@@ -53,7 +55,8 @@ func TestSlotReused(t *testing.T) {
 				}
 			}
 			clear(d.Buffer(0)[:n])
-			if _, err := d.do(0, OpRead, sector*sectorSize, n); err != nil || !bytes.Equal(d.Buffer(0)[:n], want) {
+			if _, err := d.do(0, OpRead, sector*sectorSize, n); err != nil ||
+				!bytes.Equal(d.Buffer(0)[:n], want) {
 				t.Fatalf("read of %d bytes at sector %d: %v, or other data", n, sector, err)
 			}
 		}

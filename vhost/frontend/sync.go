@@ -185,7 +185,8 @@ func (d *Driver) Discard(ranges ...Range) error {
 
 // WriteZeroes makes the ranges read as zeros.
 func (d *Driver) WriteZeroes(ranges ...Range) error {
-	_, _, err := d.one(OpWriteZeroes, len(ranges)*rangeSize, func(b []byte) { PutRanges(b, ranges...) })
+	_, _, err := d.one(OpWriteZeroes, len(ranges)*rangeSize,
+		func(b []byte) { PutRanges(b, ranges...) })
 	return err
 }
 

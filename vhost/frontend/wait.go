@@ -102,7 +102,8 @@ func (d *Driver) sleep(t time.Duration, deadline time.Time) error {
 	case fds[2].Revents != 0:
 		return fmt.Errorf("ring %d: %w", d.index, ErrDisconnected)
 	case !time.Now().Before(deadline):
-		return fmt.Errorf("ring %d: %d requests in flight after %v: %w", d.index, d.inFlight, d.f.opts.Timeout, ErrTimeout)
+		return fmt.Errorf("ring %d: %d requests in flight after %v: %w", d.index, d.inFlight,
+			d.f.opts.Timeout, ErrTimeout)
 	}
 	return nil
 }

@@ -74,7 +74,8 @@ func TestAppend(t *testing.T) {
 			got, err := tab.Append(before, tc.gpa, tc.n)
 			if tc.lens == nil {
 				if !errors.Is(err, ErrOutside) || len(got) != 1 {
-					t.Fatalf("%d slices, error %v, expected the one before and ErrOutside", len(got), err)
+					t.Fatalf("%d slices, error %v, expected the one before and ErrOutside",
+						len(got), err)
 				}
 				return
 			}
@@ -155,7 +156,8 @@ func FuzzTable(f *testing.F) {
 		var fds []int
 		for ; len(raw) >= 32 && len(rs) < 8; raw = raw[32:] {
 			at := func(i int) uint64 { return binary.LittleEndian.Uint64(raw[8*i:]) }
-			rs = append(rs, RegionDesc{GuestAddr: at(0), Size: at(1), UserAddr: at(2), MmapOffset: at(3)})
+			rs = append(rs, RegionDesc{GuestAddr: at(0), Size: at(1), UserAddr: at(2),
+				MmapOffset: at(3)})
 			fds = append(fds, fd)
 		}
 		tab, err := NewTable(rs, fds)
@@ -192,7 +194,8 @@ func FuzzTable(f *testing.F) {
 		if err == nil && total != n {
 			t.Fatalf("%d bytes, expected %d", total, n)
 		}
-		if b, err := tab.Slice(addr, n); err == nil && (uint64(len(b)) != n || n > 0 && n > covered(addr)) {
+		if b, err := tab.Slice(addr, n); err == nil && (uint64(len(b)) != n || n > 0 &&
+			n > covered(addr)) {
 			t.Fatalf("slice of %d bytes, expected %d, covered %d", len(b), n, covered(addr))
 		}
 		if b, err := tab.User(addr, n); err == nil && uint64(len(b)) != n {

@@ -64,7 +64,8 @@ func mapRegion(space *Space, r RegionDesc, fd int) (*mapping, []byte, error) {
 		return nil, nil, fmt.Errorf("map region [%v]: %w", r, err)
 	}
 	if r.MmapOffset+r.Size > size {
-		return nil, nil, fmt.Errorf("map region [%v]: the region ends at byte %d of its file, the file has %d: %w",
+		return nil, nil, fmt.Errorf(
+			"map region [%v]: the region ends at byte %d of its file, the file has %d: %w",
 			r, r.MmapOffset+r.Size, size, ErrRegion)
 	}
 	// The protocol does not require page-aligned offsets, but mmap does.
@@ -104,7 +105,9 @@ func CheckFile(fd int) (size, page uint64, err error) {
 		return 0, 0, fmt.Errorf("fstat: %w", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return 0, 0, fmt.Errorf("expected a regular file (memfd, tmpfs, hugetlbfs), found file mode %#o: %w", st.Mode, ErrRegion)
+		return 0, 0, fmt.Errorf(
+			"expected a regular file (memfd, tmpfs, hugetlbfs), found file mode %#o: %w", st.Mode,
+			ErrRegion)
 	}
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(fd, &fs); err != nil {

@@ -26,12 +26,14 @@ func TestAddressSpaceIsBounded(t *testing.T) {
 		return RegionDesc{GuestAddr: i * 4 * tib, Size: 4 * tib, UserAddr: i * 4 * tib}
 	}
 	var s Space
-	test.ErrorIs(t, test.Err(s.NewTable([]RegionDesc{{Size: 17 * tib}}, []int{fd})), ErrRegion, "17 TiB in one region")
+	test.ErrorIs(t, test.Err(s.NewTable([]RegionDesc{{Size: 17 * tib}}, []int{fd})), ErrRegion,
+		"17 TiB in one region")
 	all, err := s.NewTable([]RegionDesc{part(0), part(1), part(2), part(3)}, []int{fd, fd, fd, fd})
 	test.Must(t, err)
 	test.ErrorIs(t, test.Err(all.With(part(4), fd)), ErrRegion, "a fifth part")
 	// The same front-end's next table, while the former one is still mapped.
-	test.ErrorIs(t, test.Err(s.NewTable([]RegionDesc{part(0)}, []int{fd})), ErrRegion, "another table")
+	test.ErrorIs(t, test.Err(s.NewTable([]RegionDesc{part(0)}, []int{fd})), ErrRegion,
+		"another table")
 	less, err := all.Without(part(3))
 	test.Must(t, err)
 	all.Release()

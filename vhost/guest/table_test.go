@@ -65,18 +65,25 @@ func TestNewTableChecks(t *testing.T) {
 		{"beside", RegionDesc{GuestAddr: 0x11000, Size: page, UserAddr: 0x51000}, fd, true},
 		{"before", RegionDesc{GuestAddr: 0xf000, Size: page, UserAddr: 0x4f000}, fd, true},
 		{"whole file", RegionDesc{GuestAddr: 0, Size: 4 * page, UserAddr: 0}, fd, true},
-		{"odd offset", RegionDesc{GuestAddr: 0, Size: 100, UserAddr: 0, MmapOffset: 4*page - 100}, fd, true},
+		{"odd offset", RegionDesc{GuestAddr: 0, Size: 100, UserAddr: 0, MmapOffset: 4*page - 100},
+			fd, true},
 		{"size 0", RegionDesc{GuestAddr: 0, Size: 0, UserAddr: 0}, fd, false},
-		{"guest overlap, first byte", RegionDesc{GuestAddr: 0x10fff, Size: page, UserAddr: 0}, fd, false},
-		{"guest overlap, last byte", RegionDesc{GuestAddr: 0xf001, Size: page, UserAddr: 0}, fd, false},
-		{"guest overlap, around", RegionDesc{GuestAddr: 0xf000, Size: 4 * page, UserAddr: 0}, fd, false},
+		{"guest overlap, first byte", RegionDesc{GuestAddr: 0x10fff, Size: page, UserAddr: 0}, fd,
+			false},
+		{"guest overlap, last byte", RegionDesc{GuestAddr: 0xf001, Size: page, UserAddr: 0}, fd,
+			false},
+		{"guest overlap, around", RegionDesc{GuestAddr: 0xf000, Size: 4 * page, UserAddr: 0}, fd,
+			false},
 		{"user overlap", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0x50800}, fd, false},
-		{"guest wraps", RegionDesc{GuestAddr: 1<<64 - page, Size: 2 * page, UserAddr: 0}, fd, false},
+		{"guest wraps", RegionDesc{GuestAddr: 1<<64 - page, Size: 2 * page, UserAddr: 0}, fd,
+			false},
 		{"user wraps", RegionDesc{GuestAddr: 0, Size: 2 * page, UserAddr: 1<<64 - page}, fd, false},
-		{"offset wraps", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0, MmapOffset: 1<<64 - page}, fd, false},
+		{"offset wraps", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0,
+			MmapOffset: 1<<64 - page}, fd, false},
 		{"size huge", RegionDesc{GuestAddr: 0, Size: 1<<64 - 1, UserAddr: 0}, fd, false},
 		{"beyond file", RegionDesc{GuestAddr: 0, Size: 4*page + 1, UserAddr: 0}, fd, false},
-		{"offset beyond file", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0, MmapOffset: 4 * page}, fd, false},
+		{"offset beyond file", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0,
+			MmapOffset: 4 * page}, fd, false},
 		{"not a file", RegionDesc{GuestAddr: 0, Size: page, UserAddr: 0}, pipe(t), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -135,12 +142,15 @@ func TestAddRemoveRegions(t *testing.T) {
 	bytesOfA, err := two.Slice(0x1000, page)
 	test.Must(t, err)
 	// The offset in REM_MEM_REG is ignored, as front-ends send any value.
-	onlyB, err := two.Without(RegionDesc{GuestAddr: 0x1000, Size: page, UserAddr: 0x1000, MmapOffset: 77})
+	onlyB, err := two.Without(RegionDesc{GuestAddr: 0x1000, Size: page, UserAddr: 0x1000,
+		MmapOffset: 77})
 	test.Must(t, err)
-	for _, wrong := range []RegionDesc{a, {GuestAddr: 0x8000, Size: 2 * page, UserAddr: 0x8000}, {GuestAddr: 0x8000, Size: page}} {
+	for _, wrong := range []RegionDesc{a, {GuestAddr: 0x8000, Size: 2 * page, UserAddr: 0x8000},
+		{GuestAddr: 0x8000, Size: page}} {
 		test.ErrorIs(t, test.Err(onlyB.Without(wrong)), ErrRegion, wrong)
 	}
-	if got := fmt.Sprint(two.Regions(), onlyB.Regions()); got != fmt.Sprint([]RegionDesc{a, b}, []RegionDesc{b}) {
+	if got := fmt.Sprint(two.Regions(), onlyB.Regions()); got != fmt.Sprint([]RegionDesc{a, b},
+		[]RegionDesc{b}) {
 		t.Errorf("regions are %s", got)
 	}
 	empty.Release()

@@ -11,7 +11,8 @@ import (
 
 // Every method of reading a process's CPU time sees the time it has used.
 func TestProcessTime(t *testing.T) {
-	for name, m := range map[string]func(int) (time.Duration, error){"clock": clockTime, "schedstat": schedTime, "stat": statTime} {
+	for name, m := range map[string]func(int) (time.Duration, error){
+		"clock": clockTime, "schedstat": schedTime, "stat": statTime} {
 		before, err := m(os.Getpid())
 		test.Must(t, err, name)
 		burn(t, 50*time.Millisecond)

@@ -81,19 +81,29 @@ func TestRun(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o.Null = true
 			_, r := until(t, hundreds, o)
-			if r.Requests == 0 || r.Requests != r.Reads+r.Writes || r.Errors != 0 || r.IOPS <= 0 || r.Elapsed < short {
-				t.Errorf("%d requests (%d, %d), %d errors, %f per second in %v", r.Requests, r.Reads, r.Writes, r.Errors, r.IOPS, r.Elapsed)
+			if r.Requests == 0 || r.Requests != r.Reads+r.Writes || r.Errors != 0 || r.IOPS <= 0 ||
+				r.Elapsed < short {
+				t.Errorf("%d requests (%d, %d), %d errors, %f per second in %v", r.Requests,
+					r.Reads, r.Writes, r.Errors, r.IOPS, r.Elapsed)
 			}
-			if l := r.Latency; l.P50 <= 0 || l.P50 > l.P90 || l.P90 > l.P99 || l.P99 > l.P999 || l.P999 > l.Max || l.Mean <= 0 {
+			if l := r.Latency; l.P50 <= 0 || l.P50 > l.P90 || l.P90 > l.P99 || l.P99 > l.P999 ||
+				l.P999 > l.Max || l.Mean <= 0 {
 				t.Errorf("latencies %+v", l)
 			}
-			if (r.Writes > 0) != o.Writes() || (r.ReadLatency != nil) != (o.RW == RandRW) || (r.Flushes > 0) != (o.FsyncEvery > 0) || (r.FlushLatency != nil) != (o.FsyncEvery > 0) {
-				t.Errorf("%d reads, %d writes, %d flushes, latencies %v %v %v", r.Reads, r.Writes, r.Flushes, r.ReadLatency, r.WriteLatency, r.FlushLatency)
+			if (r.Writes > 0) != o.Writes() || (r.ReadLatency != nil) != (o.RW == RandRW) ||
+				(r.Flushes > 0) != (o.FsyncEvery > 0) ||
+				(r.FlushLatency != nil) != (o.FsyncEvery > 0) {
+				t.Errorf("%d reads, %d writes, %d flushes, latencies %v %v %v", r.Reads, r.Writes,
+					r.Flushes, r.ReadLatency, r.WriteLatency, r.FlushLatency)
 			}
-			if r.CPUDriver <= 0 || r.CPUBackend == nil || r.BackendPID != os.Getpid() || r.BackendNote == "" {
-				t.Errorf("CPU %f, %v of process %d, note %q", r.CPUDriver, r.CPUBackend, r.BackendPID, r.BackendNote)
+			if r.CPUDriver <= 0 || r.CPUBackend == nil || r.BackendPID != os.Getpid() ||
+				r.BackendNote == "" {
+				t.Errorf("CPU %f, %v of process %d, note %q", r.CPUDriver, r.CPUBackend,
+					r.BackendPID, r.BackendNote)
 			}
-			if !slices.IsSortedFunc(r.Distribution, func(a, b Quantile) int { return int(a.Latency - b.Latency) }) {
+			if !slices.IsSortedFunc(r.Distribution, func(a, b Quantile) int {
+				return int(a.Latency - b.Latency)
+			}) {
 				t.Errorf("distribution %v", r.Distribution)
 			}
 			if wce := r.WriteCache; (wce == nil || !*wce) && o.Style == frontend.QEMU {
@@ -105,12 +115,16 @@ func TestRun(t *testing.T) {
 
 // Each requester flushes after its number of writes, and the flushes are counted.
 func TestFirstWriteWithFlushes(t *testing.T) {
-	r, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true, Size: 1000 * 4096, QueueDepth: 1, FsyncEvery: 10})
+	r, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true,
+		Size: 1000 * 4096, QueueDepth: 1, FsyncEvery: 10})
 	test.Must(t, err)
-	if !r.Exhausted || r.Writes != 1000 || r.Flushes != 100 || r.FlushLatency == nil || r.Elapsed <= 0 {
-		t.Errorf("%d writes, %d flushes in %v, all: %t", r.Writes, r.Flushes, r.Elapsed, r.Exhausted)
+	if !r.Exhausted || r.Writes != 1000 || r.Flushes != 100 || r.FlushLatency == nil ||
+		r.Elapsed <= 0 {
+		t.Errorf("%d writes, %d flushes in %v, all: %t", r.Writes, r.Flushes, r.Elapsed,
+			r.Exhausted)
 	}
-	r, err = Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true, Duration: short, Queues: 2})
+	r, err = Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true, Duration: short,
+		Queues: 2})
 	if err != nil || r.Exhausted || r.Elapsed != short {
 		t.Errorf("a whole terabyte in %v? %v", r.Elapsed, err)
 	}
@@ -125,15 +139,19 @@ func TestRunAll(t *testing.T) {
 	reports, sum, err := RunAll(t.Context(), []Options{o, p})
 	test.Must(t, err)
 	x, y := reports[0], reports[1]
-	if x.Requests == 0 || y.Requests == 0 || sum.Requests != x.Requests+y.Requests || sum.Sockets != 2 || sum.IOPS != x.IOPS+y.IOPS {
-		t.Errorf("%d + %d requests are %d; %f per second", x.Requests, y.Requests, sum.Requests, sum.IOPS)
+	if x.Requests == 0 || y.Requests == 0 || sum.Requests != x.Requests+y.Requests ||
+		sum.Sockets != 2 || sum.IOPS != x.IOPS+y.IOPS {
+		t.Errorf("%d + %d requests are %d; %f per second", x.Requests, y.Requests, sum.Requests,
+			sum.IOPS)
 	}
 	if sum.Latency.Max != max(x.Latency.Max, y.Latency.Max) {
-		t.Errorf("longest of all %d, of each %d and %d", sum.Latency.Max, x.Latency.Max, y.Latency.Max)
+		t.Errorf("longest of all %d, of each %d and %d", sum.Latency.Max, x.Latency.Max,
+			y.Latency.Max)
 	}
 	// One process serves both: it is counted once, and each share is unknown.
 	if x.CPUBackend == nil || y.CPUBackend != nil || y.BackendNote == "" || sum.CPUBackend == nil {
-		t.Errorf("CPU of the back-ends: %v, %v (%s), %v", x.CPUBackend, y.CPUBackend, y.BackendNote, sum.CPUBackend)
+		t.Errorf("CPU of the back-ends: %v, %v (%s), %v", x.CPUBackend, y.CPUBackend, y.BackendNote,
+			sum.CPUBackend)
 	}
 	if _, _, err := RunAll(t.Context(), nil); !errors.Is(err, ErrOptions) {
 		t.Errorf("no back-end: %v", err)
@@ -179,13 +197,15 @@ func (d idleBackend) SetErr(_, fd int)              { unix.Close(fd) }
 func TestBackendFails(t *testing.T) {
 	mute := listen(t, func() vhost.Backend { return idleBackend{newNull(1)} })
 	for _, poll := range []bool{false, true} {
-		_, err := Run(t.Context(), Options{Socket: mute, Poll: poll, QueueDepth: 3, Timeout: 500 * time.Millisecond})
+		_, err := Run(t.Context(), Options{Socket: mute, Poll: poll, QueueDepth: 3,
+			Timeout: 500 * time.Millisecond})
 		if !errors.Is(err, frontend.ErrTimeout) || !strings.Contains(err.Error(), mute) {
 			t.Errorf("nothing comes back: %v", err)
 		}
 	}
 	// The back-end disconnects during a load.
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"),
+		Net: "unix"})
 	test.Must(t, err)
 	defer l.Close()
 	for _, poll := range []bool{false, true} {
@@ -198,11 +218,13 @@ func TestBackendFails(t *testing.T) {
 			}
 			gone <- err
 		}()
-		_, err := Run(t.Context(), Options{Socket: l.Addr().String(), Poll: poll, Timeout: 10 * time.Second})
+		_, err := Run(t.Context(), Options{Socket: l.Addr().String(), Poll: poll,
+			Timeout: 10 * time.Second})
 		test.ErrorIs(t, err, frontend.ErrDisconnected, "closed connection")
 		test.Check(t, <-gone)
 	}
-	test.ErrorIs(t, test.Err(Run(t.Context(), Options{Socket: "/nonexistent/socket"})), os.ErrNotExist, "no socket")
+	test.ErrorIs(t, test.Err(Run(t.Context(), Options{Socket: "/nonexistent/socket"})),
+		os.ErrNotExist, "no socket")
 }
 
 func TestInterrupted(t *testing.T) {
@@ -217,7 +239,8 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel = context.WithTimeout(t.Context(), short)
 	defer cancel()
 	_, err = Run(ctx, Options{Socket: mute})
-	if test.Texts(t, "load.texts")(t, "interrupted, and mute", err); !errors.Is(err, frontend.ErrDisconnected) {
+	if test.Texts(t, "load.texts")(t, "interrupted, and mute", err); !errors.Is(err,
+		frontend.ErrDisconnected) {
 		t.Errorf("%v", err)
 	}
 }
@@ -238,7 +261,8 @@ func TestTargets(t *testing.T) {
 		"cache, SPDK": {WCE: &off, Style: frontend.SPDK},
 	} {
 		o.Socket = readOnly
-		if _, err := Run(t.Context(), o); !errors.Is(err, ErrTarget) && !errors.Is(err, frontend.ErrRefused) {
+		if _, err := Run(t.Context(), o); !errors.Is(err, ErrTarget) &&
+			!errors.Is(err, frontend.ErrRefused) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -251,7 +275,8 @@ func TestTargets(t *testing.T) {
 		o.Null = true
 		test.ErrorIs(t, test.Err(Run(t.Context(), o)), ErrOptions, name)
 	}
-	test.ErrorIs(t, test.Err(Run(t.Context(), Options{Null: true, RW: RandWrite, FsyncEvery: 1, Style: frontend.SPDK})), ErrTarget, "no FLUSH")
+	test.ErrorIs(t, test.Err(Run(t.Context(), Options{Null: true, RW: RandWrite, FsyncEvery: 1,
+		Style: frontend.SPDK})), ErrTarget, "no FLUSH")
 }
 
 // A request allocates nothing: twenty times the requests allocate the same amount.
@@ -259,7 +284,8 @@ func TestNoAllocation(t *testing.T) {
 	count := func(blocks int64) uint64 {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true, Size: blocks * 4096, QueueDepth: 8, FsyncEvery: 4})
+		_, err := Run(t.Context(), Options{Null: true, RW: RandWrite, FirstWrite: true,
+			Size: blocks * 4096, QueueDepth: 8, FsyncEvery: 4})
 		runtime.ReadMemStats(&after)
 		test.Must(t, err)
 		return after.Mallocs - before.Mallocs
@@ -276,10 +302,12 @@ func TestReportIsJSON(t *testing.T) {
 	test.Must(t, err)
 	var back Report
 	test.Must(t, json.Unmarshal(b, &back))
-	if back.Options != r.Options || back.Latency != r.Latency || back.Requests != r.Requests || *back.CPUBackend != *r.CPUBackend {
+	if back.Options != r.Options || back.Latency != r.Latency || back.Requests != r.Requests ||
+		*back.CPUBackend != *r.CPUBackend {
 		t.Errorf("%s", b)
 	}
-	for _, key := range []string{"iops", "bytes_per_second", "latency", "errors", "cpu_driver_ns_per_request", "cpu_backend_ns_per_request", "backend_pid"} {
+	for _, key := range []string{"iops", "bytes_per_second", "latency", "errors",
+		"cpu_driver_ns_per_request", "cpu_backend_ns_per_request", "backend_pid"} {
 		if !strings.Contains(string(b), `"`+key+`":`) {
 			t.Errorf("no %s in %s", key, b)
 		}
@@ -292,7 +320,8 @@ func BenchmarkNull(b *testing.B) {
 		b.Run("QD"+strconv.Itoa(depth), func(b *testing.B) {
 			var best float64
 			for b.Loop() {
-				r, err := Run(b.Context(), Options{Null: true, QueueDepth: depth, Poll: true, Duration: time.Second})
+				r, err := Run(b.Context(), Options{Null: true, QueueDepth: depth, Poll: true,
+					Duration: time.Second})
 				test.Must(b, err)
 				best = max(best, r.IOPS)
 			}

@@ -54,7 +54,8 @@ func startNull(queues int) (*Null, *net.UnixConn, error) {
 
 func newNull(queues int) *Null {
 	return &Null{
-		config: blk.Config{Sectors: nullSize / blk.SectorSize, BlkSize: 4096, SegMax: 126, Queues: uint16(queues), ID: "null"},
+		config: blk.Config{Sectors: nullSize / blk.SectorSize, BlkSize: 4096, SegMax: 126,
+			Queues: uint16(queues), ID: "null"},
 		queues: make([]*nullQueue, queues),
 		ended:  make(chan error, 1),
 	}
@@ -65,7 +66,8 @@ func (n *Null) wait() error { return <-n.ended }
 
 // Features and the following methods implement vhost.Backend.
 func (n *Null) Features() uint64 {
-	return n.config.Features() | virtq.FeatureIndirectDesc | virtq.FeatureEventIdx | vhost.FeatureVersion1
+	return n.config.Features() | virtq.FeatureIndirectDesc |
+		virtq.FeatureEventIdx | vhost.FeatureVersion1
 }
 
 func (n *Null) SetFeatures(uint64) error { return nil }

@@ -53,7 +53,8 @@ func newNullQueue(c *blk.Config, vq vhost.Queue) (*nullQueue, error) {
 	if err == nil {
 		q.ring, err = virtq.NewSplit(virtq.SplitConfig{
 			Num: vq.Num, Desc: desc, Avail: avail, Used: used, Base: vq.Base,
-			EventIdx: vq.Features&virtq.FeatureEventIdx != 0, Indirect: vq.Features&virtq.FeatureIndirectDesc != 0,
+			EventIdx: vq.Features&virtq.FeatureEventIdx != 0,
+			Indirect: vq.Features&virtq.FeatureIndirectDesc != 0,
 		})
 	}
 	if err == nil {
@@ -118,7 +119,8 @@ func (q *nullQueue) run() {
 			continue
 		}
 		if idle = 0; !q.ring.EnableKicks() {
-			q.fds = [2]unix.PollFd{{Fd: int32(q.kick), Events: unix.POLLIN}, {Fd: int32(q.wake), Events: unix.POLLIN}}
+			q.fds = [2]unix.PollFd{{Fd: int32(q.kick), Events: unix.POLLIN},
+				{Fd: int32(q.wake), Events: unix.POLLIN}}
 			_, _ = unix.Poll(q.fds[:], -1)
 			if q.fds[0].Revents != 0 {
 				_, _ = eventfd.Drain(q.kick)

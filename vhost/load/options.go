@@ -121,7 +121,8 @@ func (o Options) check() error {
 	case o.RW != RandRW && o.ReadPercent != 0:
 		return badOptions("a percentage of reads goes with %s only", RandRW)
 	case o.BlockSize < 512 || o.BlockSize%512 != 0 || o.BlockSize > maxBlock:
-		return badOptions("block size %d, expected a multiple of 512 up to %d", o.BlockSize, maxBlock)
+		return badOptions("block size %d, expected a multiple of 512 up to %d", o.BlockSize,
+			maxBlock)
 	case o.QueueDepth < 1 || o.QueueDepth > maxDepth:
 		return badOptions("queue depth %d, expected 1 to %d", o.QueueDepth, maxDepth)
 	case o.Queues < 1 || o.Queues > maxQueues:

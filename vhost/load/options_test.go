@@ -10,13 +10,16 @@ import (
 func TestOptions(t *testing.T) {
 	good := Options{Socket: "s"}
 	o, err := good.withDefaults()
-	if err != nil || o.RW != RandRead || o.BlockSize != 4096 || o.QueueDepth != 1 || o.Queues != 1 || o.Duration != 5*time.Second || o.Writes() {
+	if err != nil || o.RW != RandRead || o.BlockSize != 4096 || o.QueueDepth != 1 ||
+		o.Queues != 1 || o.Duration != 5*time.Second || o.Writes() {
 		t.Errorf("%+v, %v", o, err)
 	}
-	if o, err = (Options{Null: true, RW: Write, FirstWrite: true}).withDefaults(); err != nil || o.Duration != 0 || !o.Writes() {
+	if o, err = (Options{Null: true, RW: Write, FirstWrite: true}).withDefaults(); err != nil ||
+		o.Duration != 0 || !o.Writes() {
 		t.Errorf("%+v, %v", o, err)
 	}
-	if o, err = (Options{Null: true, RW: RandRW}).withDefaults(); err != nil || o.ReadPercent != 50 {
+	if o, err = (Options{Null: true, RW: RandRW}).withDefaults(); err != nil ||
+		o.ReadPercent != 50 {
 		t.Errorf("%+v, %v", o, err)
 	}
 	for name, o := range map[string]Options{

@@ -16,7 +16,8 @@ func TestPermutation(t *testing.T) {
 			for i := range n {
 				x := p.at(i)
 				if x >= n || seen[x] {
-					t.Fatalf("n %d, seed %d: number %d is %d, which is too large or comes twice", n, seed, i, x)
+					t.Fatalf("n %d, seed %d: number %d is %d, which is too large or comes twice", n,
+						seed, i, x)
 				}
 				seen[x] = true
 				if i > 0 && x == p.at(i-1)+1 {
@@ -67,7 +68,8 @@ func TestRandomBelow(t *testing.T) {
 	}
 }
 
-func takeAll(t *testing.T, o Options, blocks uint64, most int) (ops map[frontend.Op]int, offs [][]int64) {
+func takeAll(t *testing.T, o Options, blocks uint64, most int) (ops map[frontend.Op]int,
+	offs [][]int64) {
 	t.Helper()
 	ops = map[frontend.Op]int{}
 	for q := range o.Queues {
@@ -80,7 +82,8 @@ func takeAll(t *testing.T, o Options, blocks uint64, most int) (ops map[frontend
 			}
 			ops[op]++
 			mine = append(mine, off)
-			if off < o.Offset || off >= o.Offset+int64(blocks)*int64(o.BlockSize) || (off-o.Offset)%int64(o.BlockSize) != 0 {
+			if off < o.Offset || off >= o.Offset+int64(blocks)*int64(o.BlockSize) ||
+				(off-o.Offset)%int64(o.BlockSize) != 0 {
 				t.Fatalf("offset %d", off)
 			}
 		}
@@ -134,11 +137,14 @@ func TestMix(t *testing.T) {
 		percent       int
 		least, atMost int // reads of 10,000
 	}{
-		{RandRead, 0, 10_000, 10_000}, {Read, 0, 10_000, 10_000}, {RandWrite, 0, 0, 0}, {Write, 0, 0, 0},
+		{RandRead, 0, 10_000, 10_000}, {Read, 0, 10_000, 10_000}, {RandWrite, 0, 0, 0},
+		{Write, 0, 0, 0},
 		{RandRW, 70, 6700, 7300}, {RandRW, 1, 50, 160},
 	} {
-		ops, _ := takeAll(t, Options{RW: c.rw, ReadPercent: c.percent, Queues: 1, BlockSize: 512}, 1000, 10_000)
-		if n := ops[frontend.OpRead]; n < c.least || n > c.atMost || n+ops[frontend.OpWrite] != 10_000 {
+		ops, _ := takeAll(t, Options{RW: c.rw, ReadPercent: c.percent, Queues: 1, BlockSize: 512},
+			1000, 10_000)
+		if n := ops[frontend.OpRead]; n < c.least || n > c.atMost ||
+			n+ops[frontend.OpWrite] != 10_000 {
 			t.Errorf("%s: %d reads and %d writes", c.rw, n, ops[frontend.OpWrite])
 		}
 	}

@@ -86,7 +86,8 @@ func latencyOf(h *hdrhistogram.Histogram) Latency {
 func distribution(h *hdrhistogram.Histogram) []Quantile {
 	out := []Quantile{}
 	for _, q := range []float64{
-		0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99, 99.995, 99.999, 100,
+		0, 1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98,
+		99.99, 99.995, 99.999, 100,
 	} {
 		out = append(out, Quantile{Q: q / 100, Latency: h.ValueAtQuantile(q)})
 	}
@@ -108,7 +109,8 @@ func (t *target) report() *Report {
 	}
 	switch {
 	case t.process == nil:
-		r.BackendNote = fmt.Sprintf("process %d serves several of these sockets: see the sum", t.pid)
+		r.BackendNote = fmt.Sprintf("process %d serves several of these sockets: see the sum",
+			t.pid)
 		r.shared = true
 	case t.process.err != nil:
 		r.BackendNote = "unknown: " + t.process.err.Error()

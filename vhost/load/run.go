@@ -126,7 +126,8 @@ func drive(ctx context.Context, targets []*target, stop *atomic.Bool) error {
 	close(done)
 	err := errors.Join(errs...)
 	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("ended early, and what was in flight did not come back within %v: %w", stopTimeout, err)
+		return fmt.Errorf("ended early, and what was in flight did not come back within %v: %w",
+			stopTimeout, err)
 	}
 	return err
 }

@@ -60,9 +60,10 @@ func (t *target) connect() (err error) {
 	}
 	buffers := int64(t.o.Queues) * int64(t.o.QueueDepth) * int64(t.o.BlockSize)
 	fo := frontend.Options{
-		Style: t.o.Style, Queues: t.o.Queues, QueueSize: ring, Slots: t.o.QueueDepth, MaxTransfer: t.o.BlockSize,
-		Memory:    buffers + int64(t.o.Queues)*(256<<10) + 1<<20, // rings and headers
-		Hugepages: t.o.Hugepages, Poll: t.o.Poll, Timeout: t.o.Timeout,
+		Style: t.o.Style, Queues: t.o.Queues, QueueSize: ring, Slots: t.o.QueueDepth,
+		MaxTransfer: t.o.BlockSize,
+		Memory:      buffers + int64(t.o.Queues)*(256<<10) + 1<<20, // rings and headers
+		Hugepages:   t.o.Hugepages, Poll: t.o.Poll, Timeout: t.o.Timeout,
 	}
 	if t.o.Null {
 		var conn *net.UnixConn
@@ -100,10 +101,12 @@ func (t *target) setUp() (err error) {
 	for i := range t.o.Queues {
 		d := t.f.Driver(i)
 		if d.Slots() < t.o.QueueDepth {
-			return fmt.Errorf("queue depth %d: a ring holds %d requests: %w", t.o.QueueDepth, d.Slots(), ErrTarget)
+			return fmt.Errorf("queue depth %d: a ring holds %d requests: %w", t.o.QueueDepth,
+				d.Slots(), ErrTarget)
 		}
 		if n := len(d.Buffer(0)); n < t.o.BlockSize {
-			return fmt.Errorf("blocks of %d bytes: the back-end takes buffers of %d: %w", t.o.BlockSize, n, ErrTarget)
+			return fmt.Errorf("blocks of %d bytes: the back-end takes buffers of %d: %w",
+				t.o.BlockSize, n, ErrTarget)
 		}
 		t.queues = append(t.queues, newQueue(d, t.o, newPattern(t.o, blocks, i), t.stop))
 	}
@@ -156,7 +159,8 @@ func (t *target) area() (blocks uint64, err error) {
 	}
 	blocks = uint64(t.o.Size) / uint64(t.o.BlockSize)
 	if (t.o.RW == Read || t.o.RW == Write) && blocks < uint64(t.o.Queues) {
-		return 0, badOptions("%d blocks for %d queues that each go through a part of their own", blocks, t.o.Queues)
+		return 0, badOptions("%d blocks for %d queues that each go through a part of their own",
+			blocks, t.o.Queues)
 	}
 	return blocks, nil
 }
@@ -171,7 +175,8 @@ func (t *target) describeError(err error) error {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
 		return fmt.Errorf("%s: %w\nno back-end listens there; \"cowblk info NAME\" shows the socket of a disk that is being served", name, err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("%s: %w\nit does not answer; perhaps another front-end is connected", name, err)
+		return fmt.Errorf("%s: %w\nit does not answer; perhaps another front-end is connected",
+			name, err)
 	case errors.Is(err, frontend.ErrDisconnected), errors.Is(err, io.EOF):
 		return fmt.Errorf("%s: %w\nits log says why; perhaps it has died", name, err)
 	}

@@ -40,7 +40,8 @@ func fill(t testing.TB, r *rig, depth int, indirect bool) (heads []uint16) {
 func TestRequestPathDoesNotAllocate(t *testing.T) {
 	for i := range 4 {
 		indirect, num := i&1 != 0, uint16(i&2*64)
-		r := newRig(t, virtq.SplitConfig{Num: 128, Indirect: indirect, EventIdx: indirect, Inflight: region(t, num), InflightNum: num})
+		r := newRig(t, virtq.SplitConfig{Num: 128, Indirect: indirect, EventIdx: indirect,
+			Inflight: region(t, num), InflightNum: num})
 		const depth = 32
 		fill(t, r, depth, indirect)
 		chains := make([]virtq.Chain, r.drv.Num)
@@ -66,7 +67,8 @@ func TestRequestPathDoesNotAllocate(t *testing.T) {
 		}
 		run() // arrays grow once
 		if n := testing.AllocsPerRun(200, run); n != 0 {
-			t.Errorf("indirect %v, tracked %v: %v allocations per batch of %d", indirect, num > 0, n, depth)
+			t.Errorf("indirect %v, tracked %v: %v allocations per batch of %d", indirect, num > 0,
+				n, depth)
 		}
 	}
 }
@@ -90,31 +92,33 @@ func BenchmarkRing(b *testing.B) {
 	for i := range 4 {
 		indirect, num := i&1 != 0, uint16(i&2*64)
 		for _, depth := range []int{1, 32} {
-			b.Run(fmt.Sprintf("indirect=%v/depth=%d/tracked=%v", indirect, depth, num > 0), func(b *testing.B) {
-				r := newRig(b, virtq.SplitConfig{Num: 128, Indirect: true, EventIdx: true, Inflight: region(b, num), InflightNum: num})
-				fill(b, r, depth, indirect)
-				chains := make([]virtq.Chain, r.drv.Num)
-				idx := uint16(0)
-				b.ReportAllocs()
-				b.ResetTimer()
-				for done := 0; done < b.N; done += depth {
-					idx += uint16(depth)
-					r.drv.SetAvailIdx(idx)
-					for {
-						head, ok, err := r.q.Next()
-						test.Must(b, err)
-						if !ok {
-							break
+			b.Run(fmt.Sprintf("indirect=%v/depth=%d/tracked=%v", indirect, depth, num > 0),
+				func(b *testing.B) {
+					r := newRig(b, virtq.SplitConfig{Num: 128, Indirect: true, EventIdx: true,
+						Inflight: region(b, num), InflightNum: num})
+					fill(b, r, depth, indirect)
+					chains := make([]virtq.Chain, r.drv.Num)
+					idx := uint16(0)
+					b.ReportAllocs()
+					b.ResetTimer()
+					for done := 0; done < b.N; done += depth {
+						idx += uint16(depth)
+						r.drv.SetAvailIdx(idx)
+						for {
+							head, ok, err := r.q.Next()
+							test.Must(b, err)
+							if !ok {
+								break
+							}
+							c := &chains[head]
+							c.Head = head
+							test.Must(b, r.q.Load(r.table, c))
+							r.q.Push(head, 1)
 						}
-						c := &chains[head]
-						c.Head = head
-						test.Must(b, r.q.Load(r.table, c))
-						r.q.Push(head, 1)
+						r.q.Publish()
 					}
-					r.q.Publish()
-				}
-				reportRatio(b, r)
-			})
+					reportRatio(b, r)
+				})
 		}
 	}
 }

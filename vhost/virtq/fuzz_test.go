@@ -36,9 +36,11 @@ func FuzzRing(f *testing.F) {
 			clear(b[copy(b, raw):])
 			raw = raw[min(len(raw), fuzzPage):]
 		}
-		desc, avail, used, err := virtq.MapSplit(table, fuzzNum, mem.User(ring.Desc), mem.User(ring.Avail), mem.User(ring.Used))
+		desc, avail, used, err := virtq.MapSplit(table, fuzzNum, mem.User(ring.Desc),
+			mem.User(ring.Avail), mem.User(ring.Used))
 		test.Must(t, err)
-		q, err := virtq.NewSplit(virtq.SplitConfig{Num: fuzzNum, Desc: desc, Avail: avail, Used: used,
+		q, err := virtq.NewSplit(virtq.SplitConfig{Num: fuzzNum, Desc: desc, Avail: avail,
+			Used: used,
 			Base: base, Indirect: indirect, EventIdx: eventIdx})
 		test.Must(t, err)
 		start := ring.UsedIdx()
@@ -95,7 +97,8 @@ func seedRings(f *testing.F, mem *virtqtest.Memory, ring *virtqtest.Ring) {
 		d := virtqtest.NewDriver(ring)
 		d.Reset(3)
 		for i := range uint64(4) {
-			ds := []virtq.Desc{readable(data, 16), readable(data+fuzzPage-8, 512), writable(data+16, 1)}
+			ds := []virtq.Desc{readable(data, 16), readable(data+fuzzPage-8, 512),
+				writable(data+16, 1)}
 			var err error
 			if indirect {
 				_, err = d.AddIndirect(data+0x800+64*i, ds...)
@@ -145,9 +148,11 @@ func FuzzChain(f *testing.F) {
 				tableLen++
 			}
 		}
-		desc, avail, used, err := virtq.MapSplit(table, fuzzNum, mem.User(ring.Desc), mem.User(ring.Avail), mem.User(ring.Used))
+		desc, avail, used, err := virtq.MapSplit(table, fuzzNum, mem.User(ring.Desc),
+			mem.User(ring.Avail), mem.User(ring.Used))
 		test.Must(t, err)
-		q, err := virtq.NewSplit(virtq.SplitConfig{Num: fuzzNum, Desc: desc, Avail: avail, Used: used, Indirect: indirect})
+		q, err := virtq.NewSplit(virtq.SplitConfig{Num: fuzzNum, Desc: desc, Avail: avail,
+			Used: used, Indirect: indirect})
 		test.Must(t, err)
 		var c virtq.Chain
 		if q.Load(table, &c) == nil {

@@ -48,7 +48,8 @@ func (q *Split) track(mem []byte, num uint16) error {
 	k := &q.inflight
 	k.mem = mem
 	k.batch = make([]uint16, 0, q.num)
-	version, features := word.Load16(mem, inflightVersion), binary.LittleEndian.Uint64(mem[inflightFeatures:])
+	version, features := word.Load16(mem, inflightVersion),
+		binary.LittleEndian.Uint64(mem[inflightFeatures:])
 	if version == 0 {
 		k.format(num, q.published)
 		return nil

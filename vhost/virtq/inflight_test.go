@@ -63,7 +63,8 @@ func TestSuccessor(t *testing.T) {
 			t.Errorf("base %d: took %v, expected %v", base, got, want)
 		}
 		if r.q.InFlight() != 4 || r.q.Base() != 11 {
-			t.Errorf("base %d: %d in flight, next entry %d; expected 4 and 11", base, r.q.InFlight(), r.q.Base())
+			t.Errorf("base %d: %d in flight, next entry %d; expected 4 and 11", base,
+				r.q.InFlight(), r.q.Base())
 		}
 	}
 	for _, head := range want {
@@ -150,7 +151,8 @@ func TestDamagedRegion(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			r := newRig(t, virtq.SplitConfig{Num: 8, Base: 5, Inflight: region(t, 16), InflightNum: 16})
+			r := newRig(t, virtq.SplitConfig{Num: 8, Base: 5, Inflight: region(t, 16),
+				InflightNum: 16})
 			r.offer(t, 6)
 			heads := r.takeAll(t)
 			r.q.Push(heads[0], 1)

@@ -36,7 +36,8 @@ func newRig(t testing.TB, cfg virtq.SplitConfig) *rig {
 	t.Helper()
 	r := &rig{}
 	var err error
-	if r.mem, err = virtqtest.NewMemory(virtqtest.Layout(ringAddr, regionLen, regionLen)...); err != nil {
+	if r.mem, err = virtqtest.NewMemory(virtqtest.Layout(ringAddr, regionLen,
+		regionLen)...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -62,7 +63,8 @@ func region(t testing.TB, num uint16) []byte {
 	if num == 0 {
 		return nil
 	}
-	b, err := unix.Mmap(-1, 0, virtq.InflightSize(num), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	b, err := unix.Mmap(-1, 0, virtq.InflightSize(num), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_ANON|unix.MAP_PRIVATE)
 	test.Must(t, err)
 	t.Cleanup(func() {
 		test.Check(t, unix.Munmap(b))

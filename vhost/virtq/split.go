@@ -82,7 +82,8 @@ func NewSplit(cfg SplitConfig) (*Split, error) {
 		return nil, fmt.Errorf("in-flight region for rings of %d descriptors, the ring has %d: %w",
 			cfg.InflightNum, cfg.Num, ErrRing)
 	}
-	if err := checkPart("in-flight region", cfg.Inflight, InflightSize(cfg.InflightNum), inflightAlign); err != nil {
+	if err := checkPart("in-flight region", cfg.Inflight, InflightSize(cfg.InflightNum),
+		inflightAlign); err != nil {
 		return nil, err
 	}
 	if err := q.track(cfg.Inflight[:InflightSize(cfg.InflightNum)], cfg.InflightNum); err != nil {
@@ -133,8 +134,9 @@ func (q *Split) Next() (head uint16, ok bool, err error) {
 	// to, are complete.
 	head = word.Load16(q.avail, RingEntries+2*int(q.next&q.mask))
 	if head >= q.num {
-		return 0, false, q.fail(fmt.Errorf("available entry %d: head %d, the ring has %d descriptors: %w",
-			q.next, head, q.num, ErrBroken))
+		return 0, false, q.fail(
+			fmt.Errorf("available entry %d: head %d, the ring has %d descriptors: %w",
+				q.next, head, q.num, ErrBroken))
 	}
 	if q.busy[head>>6]&(1<<(head&63)) != 0 {
 		// The caller keeps a request's state by its head; two requests with one head would share

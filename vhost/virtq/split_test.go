@@ -61,7 +61,8 @@ func roundTrips(t *testing.T, r *rig, n int) {
 		for range batch {
 			head, written, ok := r.drv.Take()
 			if !ok || sent[head] != written {
-				t.Fatalf("used head %d, %d bytes, %v, expected %d bytes", head, written, ok, sent[head])
+				t.Fatalf("used head %d, %d bytes, %v, expected %d bytes", head, written, ok,
+					sent[head])
 			}
 			delete(sent, head)
 		}
@@ -154,7 +155,8 @@ func TestSetMemory(t *testing.T) {
 	next, err := r.mem.Table()
 	test.Must(t, err)
 	defer next.Release()
-	desc, avail, used, err := virtq.MapSplit(next, 16, r.mem.User(r.drv.Desc), r.mem.User(r.drv.Avail), r.mem.User(r.drv.Used))
+	desc, avail, used, err := virtq.MapSplit(next, 16, r.mem.User(r.drv.Desc),
+		r.mem.User(r.drv.Avail), r.mem.User(r.drv.Used))
 	test.Must(t, err)
 	test.ErrorIs(t, r.q.SetMemory(desc, avail, used[:8]), virtq.ErrRing, "a short used ring")
 	test.Must(t, r.q.SetMemory(desc, avail, used))
@@ -219,7 +221,8 @@ func TestMapSplitChecks(t *testing.T) {
 				return
 			}
 			test.Must(t, err)
-			test.Must(t, test.Err(virtq.NewSplit(virtq.SplitConfig{Num: tc.num, Desc: d, Avail: a, Used: u})))
+			test.Must(t, test.Err(virtq.NewSplit(virtq.SplitConfig{Num: tc.num, Desc: d, Avail: a,
+				Used: u})))
 		})
 	}
 	t.Run("parts that are too short", func(t *testing.T) {

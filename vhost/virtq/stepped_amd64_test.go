@@ -70,7 +70,8 @@ func stepped(spec string) error {
 	if cfg.Desc, cfg.Avail, cfg.Used, err = mapRing(table, mem, ring); err != nil {
 		return err
 	}
-	if cfg.Inflight, err = unix.Mmap(4, 0, virtq.InflightSize(cfg.InflightNum), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+	if cfg.Inflight, err = unix.Mmap(4, 0, virtq.InflightSize(cfg.InflightNum),
+		unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
 		return err
 	}
 	cfg.Base = ring.UsedIdx()
@@ -108,7 +109,8 @@ func stepped(spec string) error {
 	}
 }
 
-func mapRing(t *guest.Table, mem *virtqtest.Memory, r *virtqtest.Ring) (desc, avail, used []byte, err error) {
+func mapRing(t *guest.Table, mem *virtqtest.Memory, r *virtqtest.Ring) (desc, avail, used []byte,
+	err error) {
 	return virtq.MapSplit(t, r.Num, mem.User(r.Desc), mem.User(r.Avail), mem.User(r.Used))
 }
 
@@ -130,24 +132,26 @@ func TestKilledAfterEveryStore(t *testing.T) {
 		{Num: 1, InflightNum: 1, Base: 65535},
 		{Num: 16, InflightNum: 16, Base: 65500, EventIdx: true},
 	} {
-		t.Run(fmt.Sprintf("%d of %d from %d", cfg.Num, cfg.InflightNum, cfg.Base), func(t *testing.T) {
-			runtime.LockOSThread() // ptrace belongs to a thread
-			defer runtime.UnlockOSThread()
-			s := newStepper(t, uint64(i), cfg)
-			defer s.pin()()
-			s.start()
-			for range rounds {
-				s.drive()
-				if s.step(50) {
+		t.Run(fmt.Sprintf("%d of %d from %d", cfg.Num, cfg.InflightNum, cfg.Base),
+			func(t *testing.T) {
+				runtime.LockOSThread() // ptrace belongs to a thread
+				defer runtime.UnlockOSThread()
+				s := newStepper(t, uint64(i), cfg)
+				defer s.pin()()
+				s.start()
+				for range rounds {
 					s.drive()
-					s.start()
+					if s.step(50) {
+						s.drive()
+						s.start()
+					}
 				}
-			}
-			s.kill()
-			t.Logf("%d instructions, %d of them stores, each checked; killed %d times", s.steps, s.points, s.kills)
-			if s.points < rounds {
-				t.Error("too few stores for a test")
-			}
-		})
+				s.kill()
+				t.Logf("%d instructions, %d of them stores, each checked; killed %d times", s.steps,
+					s.points, s.kills)
+				if s.points < rounds {
+					t.Error("too few stores for a test")
+				}
+			})
 	}
 }

@@ -51,7 +51,8 @@ func newStepper(t *testing.T, seed uint64, cfg virtq.SplitConfig) *stepper {
 	s.file = os.NewFile(uintptr(fd), "inflight")
 	t.Cleanup(func() { s.file.Close() })
 	test.Must(t, s.file.Truncate(int64(size)))
-	if s.region, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+	if s.region, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Munmap(s.region) })
@@ -82,7 +83,8 @@ func (s *stepper) start() {
 	s.t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1",
-		fmt.Sprintf("%s=%d %d %d %t", stepEnv, s.rng.Uint64(), s.cfg.Num, s.cfg.InflightNum, s.cfg.EventIdx))
+		fmt.Sprintf("%s=%d %d %d %t", stepEnv, s.rng.Uint64(), s.cfg.Num, s.cfg.InflightNum,
+			s.cfg.EventIdx))
 	// A separate descriptor: the finalizer of a forgotten os.File would close it at some time, when
 	// its number may belong to another file.
 	fd, err := unix.FcntlInt(uintptr(s.mem.FDs()[0]), unix.F_DUPFD_CLOEXEC, 0)
@@ -123,7 +125,8 @@ func (s *stepper) wait() unix.Signal {
 			continue
 		}
 		if err != nil || !ws.Stopped() {
-			s.t.Fatalf("after %d steps: the process is gone: %v, exit status %d", s.steps, err, ws.ExitStatus())
+			s.t.Fatalf("after %d steps: the process is gone: %v, exit status %d", s.steps, err,
+				ws.ExitStatus())
 		}
 		return ws.StopSignal()
 	}

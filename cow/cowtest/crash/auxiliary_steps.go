@@ -90,7 +90,8 @@ func (pl *player) killStep(s Step) error {
 }
 
 // errnos are errors of an open that have nothing to do with the disk.
-var errnos = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO, syscall.EACCES, syscall.ENOSPC}
+var errnos = []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EIO,
+	syscall.EACCES, syscall.ENOSPC}
 
 func (pl *player) errno() syscall.Errno { return errnos[pl.rng.IntN(len(errnos))] }
 
@@ -118,7 +119,8 @@ func (pl *player) hold(s Step) error {
 	err = pl.run(func() (err error) {
 		ctx, stop := context.WithTimeout(context.Background(), holdWait)
 		defer stop()
-		if h.r, err = other.OpenTag(ctx, store.Ref{Name: s.Name, Tag: s.Arg}, pl.readerOptions()); err == nil {
+		if h.r, err = other.OpenTag(ctx, store.Ref{Name: s.Name, Tag: s.Arg},
+			pl.readerOptions()); err == nil {
 			h.content, err = readAll(h.r.Disk)
 		}
 		return err
@@ -127,7 +129,8 @@ func (pl *player) hold(s Step) error {
 		if h.r != nil {
 			return errors.Join(err, h.r.Close())
 		}
-		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrInUse) || pl.refused(s, err) {
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, store.ErrInUse) ||
+			pl.refused(s, err) {
 			return nil
 		}
 		return err
@@ -300,7 +303,8 @@ func (pl *player) stop(s Step, v *served, at int, f func() (bool, error)) error 
 	case errors.Is(err, errStuck):
 		return err
 	case !closed: // refused: for example a former head is not sealed, or a flush has failed
-		if err := pl.acceptFault(s, err); err != nil && !errors.Is(err, cow.ErrPromoting) && !errors.Is(err, cow.ErrFailed) {
+		if err := pl.acceptFault(s, err); err != nil && !errors.Is(err, cow.ErrPromoting) &&
+			!errors.Is(err, cow.ErrFailed) {
 			return err
 		}
 		pl.out.count(s.Verb + ", refused")

@@ -17,12 +17,13 @@ import (
 // baseFile is a raw image outside the store on which disks lie in place. baseSize is its length in
 // bytes.
 const (
-	baseFile                     = "/base.raw"
-	baseSize                     = 8 * cowtest.SectorSize
-	baseContent  cowtest.Content = firstSource + 100
-	lockedFlock                  = "flock"  // flock, as a process that serves the file raw has it, or any reader of the file
-	lockedImage                  = "image"  // QEMU's image locks of a writer
-	lockedWriter                 = "writer" // range lock: only a writer of cowblk has it
+	baseFile                    = "/base.raw"
+	baseSize                    = 8 * cowtest.SectorSize
+	baseContent cowtest.Content = firstSource + 100
+	// flock, as a process that serves the file raw has it, or any reader of the file
+	lockedFlock  = "flock"
+	lockedImage  = "image"  // QEMU's image locks of a writer
+	lockedWriter = "writer" // range lock: only a writer of cowblk has it
 )
 
 func baseBytes() []byte {
@@ -98,10 +99,12 @@ func (pl *player) onBase(name string) bool {
 
 // refusedForLock reports whether a step was refused because another process has a lock on the base.
 func (pl *player) refusedForLock(s Step, err error) bool {
-	if pl.baseLock == nil || !errors.Is(err, store.ErrInUse) || s.Arg == forceShare && pl.baseLockKind != lockedWriter {
+	if pl.baseLock == nil || !errors.Is(err, store.ErrInUse) || s.Arg == forceShare &&
+		pl.baseLockKind != lockedWriter {
 		return false
 	}
-	return s.Verb == "create" && s.Arg == baseFile && pl.baseLockKind == lockedWriter || slices.ContainsFunc(names(s.Name), pl.onBase)
+	return s.Verb == "create" && s.Arg == baseFile && pl.baseLockKind == lockedWriter ||
+		slices.ContainsFunc(names(s.Name), pl.onBase)
 }
 
 // forceShare is the argument of an open with --force-share.
@@ -114,7 +117,8 @@ func (pl *player) openedBase(s Step) {
 		return
 	}
 	if s.Arg != forceShare || pl.baseLockKind == lockedWriter {
-		pl.reportBroken(fmt.Errorf("%s succeeded, but another process has a lock (%s) on the base", s, pl.baseLockKind))
+		pl.reportBroken(fmt.Errorf("%s succeeded, but another process has a lock (%s) on the base",
+			s, pl.baseLockKind))
 	}
 	pl.out.count("open, base shared by force, " + pl.baseLockKind)
 }
@@ -126,7 +130,8 @@ func (pl *player) readerOptions() cow.Options { return cow.Options{ForceShare: p
 func (g *generator) lockedBase() {
 	p := &plannedDisk{unit: []int{512, 4096}[g.rng.IntN(2)], size: 24 << 10}
 	s := Step{Verb: "create", Name: g.name("d"), Arg: baseFile, Size: p.size, Unit: p.unit}
-	locked := []string{lockedFlock, lockedFlock, lockedImage, lockedImage, lockedWriter}[g.rng.IntN(5)]
+	locked := []string{lockedFlock, lockedFlock, lockedImage, lockedImage,
+		lockedWriter}[g.rng.IntN(5)]
 	if g.rng.IntN(3) == 0 {
 		g.add(Step{Verb: "lock-base", Name: locked})
 	}

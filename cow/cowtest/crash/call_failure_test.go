@@ -136,13 +136,15 @@ func TestEveryCallFails(t *testing.T) {
 					}
 				}
 			}
-			t.Logf("%d calls, %d failures, %d cuts in %.1f s", calls, tried, cuts, time.Since(start).Seconds())
+			t.Logf("%d calls, %d failures, %d cuts in %.1f s", calls, tried, cuts,
+				time.Since(start).Seconds())
 		})
 	}
 }
 
 // failOnce plays a script whose n-th call fails, and examines the store.
-func failOnce(t *testing.T, script []Step, n int, op string, fault faultfs.Fault, name string) (cuts int, happened bool) {
+func failOnce(t *testing.T, script []Step, n int, op string, fault faultfs.Fault,
+	name string) (cuts int, happened bool) {
 	t.Helper()
 	var what string
 	l := &Life{Script: script, Seed: 7, Fault: func(k int, c faultfs.Call) faultfs.Fault {
@@ -169,7 +171,8 @@ func failOnce(t *testing.T, script []Step, n int, op string, fault faultfs.Fault
 	cuts, err := l.Examine(p, Exam{Seed: uint64(n), Cuts: 3})
 	if err == nil {
 		var k int
-		k, err = l.Examine(p, Exam{Seed: uint64(n), Every: true, From: len(p.Tape.Records), Singles: 1, Extra: 1})
+		k, err = l.Examine(p, Exam{Seed: uint64(n), Every: true, From: len(p.Tape.Records),
+			Singles: 1, Extra: 1})
 		cuts += k
 	}
 	if err == nil {

@@ -161,7 +161,8 @@ func (c *content) fix(p []byte) {
 // sectors were found before.
 func identify(p []byte, sector int64) cowtest.Content {
 	var room [4]cowtest.Content
-	found, err := cowtest.Identify(p[sector*cowtest.SectorSize:][:cowtest.SectorSize], sector, room[:0])
+	found, err := cowtest.Identify(p[sector*cowtest.SectorSize:][:cowtest.SectorSize], sector,
+		room[:0])
 	if err != nil || len(found) != 1 {
 		return ^cowtest.Content(0)
 	}
@@ -175,7 +176,8 @@ func (c *content) check(p []byte) error {
 	}
 	var room [8]cowtest.Content
 	for s := range c.sectors {
-		found, err := cowtest.Identify(p[s*cowtest.SectorSize:][:cowtest.SectorSize], int64(s), room[:0])
+		found, err := cowtest.Identify(p[s*cowtest.SectorSize:][:cowtest.SectorSize], int64(s),
+			room[:0])
 		if err != nil {
 			return fmt.Errorf("%w\n%s", err, c.history(s))
 		}

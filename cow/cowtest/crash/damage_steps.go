@@ -91,7 +91,8 @@ func (pl *player) harmfulBit(disk string, saved []byte) (int64, error) {
 		_, err = s.Disk(disk)
 		_, plan := s.PlanRemoveDamaged(disk)
 		if err == nil && !errors.Is(plan, store.ErrInvalid) {
-			pl.reportBroken(fmt.Errorf("bit %d of the manifest of disk %s: it can be read, but may be removed as damaged: %v", bit, disk, plan))
+			pl.reportBroken(fmt.Errorf(
+				"bit %d of the manifest of disk %s: it can be read, but may be removed as damaged: %v", bit, disk, plan))
 		}
 		if err != nil && plan == nil {
 			return bit, nil
@@ -115,7 +116,8 @@ func (pl *player) mend(s Step) error {
 		return true
 	}))
 	p := pl.m.Process(nil)
-	if _, err := p.Stat(path.Dir(manifestPath(s.Name))); err != nil { // a failed removal has got this far
+	// a failed removal has got this far
+	if _, err := p.Stat(path.Dir(manifestPath(s.Name))); err != nil {
 		pl.m.Mark(refused(s.String()))
 		return nil
 	}
@@ -144,7 +146,9 @@ func (pl *player) refusedForDamage(s Step, err error) bool {
 			list = append(list, ref.Name)
 		}
 	}
-	return slices.ContainsFunc(list, func(name string) bool { return pl.savedManifests[name] != nil })
+	return slices.ContainsFunc(list, func(name string) bool {
+		return pl.savedManifests[name] != nil
+	})
 }
 
 // removedDamaged checks the result of "remove-damaged". done: its notes are on the tape.
@@ -155,7 +159,8 @@ func (pl *player) removedDamaged(s Step, err error) (done bool) {
 		pl.reportBroken(fmt.Errorf("%s succeeded, but the disk is served", s))
 	case err == nil:
 		delete(pl.savedManifests, s.Name)
-	case errors.Is(err, store.ErrInUse) && served, errors.Is(err, store.ErrInvalid) && pl.savedManifests[s.Name] == nil:
+	case errors.Is(err, store.ErrInUse) && served, errors.Is(err, store.ErrInvalid) &&
+		pl.savedManifests[s.Name] == nil:
 		pl.m.Mark(refused(s.String()))
 		pl.out.count(s.Verb + ", refused")
 		return true
@@ -247,7 +252,8 @@ func (g *generator) damage(name string, d *plannedDisk) {
 		g.writes(s.Name, c)
 	}
 	how := []string{"cut", "bit", "empty"}[g.rng.IntN(3)]
-	damage, remove := Step{Verb: "damage", Name: name, Arg: how}, Step{Verb: "remove-damaged", Name: name}
+	damage, remove := Step{Verb: "damage", Name: name, Arg: how}, Step{Verb: "remove-damaged",
+		Name: name}
 	if g.rng.IntN(3) == 0 {
 		g.writes(name, d)
 		g.add(damage)

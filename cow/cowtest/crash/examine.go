@@ -45,7 +45,8 @@ func (f *Failure) Error() string {
 		kind = endCut
 	}
 	return fmt.Sprintf("%v\n%s after record %d, seed %d, depth %d, keeping %s of\n  %s\nscript:\n%s",
-		f.Err, kind, f.At, f.Life.Seed, f.Life.Depth, f.Choice, strings.Join(f.tail, "\n  "), Text(f.Life.Script))
+		f.Err, kind, f.At, f.Life.Seed, f.Life.Depth, f.Choice, strings.Join(f.tail, "\n  "),
+		Text(f.Life.Script))
 }
 
 // Examine cuts the power of a played life again and again, and checks the store each time. It
@@ -99,7 +100,8 @@ func (l *Life) Examine(p *Played, x Exam) (cuts int, err error) {
 		wg.Wait()
 		for i, err := range errs {
 			if err != nil {
-				return &Failure{Life: l, At: at, Choice: choices[i], Err: err, tail: tail(p.Tape, at, d)}
+				return &Failure{Life: l, At: at, Choice: choices[i], Err: err,
+					tail: tail(p.Tape, at, d)}
 			}
 		}
 		return nil

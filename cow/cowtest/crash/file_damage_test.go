@@ -69,11 +69,13 @@ func TestBitFlips(t *testing.T) {
 				case name == head && atMostOneSector(want, got):
 					wrong++
 				default:
-					t.Fatalf("bit %d (byte %d: %#x): served, and not what was written", bit, bit/8, content[bit/8])
+					t.Fatalf("bit %d (byte %d: %#x): served, and not what was written", bit, bit/8,
+						content[bit/8])
 				}
 			}
 			t.Logf("%d refused, %d harmless, %d sectors of data wrong", refused, harmless, wrong)
-			if name == head && wrong == 0 || strings.Contains(name, "/layers/") && name != head && refused == 0 {
+			if name == head && wrong == 0 || strings.Contains(name, "/layers/") && name != head &&
+				refused == 0 {
 				t.Error("the test misses its subject")
 			}
 		})

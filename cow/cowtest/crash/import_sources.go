@@ -37,7 +37,8 @@ func parseSource(arg string) (src source, err error) {
 	case n == 1 && src.files >= 1 && src.files <= longestChain:
 		src.raw = arg == fmt.Sprintf("%d+raw", src.files)
 	default:
-		err = fmt.Errorf("import from %q: expected nothing, N or N+raw, with N from 1 to %d", arg, longestChain)
+		err = fmt.Errorf("import from %q: expected nothing, N or N+raw, with N from 1 to %d", arg,
+			longestChain)
 	}
 	return src, err
 }
@@ -99,7 +100,8 @@ sectors:
 			case sectorZero:
 				continue sectors
 			case sectorData:
-				c.sectors[s] = []*write{{id: firstSource + cowtest.Content(n), what: fmt.Sprintf("file %d of the source", n), acked: true}}
+				c.sectors[s] = []*write{{id: firstSource + cowtest.Content(n),
+					what: fmt.Sprintf("file %d of the source", n), acked: true}}
 				continue sectors
 			}
 		}

@@ -25,8 +25,12 @@ func (pl *player) importStep(s Step) (func() error, error) {
 	return func() error {
 		if unasked {
 			_, err := pl.s.Import(ctx, src.path(), s.Name, store.ImportOptions{})
-			if err == nil || !errors.Is(err, store.ErrRefused) && !pl.causedByFault(err) && !pl.mayRefuse(err) {
-				pl.reportBroken(fmt.Errorf("%s without the option for backing files: expected a refusal, found: %v", s, err))
+			if err == nil || !errors.Is(err, store.ErrRefused) && !pl.causedByFault(err) &&
+				!pl.mayRefuse(err) {
+				pl.reportBroken(
+					fmt.Errorf(
+						"%s without the option for backing files: expected a refusal, found: %v", s,
+						err))
 			}
 		}
 		_, err := pl.s.Import(ctx, src.path(), s.Name, o)
@@ -63,7 +67,8 @@ func imageInUse(what, image string) *note {
 				return
 			}
 		}
-		o.broken = errors.Join(o.broken, fmt.Errorf("%s was refused as in use, and no disk lies on the image", what))
+		o.broken = errors.Join(o.broken,
+			fmt.Errorf("%s was refused as in use, and no disk lies on the image", what))
 	}}
 }
 

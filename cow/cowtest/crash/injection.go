@@ -24,11 +24,12 @@ type injection struct {
 	after        int
 	errno        syscall.Errno
 	includeSyncs bool // the failing call may be a sync
-	allCalls     bool // calls that need no turn count too, and take turns: no goroutine holds a mutex then
-	fired        bool // the call has failed
-	wasSync      bool // and was a sync
-	onlySyncs    bool // only syncs count
-	syncLost     bool // a sync has failed and the process continues
+	// calls that need no turn count too, and take turns: no goroutine holds a mutex then
+	allCalls  bool
+	fired     bool // the call has failed
+	wasSync   bool // and was a sync
+	onlySyncs bool // only syncs count
+	syncLost  bool // a sync has failed and the process continues
 
 	// full counts down the calls that find no space. where is "store" or "run".
 	full  int
@@ -37,12 +38,14 @@ type injection struct {
 
 // fault is called with each call just before it happens.
 func (i *injection) fault(c faultfs.Call) faultfs.Fault {
-	if i.full > 0 && c.Space && (i.where == "run") == strings.HasPrefix(c.Name, faultfs.MemoryDir+"/") {
+	if i.full > 0 && c.Space && (i.where == "run") == strings.HasPrefix(c.Name,
+		faultfs.MemoryDir+"/") {
 		i.full--
 		return faultfs.Fault{Err: &injected{syscall.ENOSPC}}
 	}
 	isSync := c.Op == "sync" || c.Op == "sync directory"
-	if i.after == 0 || isSync && !i.includeSyncs || i.onlySyncs && c.Op != "sync" || !i.allCalls && !needsTurn(c) {
+	if i.after == 0 || isSync && !i.includeSyncs || i.onlySyncs && c.Op != "sync" || !i.allCalls &&
+		!needsTurn(c) {
 		return faultfs.Fault{}
 	}
 	if i.after--; i.after > 0 {
@@ -56,7 +59,8 @@ func (i *injection) fault(c faultfs.Call) faultfs.Fault {
 func (s *schedule) arm(n int, errno syscall.Errno, syncs, every bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inject.after, s.inject.errno, s.inject.includeSyncs, s.inject.allCalls = n, errno, syncs, every
+	s.inject.after, s.inject.errno, s.inject.includeSyncs, s.inject.allCalls = n, errno, syncs,
+		every
 	s.inject.fired, s.inject.wasSync, s.inject.onlySyncs = false, false, false
 }
 

@@ -54,7 +54,8 @@ func TestKilledThenServedThenCut(t *testing.T) {
 				test.Must(t, err)
 				l := &Life{Script: script, Seed: uint64(n)}
 				p := play(t, l)
-				k, err := l.Examine(p, Exam{Seed: uint64(n), Every: true, From: p.DiedAt, Plain: !long(t), Extra: 2})
+				k, err := l.Examine(p, Exam{Seed: uint64(n), Every: true, From: p.DiedAt,
+					Plain: !long(t), Extra: 2})
 				cuts += k
 				deaths++
 				test.Must(t, err)

@@ -126,7 +126,8 @@ func (pl *player) promotion(s Step) error {
 	for i, h := range pending.Heads() {
 		old := disks[i].o.Disk.Layers()
 		if old[len(old)-1].Generation != 0 && !h.Bitmap().Shared() {
-			pl.reportBroken(fmt.Errorf("%s: disk %s: the head has a shared map, the new head has none, but the promotion continues", s, list[i]))
+			pl.reportBroken(fmt.Errorf(
+				"%s: disk %s: the head has a shared map, the new head has none, but the promotion continues", s, list[i]))
 		}
 	}
 	var promotions []*cow.Promotion

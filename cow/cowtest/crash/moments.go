@@ -53,7 +53,8 @@ func (o *Oracle) killedAt(now int) *Oracle {
 
 // examineMoment kills the process at a moment. It also loses and mounts the file system there, with
 // each of the choices.
-func (l *Life) examineMoment(p *Played, d *faultfs.Device, o *Oracle, at int, choices []faultfs.Choice) (cuts int, err error) {
+func (l *Life) examineMoment(p *Played, d *faultfs.Device, o *Oracle, at int,
+	choices []faultfs.Choice) (cuts int, err error) {
 	m := p.Tape.Records[at].Note.(*note).machine
 	fail := func(kind string, c faultfs.Choice, err error) error {
 		return &Failure{Life: l, At: at, Kind: kind, Choice: c, Err: err, tail: tail(p.Tape, at, d)}
@@ -100,7 +101,8 @@ const (
 
 // endOf returns the machine and the oracle after a life that ends in the given way. If no copy of
 // the machine is known, a power cut replaces the remount.
-func (l *Life) endOf(p *Played, how string, rng *rand.Rand) (m *faultfs.Machine, o *Oracle, at int) {
+func (l *Life) endOf(p *Played, how string, rng *rand.Rand) (m *faultfs.Machine, o *Oracle,
+	at int) {
 	at = len(p.Tape.Records) - 1
 	var running *faultfs.Machine
 	if moments := momentsOf(p.Tape); how == endMount && len(moments) > 0 {

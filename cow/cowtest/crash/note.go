@@ -20,7 +20,8 @@ type note struct {
 func (n *note) String() string { return n.text }
 
 // began notes a write that is about to be submitted. The returned function notes its end.
-func began(disk string, id cowtest.Content, what string, ranges [][2]int64) (n *note, end func(ok, durable bool) *note) {
+func began(disk string, id cowtest.Content, what string, ranges [][2]int64) (n *note,
+	end func(ok, durable bool) *note) {
 	key := &what // identifies the write in every copy of the oracle
 	n = &note{text: "begin " + what, step: func(o *Oracle, now int) {
 		w := &write{id: id, what: *key, begin: now, end: never}
@@ -88,7 +89,9 @@ func unsure(what string) *note {
 
 // refused notes that the operation has failed before it began.
 func refused(what string) *note {
-	return &note{text: "refused: " + what, step: func(o *Oracle, _ int) { o.states = o.states[:o.before] }}
+	return &note{text: "refused: " + what, step: func(o *Oracle, _ int) {
+		o.states = o.states[:o.before]
+	}}
 }
 
 // reliedOn notes the disks and tags that a reader has found and relies on.

@@ -34,7 +34,8 @@ type observedDisk struct {
 }
 
 func openStore(p vfs.FS) (*store.Store, error) {
-	return store.Open(storeDir, store.Options{FS: p, Log: slog.New(slog.DiscardHandler), Getenv: getenv})
+	return store.Open(storeDir, store.Options{FS: p, Log: slog.New(slog.DiscardHandler),
+		Getenv: getenv})
 }
 
 // observe reads a store as the programs do: it opens, reads and closes every disk for writing, and
@@ -44,7 +45,8 @@ func observe(m *faultfs.Machine) (*observation, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &observation{images: map[string][]byte{}, disks: map[string]*observedDisk{}, damaged: map[string]bool{}}
+	out := &observation{images: map[string][]byte{}, disks: map[string]*observedDisk{},
+		damaged: map[string]bool{}}
 	images, err := s.Images()
 	if err != nil {
 		return nil, err
@@ -135,7 +137,8 @@ func dismantle(m *faultfs.Machine, seen *observation, w *world, first int) error
 		}
 	}
 	if w.strays {
-		if _, err := s.Check(context.Background(), store.CheckOptions{Repair: true, Prune: true}); err != nil {
+		if _, err := s.Check(context.Background(), store.CheckOptions{Repair: true,
+			Prune: true}); err != nil {
 			return fmt.Errorf("check with removal of layers that no disk names: %w", err)
 		}
 	}
@@ -148,7 +151,8 @@ func dismantle(m *faultfs.Machine, seen *observation, w *world, first int) error
 }
 
 func (d *observedDisk) equal(other *observedDisk) bool {
-	return bytes.Equal(d.content, other.content) && slices.Equal(d.names, other.names) && slices.EqualFunc(d.tags, other.tags, bytes.Equal)
+	return bytes.Equal(d.content, other.content) && slices.Equal(d.names, other.names) &&
+		slices.EqualFunc(d.tags, other.tags, bytes.Equal)
 }
 
 // readDisk reads one disk and its tags.
@@ -203,7 +207,8 @@ func leftovers(m *faultfs.Machine, s *store.Store, damaged bool) (strays []strin
 		if len(disks) > 0 {
 			return nil, fmt.Errorf("left in tmp: %q", m.Files(path.Join(storeDir, "tmp")))
 		}
-		if _, err := s.Create(context.Background(), "probe", store.CreateOptions{Size: 4096}); err != nil {
+		if _, err := s.Create(context.Background(), "probe",
+			store.CreateOptions{Size: 4096}); err != nil {
 			return nil, fmt.Errorf("the store cannot be used any more: %w", err)
 		}
 		if _, err := s.Remove(context.Background(), "probe"); err != nil {

@@ -88,7 +88,8 @@ func (pl *player) older(s Step) error {
 		pl.next++
 		cowtest.Stamp(buf, off/cowtest.SectorSize, id)
 		r := cow.Range{Offset: off, Length: int64(len(buf))}
-		n, ended := began(s.Name, id, fmt.Sprintf("%s: write %d+%d", s, r.Offset, r.Length), [][2]int64{{r.Offset, r.Length}})
+		n, ended := began(s.Name, id, fmt.Sprintf("%s: write %d+%d", s, r.Offset, r.Length),
+			[][2]int64{{r.Offset, r.Length}})
 		pl.m.Mark(n)
 		if err := o.write(block, buf, off); err != nil {
 			return err
@@ -164,7 +165,8 @@ func (o *olderHead) writeHeader(clean bool) error {
 		le.PutUint32(o.sector[headerMapCRC:], o.checksum())
 		le.PutUint64(o.sector[headerOwned:], uint64(owned))
 	}
-	le.PutUint32(o.sector[headerCRC:], crc32.Checksum(o.sector[:headerCRC], crc32.MakeTable(crc32.Castagnoli)))
+	le.PutUint32(o.sector[headerCRC:], crc32.Checksum(o.sector[:headerCRC],
+		crc32.MakeTable(crc32.Castagnoli)))
 	if _, err := o.mapf.WriteAt(o.sector[:], 0); err != nil {
 		return err
 	}

@@ -81,8 +81,10 @@ var errStuck = errors.New("no call is waiting and a step has not ended")
 
 // Play carries the script out. It must run within synctest.Test.
 func (l *Life) Play() (*Played, error) {
-	pl := &player{life: l, rng: rand.New(rand.NewPCG(l.Seed, 1)), moments: rand.New(rand.NewPCG(l.Seed, 4)),
-		next: max(l.First, 2), open: map[string]*served{}, holds: map[string]*tagReader{}, savedManifests: map[string][]byte{}}
+	pl := &player{life: l, rng: rand.New(rand.NewPCG(l.Seed, 1)),
+		moments: rand.New(rand.NewPCG(l.Seed, 4)),
+		next:    max(l.First, 2), open: map[string]*served{}, holds: map[string]*tagReader{},
+		savedManifests: map[string][]byte{}}
 	pl.m = faultfs.New()
 	before := NewOracle()
 	if l.Start != nil {
@@ -225,7 +227,8 @@ func (pl *player) failed(what string, err error) error {
 // process was killed, or a call failed.
 func (pl *player) mayRefuse(err error) bool {
 	return pl.interrupted() &&
-		(errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrInvalid))
+		(errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrExists) ||
+			errors.Is(err, store.ErrInvalid))
 }
 
 // refused reports whether a step was refused for a reason that the script has made.
@@ -375,7 +378,8 @@ func (pl *player) runUntilKilled(s Step, f func() error, after func()) error {
 	if ended {
 		pl.out.DiedAfterStep = true
 		// An image in use, or a disk that is served or not damaged.
-		kept := strings.HasPrefix(s.Verb, "remove") && (errors.Is(err, store.ErrInUse) || errors.Is(err, store.ErrInvalid))
+		kept := strings.HasPrefix(s.Verb, "remove") && (errors.Is(err, store.ErrInUse) ||
+			errors.Is(err, store.ErrInvalid))
 		if err != nil && !pl.causedByFault(err) && !pl.refused(s, err) && !kept {
 			return err
 		}

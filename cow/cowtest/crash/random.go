@@ -130,7 +130,8 @@ func (g *generator) close(name string, d *plannedDisk) {
 
 func (g *generator) create() {
 	units := []int{4096, 4096, 4096, 512, 8192, 65536}
-	p := &plannedDisk{unit: units[g.rng.IntN(len(units))], size: 24<<10 + g.rng.Int64N(48)*cowtest.SectorSize}
+	p := &plannedDisk{unit: units[g.rng.IntN(len(units))],
+		size: 24<<10 + g.rng.Int64N(48)*cowtest.SectorSize}
 	s := Step{Verb: "create", Name: g.name("d")}
 	if from, d := g.pick(); d != nil && len(d.tags) > 0 && g.rng.IntN(2) == 0 {
 		i := g.rng.IntN(len(d.tags))
@@ -200,5 +201,6 @@ func (g *generator) place(d *plannedDisk) cow.Range {
 		first -= first % per
 		n = (n + per - 1) / per * per
 	}
-	return cow.Range{Offset: first * cowtest.SectorSize, Length: min(n, sectors-first) * cowtest.SectorSize}
+	return cow.Range{Offset: first * cowtest.SectorSize,
+		Length: min(n, sectors-first) * cowtest.SectorSize}
 }

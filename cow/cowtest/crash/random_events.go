@@ -78,7 +78,8 @@ func (g *generator) event(name string, d *plannedDisk) {
 		g.add(Step{Verb: "fault", Name: g.randomNumber(90)})
 		g.promote(name, d)
 	case 11, 12:
-		g.add(Step{Verb: "full", Name: g.randomNumber(6), Arg: []string{"store", "run"}[g.rng.IntN(2)]})
+		g.add(Step{Verb: "full", Name: g.randomNumber(6), Arg: []string{"store",
+			"run"}[g.rng.IntN(2)]})
 		if g.rng.IntN(2) == 0 {
 			g.open(name, d)
 			g.promote(name, d)

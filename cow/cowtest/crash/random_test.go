@@ -42,7 +42,8 @@ func TestRandom(t *testing.T) {
 		}
 	}()
 	for ; cuts < want; n++ {
-		c := &Chain{Seed: seed + n, Lives: 4, Steps: 30, Cuts: perLife, Moments: (perLife + 7) / 8, Counts: counts}
+		c := &Chain{Seed: seed + n, Lives: 4, Steps: 30, Cuts: perLife, Moments: (perLife + 7) / 8,
+			Counts: counts}
 		for l := c.Next(); l != nil; l = c.Next() {
 			made, err := c.Examine(l, play(t, l))
 			cuts += made
@@ -55,7 +56,8 @@ func TestRandom(t *testing.T) {
 	for _, what := range sortedKeys(counts) {
 		t.Logf("%8d %s", counts[what], what)
 	}
-	t.Logf("%d cuts in %d lives in %.1f s (seed %d)", cuts, lives, time.Since(start).Seconds(), seed)
+	t.Logf("%d cuts in %d lives in %.1f s (seed %d)", cuts, lives, time.Since(start).Seconds(),
+		seed)
 }
 
 // The steps after a refused open continue without that disk, including a promotion of it and an
@@ -84,7 +86,8 @@ func report(t *testing.T, c *Chain, l *Life, err error) {
 	if short == nil {
 		short = f
 	}
-	t.Fatalf("shortest script found, %d of %d steps: %v", len(short.Life.Script), len(l.Script), short)
+	t.Fatalf("shortest script found, %d of %d steps: %v", len(short.Life.Script), len(l.Script),
+		short)
 }
 
 // playAndExamine plays a life and cuts it at every boundary.
@@ -97,7 +100,8 @@ func playAndExamine(t *testing.T, l *Life) *Failure {
 	if p == nil {
 		return nil
 	}
-	if _, err := l.Examine(p, Exam{Seed: l.Seed, Every: true, Moments: 1, Singles: 2, Extra: 2}); errors.As(err, &f) {
+	if _, err := l.Examine(p, Exam{Seed: l.Seed, Every: true, Moments: 1, Singles: 2,
+		Extra: 2}); errors.As(err, &f) {
 		return f
 	}
 	return nil

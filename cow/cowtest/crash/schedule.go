@@ -81,7 +81,8 @@ func (s *schedule) next() bool {
 			t.order = s.stableText(t.call.String())
 		}
 	}
-	sort.SliceStable(s.waiting, func(i, j int) bool { return s.waiting[i].order < s.waiting[j].order })
+	sort.SliceStable(s.waiting,
+		func(i, j int) bool { return s.waiting[i].order < s.waiting[j].order })
 	i := s.rng.IntN(len(s.waiting))
 	t := s.waiting[i]
 	s.waiting = append(s.waiting[:i], s.waiting[i+1:]...)

@@ -41,7 +41,8 @@ func (pl *player) openDisk(s Step) error {
 	}
 	var o *store.Opened
 	work := func() (err error) {
-		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Serve: true, Cow: cow.Options{ForceShare: s.Arg == forceShare}})
+		o, err = pl.s.OpenDisk(context.Background(), s.Name, store.OpenOptions{Serve: true,
+			Cow: cow.Options{ForceShare: s.Arg == forceShare}})
 		return err
 	}
 	if pl.killAfter > 0 {

@@ -80,7 +80,8 @@ func (pl *player) checkSpacePromise(s Step, reserve int, err error) {
 	default:
 		return
 	}
-	pl.reportBroken(fmt.Errorf("%s on a full file system, with %d files in reserve: %w", s, reserve, err))
+	pl.reportBroken(fmt.Errorf("%s on a full file system, with %d files in reserve: %w", s, reserve,
+		err))
 }
 
 // check is "check" and "check repair". Problems are no error.
@@ -110,7 +111,9 @@ func (g *generator) fullFileSystem(name string, d *plannedDisk) {
 		g.add(Step{Verb: "wait"})
 		g.writes(name, d)
 	}
-	little := func() { g.add(Step{Verb: "room", Name: fmt.Sprint([]int{0, 0, 0, 1, 2, 5}[g.rng.IntN(6)])}) }
+	little := func() {
+		g.add(Step{Verb: "room", Name: fmt.Sprint([]int{0, 0, 0, 1, 2, 5}[g.rng.IntN(6)])})
+	}
 	little()
 	for range 1 + g.rng.IntN(3) {
 		other, o := g.pick()

@@ -100,7 +100,8 @@ func parse(f []string) (Step, error) {
 	if len(f) > 1 {
 		s.Name = f[1]
 	}
-	ops := map[string]cow.Op{"write": cow.OpWrite, "discard": cow.OpDiscard, "write-zeroes": cow.OpWriteZeroes, "flush": cow.OpFlush}
+	ops := map[string]cow.Op{"write": cow.OpWrite, "discard": cow.OpDiscard,
+		"write-zeroes": cow.OpWriteZeroes, "flush": cow.OpFlush}
 	op, guest := ops[s.Verb]
 	switch {
 	case guest:

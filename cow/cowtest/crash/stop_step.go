@@ -79,7 +79,8 @@ func (pl *player) stopServed(s Step) error {
 		if pl.unwritten(s.Name) {
 			pl.reportBroken(fmt.Errorf("%s succeeded, but the disk is reported as not written", s))
 		}
-	case v.failed, lostSync && errors.Is(err, layer.ErrSyncFailed): // the flush has consumed the first error
+	// the flush has consumed the first error
+	case v.failed, lostSync && errors.Is(err, layer.ErrSyncFailed):
 		return nil
 	case cow.NoSpace(err) && pl.causedByFault(err):
 		if !keeps {

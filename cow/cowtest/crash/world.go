@@ -31,7 +31,8 @@ type tag struct {
 func (w *world) clone() *world {
 	c := &world{images: maps.Clone(w.images), disks: map[string]*disk{}, strays: w.strays}
 	for name, d := range w.disks {
-		c.disks[name] = &disk{content: d.content, tags: slices.Clone(d.tags), image: d.image, saved: d.saved}
+		c.disks[name] = &disk{content: d.content, tags: slices.Clone(d.tags), image: d.image,
+			saved: d.saved}
 	}
 	return c
 }
@@ -202,7 +203,9 @@ func (w *world) looksLike(seen map[string][]string) bool {
 		return false
 	}
 	for name, d := range whole {
-		if !slices.EqualFunc(d.tags, seen[name], func(t tag, name string) bool { return t.name == name }) {
+		if !slices.EqualFunc(d.tags, seen[name], func(t tag, name string) bool {
+			return t.name == name
+		}) {
 			return false
 		}
 	}

@@ -67,7 +67,8 @@ func (d *Device) Remount(c Choice, running *Machine) *Machine {
 	defer running.mu.Unlock()
 	m.tree.graft(running.tree.clone(), MemoryDir[1:])
 	m.boots, m.mounts = running.boots, running.mounts+1
-	m.clock, m.next, m.first, m.shared = running.clock, running.next, running.first, running.sharedNow()
+	m.clock, m.next, m.first, m.shared = running.clock, running.next, running.first,
+		running.sharedNow()
 	return m
 }
 

@@ -57,7 +57,8 @@ func TestWhatACutKeeps(t *testing.T) {
 	g := create(t, p, "/d/new")
 	put(t, g, 'n', 0, 512)
 	test.Must(t, g.Datasync())
-	test.ErrorIs(t, test.Err(cut(m, false).Content("/d/new")), os.ErrNotExist, "a name was certain without a sync of its directory")
+	test.ErrorIs(t, test.Err(cut(m, false).Content("/d/new")), os.ErrNotExist,
+		"a name was certain without a sync of its directory")
 	test.Must(t, p.SyncDir("/d"))
 	if got, err := cut(m, false).Content("/d/new"); err != nil || len(got) != 512 || got[0] != 'n' {
 		t.Errorf("file and name are synced and not there: %v", err)
@@ -238,7 +239,8 @@ func TestRemount(t *testing.T) {
 		t.Errorf("what was mapped: %v, %v", mem, err)
 	}
 	again := after.Clone()
-	if third := names(again.Record().Play().Remount(Choice{}, again)); third[0] != before[0] || third[1] == names(after)[1] {
+	if third := names(again.Record().Play().Remount(Choice{}, again)); third[0] != before[0] ||
+		third[1] == names(after)[1] {
 		t.Errorf("after the second remount: %q", third)
 	}
 }
@@ -340,10 +342,12 @@ func TestFreePages(t *testing.T) {
 	if _, err := f.WriteAt(make([]byte, 5000), 0); err != nil { // 2
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt(make([]byte, 3192), 5000); err != nil { // up to the end of the second page
+	// up to the end of the second page
+	if _, err := f.WriteAt(make([]byte, 3192), 5000); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteAt(make([]byte, 8192), 8192); !errors.Is(err, ErrFull) || !errors.Is(err, syscall.ENOSPC) {
+	if _, err := f.WriteAt(make([]byte, 8192), 8192); !errors.Is(err, ErrFull) ||
+		!errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("a write of two pages with one free: %v", err)
 	}
 	if free, err := p.Free("/"); free != 4096 || err != nil {
@@ -352,7 +356,8 @@ func TestFreePages(t *testing.T) {
 	if err := f.PunchHole(0, 4096); err != nil || m.FreePages() != 2 {
 		t.Errorf("after a hole: %d pages, %v", m.FreePages(), err)
 	}
-	if err := f.(*file).Reserve(0, 8192); err != nil || m.FreePages() != 1 { // the other page is there
+	// the other page is there
+	if err := f.(*file).Reserve(0, 8192); err != nil || m.FreePages() != 1 {
 		t.Errorf("after a reservation: %d pages, %v", m.FreePages(), err)
 	}
 	test.Must(t, p.Mkdir("/d", 0o700))

@@ -168,7 +168,8 @@ func (f *file) PunchHole(off, n int64) error {
 		return fault.Err
 	}
 	if n > 0 {
-		m.freeSpace(f.name, f.id, false, func() { m.tree.zero(f.id, off, min(n, m.tree.node(f.id).size-off)) })
+		m.freeSpace(f.name, f.id, false,
+			func() { m.tree.zero(f.id, off, min(n, m.tree.node(f.id).size-off)) })
 		f.changed(&Record{Kind: Punch, Off: off, Len: n})
 	}
 	return fault.Err
@@ -201,7 +202,8 @@ func (f *file) Datasync() error {
 	}
 	f.p.m.mu.Lock()
 	defer f.p.m.mu.Unlock()
-	f.p.m.record(&Record{Kind: Sync, Name: f.name, node: f.id, Failed: fault.Err != nil, Through: fault.Through})
+	f.p.m.record(&Record{Kind: Sync, Name: f.name, node: f.id, Failed: fault.Err != nil,
+		Through: fault.Through})
 	return fault.Err
 }
 

@@ -98,7 +98,8 @@ func (x *FS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error)
 
 // Rename implements vfs.FS.
 func (x *FS) Rename(from, to string) error {
-	return x.do(Call{Op: "rename", Name: to, From: from}, func() error { return x.FS.Rename(from, to) })
+	return x.do(Call{Op: "rename", Name: to, From: from},
+		func() error { return x.FS.Rename(from, to) })
 }
 
 // Remove implements vfs.FS.
@@ -221,7 +222,8 @@ func (f *hostFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
 }
 
 func (f *hostFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
-	fault, _, err := f.x.ask(Call{Op: "read", Name: f.Name(), Off: off, Len: length(iov), Nowait: true})
+	fault, _, err := f.x.ask(Call{Op: "read", Name: f.Name(), Off: off, Len: length(iov),
+		Nowait: true})
 	switch {
 	case fault.Cold:
 		return 0, vfs.ErrWouldBlock

@@ -25,7 +25,8 @@ func TestHookOnAnotherFileSystem(t *testing.T) {
 	test.Must(t, x.MkdirAll(filepath.Dir(name), 0o700))
 	test.Must(t, x.WriteFileAtomic(name, []byte("content"), 0o600))
 	test.Must(t, test.Err(x.ReadFile(name)))
-	want := []string{"mkdir", "sync directory", "create", "write", "sync", "rename", "sync directory", "open", "read"}
+	want := []string{"mkdir", "sync directory", "create", "write", "sync", "rename",
+		"sync directory", "open", "read"}
 	if !slices.Equal(seen, want) {
 		t.Errorf("seen %q, expected %q", seen, want)
 	}
@@ -69,7 +70,8 @@ func TestKillAtEachChange(t *testing.T) {
 		test.Equal(t, there == nil, n > 1, "the file is there", n)
 		if killed {
 			test.ErrorIs(t, err, ErrDead, n)
-			test.ErrorIs(t, test.Err(m.OpenFile(filepath.Join(dir, "before"), os.O_RDONLY, 0)), ErrDead)
+			test.ErrorIs(t, test.Err(m.OpenFile(filepath.Join(dir, "before"), os.O_RDONLY, 0)),
+				ErrDead)
 			test.Equal(t, len(m.Changes()), n)
 			continue
 		}

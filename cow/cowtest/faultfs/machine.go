@@ -40,8 +40,10 @@ type rangeLock struct {
 func New() *Machine { return newMachine(newTree(), 1) }
 
 func newMachine(t *tree, boots int) *Machine {
-	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000, locks: map[inode]map[*file]bool{}, ranges: map[inode]map[*file]rangeLock{}, images: map[inode]map[*file]vfs.ImageAccess{},
-		boots: boots, mounts: 1, first: inode(len(t.nodes)), shared: map[inode][]uint64{}}
+	return &Machine{tree: t, next: inode(len(t.nodes)), clock: 1_000_000_000,
+		locks: map[inode]map[*file]bool{}, ranges: map[inode]map[*file]rangeLock{},
+		images: map[inode]map[*file]vfs.ImageAccess{},
+		boots:  boots, mounts: 1, first: inode(len(t.nodes)), shared: map[inode][]uint64{}}
 }
 
 // Record begins a new tape: the present content is certain, as if the machine had been idle for

@@ -81,7 +81,9 @@ type Process struct {
 var _ vfs.FS = (*Process)(nil)
 
 // Process starts a process. A nil hook lets everything happen.
-func (m *Machine) Process(h Hook) *Process { return &Process{m: m, hook: h, mapped: map[inode]bool{}} }
+func (m *Machine) Process(h Hook) *Process {
+	return &Process{m: m, hook: h, mapped: map[inode]bool{}}
+}
 
 // Kill kills the process: all its calls return ErrDead from now on, and its locks are released.
 func (p *Process) Kill() {
@@ -219,7 +221,8 @@ func (p *Process) Rename(from, to string) error {
 		}
 		m.tree.link(fromDir, fromBase, 0)
 		m.tree.link(toDir, toBase, id)
-		m.record(&Record{Kind: Rename, Name: from + " to " + to, entries: []entry{{fromDir, fromBase, 0}, {toDir, toBase, id}}})
+		m.record(&Record{Kind: Rename, Name: from + " to " + to,
+			entries: []entry{{fromDir, fromBase, 0}, {toDir, toBase, id}}})
 		return nil
 	})
 }
@@ -275,7 +278,8 @@ func (p *Process) mkdir(name string) error {
 		}
 		id := m.make(true)
 		m.tree.link(dir, base, id)
-		m.record(&Record{Kind: Create, Name: name, node: id, dir: true, entries: []entry{{dir, base, id}}})
+		m.record(&Record{Kind: Create, Name: name, node: id, dir: true,
+			entries: []entry{{dir, base, id}}})
 		return nil
 	})
 }

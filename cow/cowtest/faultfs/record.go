@@ -18,7 +18,8 @@ const (
 	Mark    // Note: the test's own
 )
 
-var kindNames = [...]string{"", "write", "punch", "truncate", "create", "rename", "remove", "sync", "sync directory", "mark"}
+var kindNames = [...]string{"", "write", "punch", "truncate", "create", "rename", "remove", "sync",
+	"sync directory", "mark"}
 
 func (k Kind) String() string { return kindNames[k] }
 

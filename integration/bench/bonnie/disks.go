@@ -147,9 +147,11 @@ func (r *runner) run() (measures, error) {
 	if err != nil {
 		return nil, err
 	}
-	extra := append(plain("root", r.golden.Raw, ",snapshot=on"), plain("tools", r.tools, ",readonly=on")...)
+	extra := append(plain("root", r.golden.Raw, ",snapshot=on"), plain("tools", r.tools,
+		",readonly=on")...)
 	r.machine, err = harness.StartMachine(r.ctx, harness.MachineOptions{
-		Dir: r.dir, Golden: r.golden, Boot: harness.BootQuick, MemoryMiB: r.fileMiB / 2, Extra: append(extra, disks...)})
+		Dir: r.dir, Golden: r.golden, Boot: harness.BootQuick, MemoryMiB: r.fileMiB / 2,
+		Extra: append(extra, disks...)})
 	if err != nil {
 		return nil, err
 	}

@@ -31,9 +31,11 @@ type settings struct {
 func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("bonnie", flag.ExitOnError)
 	var s settings
-	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
+	fs.StringVar(&s.dir, "dir", os.TempDir(),
+		"`DIRECTORY` for disks, on the file system to measure")
 	fs.IntVar(&s.rounds, "rounds", 3, "runs of each kind of disk")
-	fs.IntVar(&s.fileMiB, "file", 512, "`MiB` of bonnie++'s file; the guest has half as much memory")
+	fs.IntVar(&s.fileMiB, "file", 512,
+		"`MiB` of bonnie++'s file; the guest has half as much memory")
 	fs.IntVar(&s.files, "files", 4, "bonnie++'s small files, in `THOUSANDS`")
 	fs.DurationVar(&s.limit, "limit", time.Hour, "`TIME` after which to give up")
 	fs.StringVar(&s.json, "json", "", "`FILE` for every run's numbers")
@@ -63,7 +65,8 @@ func run(ctx context.Context, s *settings) (err error) {
 				return fmt.Errorf("%s: %w", c.Name, err)
 			}
 			r.add(c, v)
-			fmt.Fprintf(os.Stderr, "round %d, %s: %.0f s\n", round+1, c.Name, time.Since(start).Seconds())
+			fmt.Fprintf(os.Stderr, "round %d, %s: %.0f s\n", round+1, c.Name,
+				time.Since(start).Seconds())
 		}
 	}
 	return r.write(s)
@@ -89,7 +92,8 @@ func (s *settings) prepare(ctx context.Context) (err error) {
 	if err := sparse(s.base, s.diskMiB()); err != nil {
 		return err
 	}
-	if err := command(ctx, "mke2fs", "-q", "-t", "ext4", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0", s.base); err != nil {
+	if err := command(ctx, "mke2fs", "-q", "-t", "ext4", "-b", "4096", "-E",
+		"lazy_itable_init=0,lazy_journal_init=0", s.base); err != nil {
 		return err
 	}
 	_, err = s.store.Run(ctx, "import", s.base, "base")

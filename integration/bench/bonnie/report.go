@@ -78,17 +78,20 @@ func (r *report) summarize() {
 // table formats the report as text.
 func (r *report) table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# bonnie++ in a guest\n\n%s.\n\n%s\n%s\n\n", r.Machine, r.Limit, r.Machine.Busy())
+	fmt.Fprintf(&b, "# bonnie++ in a guest\n\n%s.\n\n%s\n%s\n\n", r.Machine, r.Limit,
+		r.Machine.Busy())
 	fmt.Fprintf(&b, "A file of %d MiB, %d MiB of memory, %d small files; each layer below the writable one holds %d MiB; medians of %d runs.\n\n",
 		r.FileMiB, r.Memory, r.Files, r.LayerMiB, len(r.Results[0].Runs))
-	fmt.Fprintf(&b, "Slow-down relative to %s in the same round (below 1: faster):\n\n", r.Results[0].Name)
+	fmt.Fprintf(&b, "Slow-down relative to %s in the same round (below 1: faster):\n\n",
+		r.Results[0].Name)
 	r.rows(&b, "", func(x *result) measures { return x.SlowDown }, "%.2f")
 	b.WriteString("\nRates:\n\n")
 	r.rows(&b, "unit", func(x *result) measures { return x.Median }, "%.0f")
 	return b.String()
 }
 
-func (r *report) rows(b *strings.Builder, unit string, values func(*result) measures, format string) {
+func (r *report) rows(b *strings.Builder, unit string, values func(*result) measures,
+	format string) {
 	head, line := "| |", "|---|"
 	if unit != "" {
 		head, line = head+" "+unit+" |", line+"---|"

@@ -12,7 +12,8 @@ import (
 // coldReads returns tasks that bypass the page cache: cowblk's and fio's on the same file.
 func (s *site) coldReads() []task {
 	o := load.Options{RW: load.RandRead, QueueDepth: 32, Size: s.size}
-	ours := s.served(contender{report.StackDirect, "cowblk, depth 8, --cache none", false}, report.ColdQD32, o)
+	ours := s.served(contender{report.StackDirect, "cowblk, depth 8, --cache none", false},
+		report.ColdQD32, o)
 	run := ours.measure
 	ours.measure = func(ctx context.Context, round int) (report.Sample, error) {
 		if s.servers[report.StackDirect] == nil {
@@ -36,7 +37,8 @@ func (s *site) serveDirect(ctx context.Context) error {
 		return err
 	}
 	if err := s.startServer(ctx, report.StackDirect, s.serve(disk, "--cache", "none")); err != nil {
-		if ctx.Err() == nil && s.store().Cmd("serve", "--cache", "none", "--print-capabilities").Run() != nil {
+		if ctx.Err() == nil && s.store().Cmd("serve", "--cache", "none",
+			"--print-capabilities").Run() != nil {
 			return errors.New("not available: serve refuses --cache none")
 		}
 		return fmt.Errorf("serving without the page cache: %w", err)

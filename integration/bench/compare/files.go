@@ -89,7 +89,8 @@ func makeSparse(path string, size int64) error {
 
 // connect connects a front-end and turns the write cache on.
 func connect(socket string) (*frontend.Frontend, error) {
-	f, err := frontend.Dial(socket, frontend.Options{Timeout: patience, Memory: 16 * mib, Poll: true})
+	f, err := frontend.Dial(socket, frontend.Options{Timeout: patience, Memory: 16 * mib,
+		Poll: true})
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +139,8 @@ func fill(ctx context.Context, socket string, extents ...extent) (err error) {
 
 // readServed reads all of a served disk.
 func readServed(ctx context.Context, socket string) (err error) {
-	f, err := frontend.Dial(socket, frontend.Options{Timeout: patience, Memory: 16 * mib, Poll: true})
+	f, err := frontend.Dial(socket, frontend.Options{Timeout: patience, Memory: 16 * mib,
+		Poll: true})
 	if err != nil {
 		return err
 	}
@@ -185,7 +187,8 @@ func layerExtents(n int, size int64) (all []extent) {
 	for i := range extentsPerLayer {
 		// A multiplication by an odd factor visits every place once.
 		place := int64((n*extentsPerLayer + i) * 7919 % extentPlaces)
-		all = append(all, extent{offset: size / extentPlaces * place &^ (extentLength - 1), length: extentLength})
+		all = append(all, extent{offset: size / extentPlaces * place &^ (extentLength - 1),
+			length: extentLength})
 	}
 	return all
 }

@@ -50,13 +50,18 @@ type fioOutput struct {
 }
 
 // runFio makes random reads of a file.
-func (s *site) runFio(ctx context.Context, file, engine string, qd int, direct bool) (report.Sample, error) {
+func (s *site) runFio(ctx context.Context, file, engine string, qd int, direct bool) (report.Sample,
+	error) {
 	args := []string{
-		"--name=compare", "--filename=" + file, "--readonly", "--rw=randread", "--bs=4k", "--ioengine=" + engine,
-		"--iodepth=" + strconv.Itoa(qd), "--size=" + strconv.FormatInt(s.size, 10), "--time_based", "--randrepeat=0",
-		"--norandommap", "--random_generator=tausworthe64", "--invalidate=0", "--output-format=json",
+		"--name=compare", "--filename=" + file, "--readonly", "--rw=randread", "--bs=4k",
+		"--ioengine=" + engine,
+		"--iodepth=" + strconv.Itoa(qd), "--size=" + strconv.FormatInt(s.size, 10), "--time_based",
+		"--randrepeat=0",
+		"--norandommap", "--random_generator=tausworthe64", "--invalidate=0",
+		"--output-format=json",
 		"--percentile_list=1:10:25:50:75:90:95:99:99.5:99.9:99.95:99.99",
-		"--runtime=" + milliseconds(s.time), "--ramp_time=" + milliseconds(time.Duration(float64(s.time)*warmup)),
+		"--runtime=" + milliseconds(s.time),
+		"--ramp_time=" + milliseconds(time.Duration(float64(s.time)*warmup)),
 	}
 	if direct {
 		args = append(args, "--direct=1")
@@ -90,7 +95,8 @@ func parseFio(text []byte) (s report.Sample, err error) {
 		Requests: j.Read.Total, IOPS: j.Read.IOPS, Bytes: j.Read.Bytes,
 		Server: (j.User + j.System) / 100 * j.Read.Runtime * 1e6 / float64(j.Read.Total),
 		Latency: report.Latencies{
-			Mean: l.Mean, Max: l.Max, P50: l.Percentile["50.000000"], P90: l.Percentile["90.000000"],
+			Mean: l.Mean, Max: l.Max, P50: l.Percentile["50.000000"],
+			P90: l.Percentile["90.000000"],
 			P99: l.Percentile["99.000000"], P999: l.Percentile["99.900000"],
 		},
 	}

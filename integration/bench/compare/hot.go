@@ -30,7 +30,8 @@ const slowBase = "slow.img"
 // hotReads returns a hot stream without and with a cold one on the same queue.
 func (s *site) hotReads() []task {
 	one := func(workload string, cold bool) task {
-		return task{report.SlowStack, "cowblk, depth 1", workload, true, func(ctx context.Context, round int) (report.Sample, error) {
+		return task{report.SlowStack, "cowblk, depth 1", workload, true, func(ctx context.Context,
+			round int) (report.Sample, error) {
 			if s.servers[report.SlowStack] == nil {
 				if err := s.serveSlow(ctx); err != nil {
 					return report.Sample{}, err
@@ -76,12 +77,15 @@ func (s *site) serveSlow(ctx context.Context) error {
 }
 
 // paced takes one sample of hot reads.
-func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample report.Sample, err error) {
-	f, err := frontend.Dial(s.servers[report.SlowStack].Socket, frontend.Options{Timeout: patience, Poll: true, Memory: 16 * mib})
+func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample report.Sample,
+	err error) {
+	f, err := frontend.Dial(s.servers[report.SlowStack].Socket, frontend.Options{Timeout: patience,
+		Poll: true, Memory: 16 * mib})
 	if err != nil {
 		return sample, err
 	}
-	p := &pacer{driver: f.Driver(0), cold: cold, histogram: hdrhistogram.New(1, int64(time.Minute), 3), random: rand.New(rand.NewPCG(4, uint64(cold.offset)))}
+	p := &pacer{driver: f.Driver(0), cold: cold, histogram: hdrhistogram.New(1, int64(time.Minute),
+		3), random: rand.New(rand.NewPCG(4, uint64(cold.offset)))}
 	for slot := range hotSlots {
 		p.free = append(p.free, slot)
 	}
@@ -105,16 +109,20 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 		return sample, err
 	}
 	if withCold && s.cold.slowed && p.waited < time.Duration(p.done)*minColdTime {
-		return sample, fmt.Errorf("misses beside hot reads: expected at least %s for each on the slow disk, found %s: they were in memory", minColdTime, p.waited/time.Duration(p.done))
+		return sample, fmt.Errorf(
+			"misses beside hot reads: expected at least %s for each on the slow disk, found %s: they were in memory", minColdTime, p.waited/time.Duration(p.done))
 	}
 	s.cold.done += p.done
 	s.cold.wait += p.waited
 	h := p.histogram
 	return report.Sample{
-		Requests: uint64(h.TotalCount()), IOPS: float64(h.TotalCount()) / s.time.Seconds(), Bytes: float64(h.TotalCount()) * blockSize / s.time.Seconds(),
+		Requests: uint64(h.TotalCount()), IOPS: float64(h.TotalCount()) / s.time.Seconds(),
+		Bytes: float64(h.TotalCount()) * blockSize / s.time.Seconds(),
 		Latency: report.Latencies{
-			Mean: h.Mean(), P50: float64(h.ValueAtQuantile(50)), P90: float64(h.ValueAtQuantile(90)),
-			P99: float64(h.ValueAtQuantile(99)), P999: float64(h.ValueAtQuantile(99.9)), Max: float64(h.Max()),
+			Mean: h.Mean(), P50: float64(h.ValueAtQuantile(50)),
+			P90: float64(h.ValueAtQuantile(90)),
+			P99: float64(h.ValueAtQuantile(99)), P999: float64(h.ValueAtQuantile(99.9)),
+			Max: float64(h.Max()),
 		},
 	}, nil
 }
@@ -124,8 +132,10 @@ func (s *site) coldFigures() {
 	if s.cold.done == 0 {
 		return
 	}
-	s.results.AddSingle(report.ColdRate, "cold reads completed beside hot reads", float64(s.cold.done)/s.cold.time.Seconds(), "/s")
-	s.results.AddSingle(report.ColdLatency, "their mean latency", float64(s.cold.wait)/float64(s.cold.done)/1e6, "ms")
+	s.results.AddSingle(report.ColdRate, "cold reads completed beside hot reads",
+		float64(s.cold.done)/s.cold.time.Seconds(), "/s")
+	s.results.AddSingle(report.ColdLatency, "their mean latency",
+		float64(s.cold.wait)/float64(s.cold.done)/1e6, "ms")
 }
 
 const blockSize = 4 << 10
@@ -150,7 +160,8 @@ type pacer struct {
 // miss issues a cold read.
 func (p *pacer) miss(slot int) error {
 	p.issued[slot-hotSlots] = time.Now()
-	return p.driver.Submit(slot, frontend.OpRead, p.cold.offset+p.random.Int64N(p.cold.length/blockSize)*blockSize, blockSize)
+	return p.driver.Submit(slot, frontend.OpRead,
+		p.cold.offset+p.random.Int64N(p.cold.length/blockSize)*blockSize, blockSize)
 }
 
 // run runs the streams until limit, and then until all requests have completed.
@@ -170,7 +181,8 @@ func (p *pacer) run(ctx context.Context, limit time.Duration) error {
 			slot := p.free[len(p.free)-1]
 			p.free = p.free[:len(p.free)-1]
 			p.due[slot] = next
-			if err := p.driver.Submit(slot, frontend.OpRead, p.random.Int64N(hotBytes/blockSize)*blockSize, blockSize); err != nil {
+			if err := p.driver.Submit(slot, frontend.OpRead,
+				p.random.Int64N(hotBytes/blockSize)*blockSize, blockSize); err != nil {
 				return err
 			}
 		}

@@ -25,7 +25,8 @@ const (
 
 // scattered sets the bits of single blocks at random places.
 func scattered(b *layer.Bitmap, random *rand.Rand) {
-	for block := random.Uint64N(largeShare); block < b.Blocks(); block += 1 + random.Uint64N(2*largeShare-1) {
+	for block := random.Uint64N(largeShare); block < b.Blocks(); block += 1 + random.Uint64N(
+		2*largeShare-1) {
 		b.Set(block, 1)
 	}
 }
@@ -41,7 +42,8 @@ func largeFiles(b *layer.Bitmap, random *rand.Rand) {
 
 // openLarge makes such a disk, opens it several times in this process, and records the time and the
 // size of the index. The maps are in the page cache: they have just been written.
-func (s *site) openLarge(ctx context.Context, name string, own func(*layer.Bitmap, *rand.Rand), indexKey, timeKey, what string) error {
+func (s *site) openLarge(ctx context.Context, name string, own func(*layer.Bitmap, *rand.Rand),
+	indexKey, timeKey, what string) error {
 	dir := s.path("large-" + name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
@@ -53,8 +55,11 @@ func (s *site) openLarge(ctx context.Context, name string, own func(*layer.Bitma
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		p := layer.Paths{Map: filepath.Join(dir, fmt.Sprintf("%d.map", n)), Data: filepath.Join(dir, fmt.Sprintf("%d.data", n))}
-		id, err := makeLayer(p, parent, n < largeLayers, func(b *layer.Bitmap) { own(b, rand.New(rand.NewPCG(5, uint64(n)))) })
+		p := layer.Paths{Map: filepath.Join(dir, fmt.Sprintf("%d.map", n)), Data: filepath.Join(dir,
+			fmt.Sprintf("%d.data", n))}
+		id, err := makeLayer(p, parent, n < largeLayers, func(b *layer.Bitmap) {
+			own(b, rand.New(rand.NewPCG(5, uint64(n))))
+		})
 		if err != nil {
 			return fmt.Errorf("layer %d of a disk of 1 TiB: %w", n, err)
 		}
@@ -82,7 +87,8 @@ func (s *site) openLarge(ctx context.Context, name string, own func(*layer.Bitma
 }
 
 // makeLayer makes a layer and optionally seals it.
-func makeLayer(p layer.Paths, parent uuid.UUID, seal bool, own func(*layer.Bitmap)) (uuid.UUID, error) {
+func makeLayer(p layer.Paths, parent uuid.UUID, seal bool, own func(*layer.Bitmap)) (uuid.UUID,
+	error) {
 	l, err := layer.CreateHead(vfs.OS{}, p, layer.CreateParams{Size: largeSize, Parent: parent})
 	if err != nil {
 		return uuid.UUID{}, err

@@ -31,19 +31,24 @@ type settings struct {
 func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("compare", flag.ExitOnError)
 	s := settings{}
-	fs.StringVar(&s.cowblk, "cowblk", os.Getenv("COWBLK_BINARY"), "the cowblk `BINARY` (default $COWBLK_BINARY, else ./cowblk)")
+	fs.StringVar(&s.cowblk, "cowblk", os.Getenv("COWBLK_BINARY"),
+		"the cowblk `BINARY` (default $COWBLK_BINARY, else ./cowblk)")
 	fs.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with")
 	fs.StringVar(&s.fio, "fio", "fio", "fio's `BINARY`")
-	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for all files, on the file system to measure: 15 GiB free")
-	fs.StringVar(&s.out, "out", "bench/results", "`DIRECTORY` for results.json, results.md and the plots")
+	fs.StringVar(&s.dir, "dir", os.TempDir(),
+		"`DIRECTORY` for all files, on the file system to measure: 15 GiB free")
+	fs.StringVar(&s.out, "out", "bench/results",
+		"`DIRECTORY` for results.json, results.md and the plots")
 	// Two instances of one server differ more than two seconds of one: prefer many short rounds.
 	fs.DurationVar(&s.time, "time", 500*time.Millisecond, "length of one sample")
 	fs.IntVar(&s.rounds, "rounds", 13, "samples of each contender under each workload")
 	fs.Int64Var(&s.size, "size", 1<<30, "bytes of the base image")
 	fs.Int64Var(&s.area, "area", 512<<20, "bytes that overwrites use")
 	fs.BoolVar(&s.quick, "quick", false, "the most important rows only, in about two minutes")
-	fs.BoolVar(&s.iothread, "iothread", true, "exports of qemu-storage-daemon run in an I/O thread, which polls, instead of the main loop")
-	fs.BoolVar(&s.renewed, "renew", true, "restart the servers for each round (with --quick: only if given)")
+	fs.BoolVar(&s.iothread, "iothread", true,
+		"exports of qemu-storage-daemon run in an I/O thread, which polls, instead of the main loop")
+	fs.BoolVar(&s.renewed, "renew", true,
+		"restart the servers for each round (with --quick: only if given)")
 	only := fs.String("only", "", "only workloads and figures whose key matches the `REGEXP`")
 	contenders := fs.String("contenders", "", "only contenders whose key matches the `REGEXP`")
 	_ = fs.Parse(args) // exits on an error

@@ -22,7 +22,8 @@ func (s *site) mapping() ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	m, err := unix.Mmap(int(f.Fd()), 0, int(s.size), unix.PROT_READ, unix.MAP_SHARED|unix.MAP_POPULATE)
+	m, err := unix.Mmap(int(f.Fd()), 0, int(s.size), unix.PROT_READ,
+		unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
 		return nil, fmt.Errorf("mapping %s: %w", s.base(), err)
 	}
@@ -73,6 +74,7 @@ func copies(limit time.Duration, size int, one func()) report.Sample {
 	each := float64(time.Since(start)) / float64(n)
 	return report.Sample{
 		Requests: uint64(n), IOPS: 1e9 / each, Bytes: 1e9 / each * float64(size), Server: each,
-		Latency: report.Latencies{Mean: each, P50: each, P90: each, P99: each, P999: each, Max: each},
+		Latency: report.Latencies{Mean: each, P50: each, P90: each, P99: each, P999: each,
+			Max: each},
 	}
 }

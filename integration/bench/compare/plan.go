@@ -32,9 +32,11 @@ func readers() (all []contender) {
 	for _, n := range report.Depths() {
 		all = append(all, contender{report.Stack(n), stackLabel(n), true})
 	}
-	all = append(all, contender{report.RawRead, "cowblk pass-through", true}, contender{report.QSDRead, "qemu raw", true})
+	all = append(all, contender{report.RawRead, "cowblk pass-through", true},
+		contender{report.QSDRead, "qemu raw", true})
 	for _, n := range chainDepths {
-		all = append(all, contender{report.Chain(n), fmt.Sprintf("qemu qcow2, depth %d", n), n == 8})
+		all = append(all, contender{report.Chain(n), fmt.Sprintf("qemu qcow2, depth %d", n),
+			n == 8})
 	}
 	return all
 }
@@ -45,7 +47,8 @@ func writers() (all []contender) {
 		all = append(all, contender{report.Head(n), stackLabel(n), n != 128})
 	}
 	return append(all, contender{report.RawWrite, "cowblk pass-through", true},
-		contender{report.QSDWrite, "qemu raw", true}, contender{report.QcowHead, "qemu qcow2", true})
+		contender{report.QSDWrite, "qemu raw", true}, contender{report.QcowHead, "qemu qcow2",
+			true})
 }
 
 // tasks returns the plan of one round; contenders of a workload follow each other.
@@ -81,7 +84,8 @@ func (s *site) tasks() (all []task) {
 			all = append(all, s.served(c, report.SeqRead, sequential))
 		}
 	}
-	all = append(all, task{report.Memcpy, "memcpy from a mapping", report.SeqRead, true, s.copySequential})
+	all = append(all, task{report.Memcpy, "memcpy from a mapping", report.SeqRead, true,
+		s.copySequential})
 	all = append(all, s.coldReads()...)
 	return append(all, s.hotReads()...)
 }
@@ -153,9 +157,12 @@ const firstWriteTime = 400 * time.Millisecond
 // and discarded without a flush.
 func (s *site) firstWrites(qd int) []task {
 	workload := map[int]string{1: report.FirstQD1, 32: report.FirstQD32}[qd]
-	o := load.Options{RW: load.RandWrite, QueueDepth: qd, Size: s.size, FirstWrite: true, Duration: min(s.time, firstWriteTime)}
-	fresh := func(key, label string, make func(ctx context.Context, name string) (func(string) *exec.Cmd, func() error, error)) task {
-		return task{key, label, workload, true, func(ctx context.Context, round int) (sample report.Sample, err error) {
+	o := load.Options{RW: load.RandWrite, QueueDepth: qd, Size: s.size, FirstWrite: true,
+		Duration: min(s.time, firstWriteTime)}
+	fresh := func(key, label string, make func(ctx context.Context,
+		name string) (func(string) *exec.Cmd, func() error, error)) task {
+		return task{key, label, workload, true, func(ctx context.Context,
+			round int) (sample report.Sample, err error) {
 			s.fresh++
 			cmd, remove, err := make(ctx, fmt.Sprintf("fresh%d", s.fresh))
 			if err != nil {
@@ -176,16 +183,22 @@ func (s *site) firstWrites(qd int) []task {
 		}}
 	}
 	return []task{
-		fresh(report.FreshHead, "cowblk, fresh head", func(ctx context.Context, name string) (func(string) *exec.Cmd, func() error, error) {
-			return s.serve(name), func() error { _, err := s.store().Run(ctx, "rm", "--yes", name); return err }, s.clone(ctx, name, 1)
+		fresh(report.FreshHead, "cowblk, fresh head", func(ctx context.Context,
+			name string) (func(string) *exec.Cmd, func() error, error) {
+			return s.serve(name),
+				func() error { _, err := s.store().Run(ctx, "rm", "--yes", name); return err },
+				s.clone(ctx, name, 1)
 		}),
-		fresh(report.Sparse, "cowblk pass-through, sparse file", func(_ context.Context, name string) (func(string) *exec.Cmd, func() error, error) {
+		fresh(report.Sparse, "cowblk pass-through, sparse file", func(_ context.Context,
+			name string) (func(string) *exec.Cmd, func() error, error) {
 			path := s.path(name)
 			return s.passThrough(path), removal(path), makeSparse(path, s.size)
 		}),
-		fresh(report.FreshQcow2, "qemu qcow2, fresh overlay", func(ctx context.Context, name string) (func(string) *exec.Cmd, func() error, error) {
+		fresh(report.FreshQcow2, "qemu qcow2, fresh overlay", func(ctx context.Context,
+			name string) (func(string) *exec.Cmd, func() error, error) {
 			path := s.path(name + ".qcow2")
-			return s.export(chainNode(s.base(), []string{path}), true), removal(path), s.createImage(ctx, path, s.base())
+			return s.export(chainNode(s.base(), []string{path}), true), removal(path),
+				s.createImage(ctx, path, s.base())
 		}),
 	}
 }

@@ -23,11 +23,13 @@ func TestLayersShareNoExtent(t *testing.T) {
 				t.Fatalf("layer %d has %d extents", n, len(extents))
 			}
 			for _, x := range extents {
-				if x.offset < 0 || x.offset+x.length > size || x.offset%extentLength != 0 || x.length != extentLength {
+				if x.offset < 0 || x.offset+x.length > size || x.offset%extentLength != 0 ||
+					x.length != extentLength {
 					t.Errorf("size %d, layer %d: extent %+v", size, n, x)
 				}
 				if before := seen[x.offset]; before != 0 {
-					t.Errorf("size %d: layers %d and %d own the extent at %d", size, before, n, x.offset)
+					t.Errorf("size %d: layers %d and %d own the extent at %d", size, before, n,
+						x.offset)
 				}
 				seen[x.offset] = n
 			}
@@ -56,16 +58,20 @@ func TestParseFio(t *testing.T) {
 	if s.IOPS != 250000.5 || s.Requests != 500000 || s.Server != 4000 {
 		t.Errorf("sample %+v", s)
 	}
-	if l := s.Latency; l != (report.Latencies{Mean: 3500, P50: 3000, P90: 4000, P99: 9000, P999: 20000, Max: 90000}) {
+	if l := s.Latency; l != (report.Latencies{Mean: 3500, P50: 3000, P90: 4000, P99: 9000,
+		P999: 20000, Max: 90000}) {
 		t.Errorf("latencies %+v", l)
 	}
-	if !slices.IsSortedFunc(s.Curve, func(a, b report.Quantile) int { return int(1e6 * (a.Q - b.Q)) }) || len(s.Curve) != 5 {
+	if !slices.IsSortedFunc(s.Curve, func(a, b report.Quantile) int {
+		return int(1e6 * (a.Q - b.Q))
+	}) || len(s.Curve) != 5 {
 		t.Errorf("curve %v", s.Curve)
 	}
 	for name, bad := range map[string]string{
-		"nothing": "", "no job": `{"jobs":[]}`, "nothing read": `{"jobs":[{"read":{"total_ios":0}}]}`,
-		"an error": `{"jobs":[{"error":5,"read":{"total_ios":1}}]}`,
-		"quantile": `{"jobs":[{"read":{"total_ios":1,"clat_ns":{"percentile":{"x":1}}}}]}`,
+		"nothing": "", "no job": `{"jobs":[]}`,
+		"nothing read": `{"jobs":[{"read":{"total_ios":0}}]}`,
+		"an error":     `{"jobs":[{"error":5,"read":{"total_ios":1}}]}`,
+		"quantile":     `{"jobs":[{"read":{"total_ios":1,"clat_ns":{"percentile":{"x":1}}}}]}`,
 	} {
 		if _, err := parseFio([]byte(bad)); err == nil {
 			t.Errorf("%s: no error", name)
@@ -89,9 +95,11 @@ func TestPlan(t *testing.T) {
 	// The results have every point that a target needs, so no target lacks one.
 	r := &report.Results{Missing: map[string]string{}}
 	for _, task := range s.tasks() {
-		r.Add(task.contender, task.label, task.workload, report.Sample{IOPS: 1, Bytes: 1, Latency: report.Latencies{P99: 1}})
+		r.Add(task.contender, task.label, task.workload, report.Sample{IOPS: 1, Bytes: 1,
+			Latency: report.Latencies{P99: 1}})
 	}
-	for _, k := range []string{report.IdleCPU, report.IndexClone, report.IndexFiles, report.IndexWorst, report.OpenTime, report.OpenFileTime} {
+	for _, k := range []string{report.IdleCPU, report.IndexClone, report.IndexFiles,
+		report.IndexWorst, report.OpenTime, report.OpenFileTime} {
 		r.AddSingle(k, k, 1, "")
 	}
 	r.Judge()
@@ -103,7 +111,8 @@ func TestPlan(t *testing.T) {
 }
 
 func TestLargeShares(t *testing.T) {
-	for name, own := range map[string]func(*layer.Bitmap, *rand.Rand){"scattered": scattered, "files": largeFiles} {
+	for name, own := range map[string]func(*layer.Bitmap, *rand.Rand){
+		"scattered": scattered, "files": largeFiles} {
 		b, err := layer.NewBitmap(64 << 30 / layer.DefaultBlockSize)
 		test.Must(t, err)
 		own(b, rand.New(rand.NewPCG(1, 2)))
@@ -124,7 +133,8 @@ func TestCopies(t *testing.T) {
 func TestCheck(t *testing.T) {
 	binary := filepath.Join(t.TempDir(), "cowblk")
 	test.Must(t, os.WriteFile(binary, nil, 0o700))
-	good := settings{cowblk: binary, dir: "relative", size: 1 << 30, area: 128 * mib, time: time.Second, rounds: 1}
+	good := settings{cowblk: binary, dir: "relative", size: 1 << 30, area: 128 * mib,
+		time: time.Second, rounds: 1}
 	s := good
 	if err := s.check(); err != nil || !filepath.IsAbs(s.dir) {
 		t.Errorf("%v, directory %s", err, s.dir)

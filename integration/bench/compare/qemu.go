@@ -40,11 +40,13 @@ func (s *site) export(n node, writable bool) func(string) *exec.Cmd {
 		}
 		text, err := json.Marshal(n)
 		if err != nil {
-			text = []byte(err.Error()) // a map of strings: does not happen, and QEMU would refuse it
+			// a map of strings: does not happen, and QEMU would refuse it
+			text = []byte(err.Error())
 		}
 		on := map[bool]string{true: "on", false: "off"}[writable]
 		args := []string{"--blockdev", string(text)}
-		export := "type=vhost-user-blk,id=export,node-name=disk,writable=" + on + ",addr.type=unix,addr.path=" + socket
+		export := "type=vhost-user-blk,id=export,node-name=disk,writable=" + on +
+			",addr.type=unix,addr.path=" + socket
 		if s.iothread {
 			args = append([]string{"--object", "iothread,id=io"}, args...)
 			export += ",iothread=io"

@@ -34,7 +34,8 @@ func (s *site) prepare(ctx context.Context) error {
 	if err := s.makeStacks(ctx); err != nil {
 		return err
 	}
-	if err := s.startServer(ctx, report.RawRead, s.passThrough(s.base(), "--read-only")); err != nil {
+	if err := s.startServer(ctx, report.RawRead, s.passThrough(s.base(),
+		"--read-only")); err != nil {
 		return err
 	}
 	plain := s.path("plain.img")
@@ -57,8 +58,10 @@ func (s *site) prepare(ctx context.Context) error {
 		s.results.Missing[report.FreshQcow2] = err.Error()
 		return nil
 	}
-	where := map[bool]string{true: "an I/O thread each, with its default polling", false: "the main loop"}[s.iothread]
-	s.results.Notes = append(s.results.Notes, "qemu-storage-daemon: write cache on, aio=io_uring, exports in "+where+".")
+	where := map[bool]string{true: "an I/O thread each, with its default polling",
+		false: "the main loop"}[s.iothread]
+	s.results.Notes = append(s.results.Notes,
+		"qemu-storage-daemon: write cache on, aio=io_uring, exports in "+where+".")
 	if err := s.startServer(ctx, report.QSDRead, s.export(rawNode(s.base()), false)); err != nil {
 		return err
 	}
@@ -71,7 +74,8 @@ func (s *site) prepare(ctx context.Context) error {
 // takeSamples takes all samples.
 func (s *site) takeSamples(ctx context.Context) error {
 	tasks := slices.DeleteFunc(s.tasks(), func(t task) bool {
-		return s.quick && !t.quick || !s.only.MatchString(t.workload) || !s.contenders.MatchString(t.contender)
+		return s.quick && !t.quick || !s.only.MatchString(t.workload) ||
+			!s.contenders.MatchString(t.contender)
 	})
 	for round := range s.settings.rounds {
 		order := slices.Clone(tasks)
@@ -90,7 +94,8 @@ func (s *site) takeSamples(ctx context.Context) error {
 			if s.results.Missing[t.contender] != "" {
 				continue
 			}
-			progress := fmt.Sprintf("round %d/%d, %d/%d: %s, %s", round+1, s.settings.rounds, i+1, len(order), t.workload, t.label)
+			progress := fmt.Sprintf("round %d/%d, %d/%d: %s, %s", round+1, s.settings.rounds, i+1,
+				len(order), t.workload, t.label)
 			sample, err := t.measure(ctx, round)
 			if ctx.Err() != nil {
 				return ctx.Err()

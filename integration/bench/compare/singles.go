@@ -25,10 +25,12 @@ func (s *site) singles(ctx context.Context) error {
 		{[]string{report.IdleCPU}, true, s.idle},
 		{[]string{report.IndexClone}, true, s.freshClone},
 		{[]string{report.IndexFiles, report.OpenFileTime}, true, func(ctx context.Context) error {
-			return s.openLarge(ctx, "files", largeFiles, report.IndexFiles, report.OpenFileTime, "5 % of each in runs of 64 MiB")
+			return s.openLarge(ctx, "files", largeFiles, report.IndexFiles, report.OpenFileTime,
+				"5 % of each in runs of 64 MiB")
 		}},
 		{[]string{report.IndexWorst, report.OpenTime}, false, func(ctx context.Context) error {
-			return s.openLarge(ctx, "scattered", scattered, report.IndexWorst, report.OpenTime, "5 % of each, block by block")
+			return s.openLarge(ctx, "scattered", scattered, report.IndexWorst, report.OpenTime,
+				"5 % of each, block by block")
 		}},
 	} {
 		if s.quick && !m.quick || !s.only.MatchString(m.keys[0]) {
@@ -70,7 +72,8 @@ func (s *site) idle(ctx context.Context) error {
 	}
 	defer b.Kill()
 	for i := range disks {
-		f, err := frontend.Dial(s.diskSocket(i), frontend.Options{Memory: 2 * mib, Timeout: patience})
+		f, err := frontend.Dial(s.diskSocket(i), frontend.Options{Memory: 2 * mib,
+			Timeout: patience})
 		if err != nil {
 			return err
 		}
@@ -96,7 +99,9 @@ func (s *site) idle(ctx context.Context) error {
 		return err
 	}
 	took := time.Since(start)
-	s.results.AddSingle(report.IdleCPU, fmt.Sprintf("CPU of a daemon with %d connected idle disks, over %s", disks, took.Round(time.Second)),
+	s.results.AddSingle(report.IdleCPU,
+		fmt.Sprintf("CPU of a daemon with %d connected idle disks, over %s", disks,
+			took.Round(time.Second)),
 		float64(after-before)/float64(took)*100, "%")
 	return nil
 }
@@ -138,7 +143,8 @@ func (s *site) freshClone(ctx context.Context) error {
 		return err
 	}
 	defer b.Kill()
-	if _, err := drive(ctx, b.Socket, load.Options{RW: load.RandRead, QueueDepth: 32, Duration: s.time / 4}); err != nil {
+	if _, err := drive(ctx, b.Socket, load.Options{RW: load.RandRead, QueueDepth: 32,
+		Duration: s.time / 4}); err != nil {
 		return err
 	}
 	client, err := s.control("fifty")
@@ -154,6 +160,7 @@ func (s *site) freshClone(ctx context.Context) error {
 	if len(disks) != 1 {
 		return fmt.Errorf("query-cow-disks reported %d disks, expected 1", len(disks))
 	}
-	s.results.AddSingle(report.IndexClone, "index of a fresh clone of a 50 GB image, after reads", float64(disks[0].Index), "bytes")
+	s.results.AddSingle(report.IndexClone, "index of a fresh clone of a 50 GB image, after reads",
+		float64(disks[0].Index), "bytes")
 	return nil
 }

@@ -61,7 +61,8 @@ func (s *site) socket() string {
 }
 
 // startServer starts a server that runs until the end.
-func (s *site) startServer(ctx context.Context, contender string, cmd func(socket string) *exec.Cmd) error {
+func (s *site) startServer(ctx context.Context, contender string,
+	cmd func(socket string) *exec.Cmd) error {
 	b, err := s.start(ctx, cmd)
 	if err != nil {
 		return fmt.Errorf("%s: %w", contender, err)
@@ -109,7 +110,8 @@ func (s *site) renewOne(ctx context.Context, contender string, b *harness.Backen
 	return nil
 }
 
-func (s *site) start(ctx context.Context, cmd func(socket string) *exec.Cmd) (*harness.Backend, error) {
+func (s *site) start(ctx context.Context, cmd func(socket string) *exec.Cmd) (*harness.Backend,
+	error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	socket := s.socket()
@@ -119,14 +121,16 @@ func (s *site) start(ctx context.Context, cmd func(socket string) *exec.Cmd) (*h
 // serve returns "cowblk serve" for a disk of the store.
 func (s *site) serve(disk string, options ...string) func(string) *exec.Cmd {
 	return func(socket string) *exec.Cmd {
-		return s.store().Cmd(append([]string{"serve", disk, "--socket-path", socket}, options...)...)
+		return s.store().Cmd(append([]string{"serve", disk, "--socket-path", socket},
+			options...)...)
 	}
 }
 
 // passThrough returns "cowblk serve" for a raw file.
 func (s *site) passThrough(file string, options ...string) func(string) *exec.Cmd {
 	return func(socket string) *exec.Cmd {
-		return exec.Command(s.cowblk, append([]string{"serve", "--blk-file", file, "--socket-path", socket}, options...)...)
+		return exec.Command(s.cowblk, append([]string{"serve", "--blk-file", file, "--socket-path",
+			socket}, options...)...)
 	}
 }
 

@@ -24,9 +24,11 @@ func slowDisk(dir string, pid int) (undo func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	group, file, limit := "/sys/fs/cgroup/blkio", "blkio.throttle.read_iops_device", fmt.Sprintf("%s %d", device, slowReads)
+	group, file, limit := "/sys/fs/cgroup/blkio", "blkio.throttle.read_iops_device",
+		fmt.Sprintf("%s %d", device, slowReads)
 	if _, err := os.Stat(group); err != nil {
-		group, file, limit = "/sys/fs/cgroup", "io.max", fmt.Sprintf("%s riops=%d", device, slowReads)
+		group, file, limit = "/sys/fs/cgroup", "io.max", fmt.Sprintf("%s riops=%d", device,
+			slowReads)
 		// This fails if it is already enabled or not possible. In the latter case the write below
 		// fails.
 		_ = os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte("+io"), 0)

@@ -16,7 +16,8 @@ const insideEnv = "COWBLK_BENCH_OWN_MOUNTS"
 // survives the process. Enter returns an error if the user is not root or unshare(1) is missing.
 func Enter() error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("expected to run as root to mount file systems, found user %d", os.Geteuid())
+		return fmt.Errorf("expected to run as root to mount file systems, found user %d",
+			os.Geteuid())
 	}
 	if os.Getenv(insideEnv) != "" {
 		return nil
@@ -30,5 +31,6 @@ func Enter() error {
 		return err
 	}
 	args := append([]string{tool, "--mount", "--", self}, os.Args[1:]...)
-	return fmt.Errorf("%s: %w", tool, syscall.Exec(tool, args, append(os.Environ(), insideEnv+"=1")))
+	return fmt.Errorf("%s: %w", tool, syscall.Exec(tool, args,
+		append(os.Environ(), insideEnv+"=1")))
 }

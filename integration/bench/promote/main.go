@@ -36,12 +36,15 @@ func Main(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("promote", flag.ExitOnError)
 	var s settings
 	fs.StringVar(&s.cowblk, "cowblk", "cowblk", "the cowblk `BINARY`")
-	fs.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon", "`BINARY` to compare with; omitted if it is missing")
-	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
+	fs.StringVar(&s.qsd, "qemu-storage-daemon", "qemu-storage-daemon",
+		"`BINARY` to compare with; omitted if it is missing")
+	fs.StringVar(&s.dir, "dir", os.TempDir(),
+		"`DIRECTORY` for disks, on the file system to measure")
 	fs.IntVar(&s.count, "n", 1000, "promotions of the long rows")
 	fs.IntVar(&s.bulk, "bulk", 20, "promotions of the rows with 1 GiB of dirty data")
 	fs.IntVar(&s.qd, "depth", 16, "requests in flight")
-	fs.Int64Var(&s.span, "span", 16<<20, "bytes in the middle of the disk that requests use; each layer has at most as much")
+	fs.Int64Var(&s.span, "span", 16<<20,
+		"bytes in the middle of the disk that requests use; each layer has at most as much")
 	fs.StringVar(&s.only, "only", "", "only the scenarios whose name contains `TEXT`")
 	_ = fs.Parse(args) // exits on an error
 	return run(&s)
@@ -55,9 +58,11 @@ func run(s *settings) error {
 		{name: "cowblk, 10 GiB", size: "10G", count: s.count},
 		{name: "cowblk, 1 TiB", size: "1T", count: s.count},
 		{name: "cowblk, 10 GiB, 1 GiB dirty", size: "10G", count: s.bulk, dirty: 1 << 30},
-		{name: "cowblk, 1 TiB, depth 100, 1 GiB dirty", size: "1T", count: s.bulk, dirty: 1 << 30, depth: 99},
+		{name: "cowblk, 1 TiB, depth 100, 1 GiB dirty", size: "1T", count: s.bulk, dirty: 1 << 30,
+			depth: 99},
 		{name: "qemu qcow2, 10 GiB", size: "10G", count: s.bulk, qemu: true},
-		{name: "qemu qcow2, 10 GiB, 1 GiB dirty", size: "10G", count: min(s.bulk, 10), dirty: 1 << 30, qemu: true},
+		{name: "qemu qcow2, 10 GiB, 1 GiB dirty", size: "10G", count: min(s.bulk, 10),
+			dirty: 1 << 30, qemu: true},
 	}
 	fmt.Printf("random 4 KiB requests, half of them writes, %d in flight, in %d MiB; milliseconds\n\n", s.qd, s.span>>20)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -78,7 +83,8 @@ func run(s *settings) error {
 		for _, r := range rows(&sc, pairs) {
 			fmt.Fprintln(w, strings.Join(r, "\t")+"\t")
 		}
-		fmt.Fprintf(os.Stderr, "%s: %d promotions in %s\n", sc.name, len(pairs), time.Since(start).Round(time.Second))
+		fmt.Fprintf(os.Stderr, "%s: %d promotions in %s\n", sc.name, len(pairs),
+			time.Since(start).Round(time.Second))
 	}
 	return w.Flush()
 }

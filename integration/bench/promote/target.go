@@ -85,7 +85,8 @@ func (t *target) freeSealed(bytes int64) error {
 		if err != nil {
 			return err
 		}
-		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, st.Size)
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0,
+			st.Size)
 		if err := errors.Join(err, f.Close()); err != nil {
 			return fmt.Errorf("free the space of %s: %w", name, err)
 		}
@@ -119,7 +120,8 @@ func (t *target) connect(socket string) (err error) {
 }
 
 func (t *target) startCowblk(s *settings, sc *scenario) error {
-	if out, err := exec.Command(s.cowblk, "--store", t.dir, "create", "disk", "--size", sc.size).CombinedOutput(); err != nil {
+	if out, err := exec.Command(s.cowblk, "--store", t.dir, "create", "disk", "--size",
+		sc.size).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	if err := t.launch(s.cowblk, "--store", t.dir, "serve", "disk"); err != nil {
@@ -141,7 +143,8 @@ func (t *target) startCowblk(s *settings, sc *scenario) error {
 	n := 0
 	t.promote = func() error {
 		n++
-		return client.Run(ctx, "cow-promote", map[string]any{"disks": []string{"disk"}, "tag": fmt.Sprintf("t%d", n)}, nil)
+		return client.Run(ctx, "cow-promote", map[string]any{"disks": []string{"disk"},
+			"tag": fmt.Sprintf("t%d", n)}, nil)
 	}
 	t.waitSealed = func() error {
 		limit := time.After(patience)
@@ -161,15 +164,18 @@ func (t *target) startCowblk(s *settings, sc *scenario) error {
 
 func (t *target) startQEMU(s *settings, sc *scenario) error {
 	image := filepath.Join(t.dir, "0.qcow2")
-	if out, err := exec.Command("qemu-img", "create", "-f", "qcow2", image, sc.size).CombinedOutput(); err != nil {
+	out, err := exec.Command("qemu-img", "create", "-f", "qcow2", image, sc.size).CombinedOutput()
+	if err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	socket, monitor := filepath.Join(t.dir, "disk.sock"), filepath.Join(t.dir, "qmp")
 	if err := t.launch(s.qsd,
 		"--blockdev", "driver=file,node-name=f0,aio=io_uring,filename="+image,
 		"--blockdev", "driver=qcow2,node-name=n0,file=f0",
-		"--export", "type=vhost-user-blk,id=e,node-name=n0,writable=on,addr.type=unix,addr.path="+socket,
-		"--chardev", "socket,id=c,server=on,wait=off,path="+monitor, "--monitor", "chardev=c"); err != nil {
+		"--export", "type=vhost-user-blk,id=e,node-name=n0,writable=on,addr.type=unix,addr.path="+
+			socket,
+		"--chardev", "socket,id=c,server=on,wait=off,path="+monitor, "--monitor",
+		"chardev=c"); err != nil {
 		return err
 	}
 	if err := t.connect(socket); err != nil {
@@ -183,7 +189,8 @@ func (t *target) startQEMU(s *settings, sc *scenario) error {
 	t.promote = func() error {
 		n++
 		return client.Run(context.Background(), "blockdev-snapshot-sync", map[string]any{
-			"node-name": fmt.Sprintf("n%d", n-1), "snapshot-node-name": fmt.Sprintf("n%d", n), "format": "qcow2",
+			"node-name": fmt.Sprintf("n%d", n-1), "snapshot-node-name": fmt.Sprintf("n%d", n),
+			"format":        "qcow2",
 			"snapshot-file": filepath.Join(t.dir, fmt.Sprintf("%d.qcow2", n)),
 		}, nil)
 	}

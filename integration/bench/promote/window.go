@@ -127,16 +127,20 @@ func row(name string, pairs []pair) []string {
 	}
 	out := []string{
 		name, fmt.Sprint(len(pairs)), ms(at(pick(func(p pair) int64 { return p.command }), 0.5)),
-		ms(at(pick(func(p pair) int64 { return p.window }), 0.5)), fmt.Sprint(requests * 1e9 / max(time, 1)),
+		ms(at(pick(func(p pair) int64 { return p.window }), 0.5)),
+		fmt.Sprint(requests * 1e9 / max(time, 1)),
 	}
 	for _, two := range [][2][]int64{
-		{pick(func(p pair) int64 { return p.untilReply }), pick(func(p pair) int64 { return p.quietUntilReply })},
-		{pick(func(p pair) int64 { return p.sealing }), pick(func(p pair) int64 { return p.quiet })},
+		{pick(func(p pair) int64 { return p.untilReply }),
+			pick(func(p pair) int64 { return p.quietUntilReply })},
+		{pick(func(p pair) int64 { return p.sealing }),
+			pick(func(p pair) int64 { return p.quiet })},
 	} {
 		for _, v := range two {
 			out = append(out, ms(at(v, 0.5)), ms(at(v, 0.99)), ms(v[len(v)-1]))
 		}
-		out = append(out, ms(at(two[0], 0.5)-at(two[1], 0.5)), ms(at(two[0], 0.99)-at(two[1], 0.99)))
+		out = append(out, ms(at(two[0], 0.5)-at(two[1], 0.5)),
+			ms(at(two[0], 0.99)-at(two[1], 0.99)))
 	}
 	return out
 }

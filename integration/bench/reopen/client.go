@@ -32,7 +32,8 @@ type client struct {
 func dial(p *server) (*client, error) {
 	c := &client{socket: p.socket}
 	err := p.retry(func() (err error) {
-		c.Frontend, err = frontend.Dial(p.socket, frontend.Options{QueueSize: 256, Slots: writeDepth, MaxTransfer: 64 << 10, Timeout: patience})
+		c.Frontend, err = frontend.Dial(p.socket, frontend.Options{QueueSize: 256,
+			Slots: writeDepth, MaxTransfer: 64 << 10, Timeout: patience})
 		return err
 	})
 	if err == nil { // virtio 1.2, 5.2.4: writeback
@@ -63,7 +64,8 @@ func (p *server) retry(connect func() error) error {
 // zombie reports whether the server has ended but has not been waited for.
 func (p *server) zombie() bool {
 	var info unix.Siginfo
-	err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	err := unix.Waitid(unix.P_PID, p.cmd.Process.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT,
+		nil)
 	return err == nil && info.Signo != 0
 }
 
@@ -122,7 +124,8 @@ func (c *client) check(block int64) error {
 	stamp(want, block)
 	for i := 0; i < blockSize; i += 512 {
 		if found := binary.LittleEndian.Uint64(p[i:]); found != uint64(block)+1 {
-			return fmt.Errorf("block %d: expected the written content, found %#x: lost when the process was killed", block, found)
+			return fmt.Errorf(
+				"block %d: expected the written content, found %#x: lost when the process was killed", block, found)
 		}
 	}
 	return nil

@@ -51,16 +51,23 @@ func measureEmpty(ctx context.Context, s *settings) error {
 		t.row(what, cells[0], cells[1])
 	}
 	row("create, ms", func(e emptySample) float64 { return e.create })
-	row("the store then, MiB allocated", func(e emptySample) float64 { return float64(e.created) / (1 << 20) })
+	row("the store then, MiB allocated", func(e emptySample) float64 {
+		return float64(e.created) / (1 << 20)
+	})
 	row("served after, ms", func(e emptySample) float64 { return e.serve })
 	row("CPU until then, ms", func(e emptySample) float64 { return e.cpu })
 	row("peak memory until then, MiB", func(e emptySample) float64 { return e.peak })
-	row("record of unflushed blocks, MiB", func(e emptySample) float64 { return float64(e.record) / (1 << 20) })
+	row("record of unflushed blocks, MiB", func(e emptySample) float64 {
+		return float64(e.record) / (1 << 20)
+	})
 	row("promotion, command to reply, ms", func(e emptySample) float64 { return e.promote })
 	row("promotion, command to sealed, ms", func(e emptySample) float64 { return e.sealed })
-	row("the store then, MiB allocated", func(e emptySample) float64 { return float64(e.promoted) / (1 << 20) })
+	row("the store then, MiB allocated", func(e emptySample) float64 {
+		return float64(e.promoted) / (1 << 20)
+	})
 	row("records then, MiB", func(e emptySample) float64 { return float64(e.records) / (1 << 20) })
-	fmt.Printf("## An empty disk: median (least to most) of %d, load %s to %s\n\n%s\n", s.reopens, load, loadNow(), t)
+	fmt.Printf("## An empty disk: median (least to most) of %d, load %s to %s\n\n%s\n", s.reopens,
+		load, loadNow(), t)
 	return v.close()
 }
 
@@ -121,7 +128,8 @@ func (e *emptySample) promotion(ctx context.Context, v *volume) error {
 		return err
 	}
 	began := time.Now()
-	if err := client.Run(ctx, "cow-promote", map[string]any{"disks": []string{diskName}, "tag": "empty"}, nil); err != nil {
+	if err := client.Run(ctx, "cow-promote", map[string]any{"disks": []string{diskName},
+		"tag": "empty"}, nil); err != nil {
 		return err
 	}
 	e.promote = ms(time.Since(began))

@@ -32,7 +32,8 @@ type settings struct {
 
 // parts are the values of --parts.
 var parts = map[string]func(context.Context, *settings) error{
-	"empty": measureEmpty, "reopen": measureReopen, "takeover": measureTakeover, "writes": measureWrites,
+	"empty": measureEmpty, "reopen": measureReopen, "takeover": measureTakeover,
+	"writes": measureWrites,
 }
 
 // Main parses the command line and measures until ctx is done.
@@ -41,13 +42,16 @@ func Main(ctx context.Context, args []string) error {
 	var s settings
 	before := fs.String("before", "", "the cowblk `BINARY` to compare with")
 	after := fs.String("after", "cowblk", "the cowblk `BINARY` in question")
-	fs.StringVar(&s.dir, "dir", os.TempDir(), "`DIRECTORY` for disks, on the file system to measure")
+	fs.StringVar(&s.dir, "dir", os.TempDir(),
+		"`DIRECTORY` for disks, on the file system to measure")
 	fs.IntVar(&s.reopens, "reopens", 5, "reopen: how often each disk is killed and opened again")
 	fs.IntVar(&s.rounds, "rounds", 9, "takeover, writes: samples of each build")
-	fs.IntVar(&s.blocks, "blocks", 2_000_000, "reopen: number of unflushed blocks in the rows with many")
+	fs.IntVar(&s.blocks, "blocks", 2_000_000,
+		"reopen: number of unflushed blocks in the rows with many")
 	fs.StringVar(&s.only, "only", "", "reopen: only the rows whose name contains `TEXT`")
 	fs.Int64Var(&s.image, "image", 60*gib, "reopen, empty: `BYTES` of the sparse file for the XFS")
-	which := fs.String("parts", "empty,reopen,takeover,writes", "what to measure, a `LIST` separated by commas")
+	which := fs.String("parts", "empty,reopen,takeover,writes",
+		"what to measure, a `LIST` separated by commas")
 	_ = fs.Parse(args) // exits on an error
 	s.parts = strings.Split(*which, ",")
 	s.builds = []*build{{name: "before", binary: *before}, {name: "after", binary: *after}}

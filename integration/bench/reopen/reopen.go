@@ -19,9 +19,15 @@ type cell struct {
 func (s *settings) cells() (all []cell) {
 	for _, size := range []int64{gib, tib, 64 * tib} {
 		all = append(all,
-			cell{sizeText(size) + ", few", size, func(size int64) []int64 { return scattered(size, 2) }},
-			cell{sizeText(size) + ", many scattered", size, func(size int64) []int64 { return scattered(size, s.blocks) }},
-			cell{sizeText(size) + ", many contiguous", size, func(size int64) []int64 { return contiguous(size, s.blocks) }},
+			cell{sizeText(size) + ", few", size, func(size int64) []int64 {
+				return scattered(size, 2)
+			}},
+			cell{sizeText(size) + ", many scattered", size, func(size int64) []int64 {
+				return scattered(size, s.blocks)
+			}},
+			cell{sizeText(size) + ", many contiguous", size, func(size int64) []int64 {
+				return contiguous(size, s.blocks)
+			}},
 		)
 	}
 	return all
@@ -42,7 +48,8 @@ func measureReopen(ctx context.Context, s *settings) error {
 		return err
 	}
 	defer v.close()
-	t := newTable("disk, unflushed blocks", "4 KiB blocks", "served after, ms: before", "after", "CPU, ms: before", "after",
+	t := newTable("disk, unflushed blocks", "4 KiB blocks", "served after, ms: before", "after",
+		"CPU, ms: before", "after",
 		"peak memory, MiB: before", "after", "record, MiB: before", "after", "load")
 	for _, c := range s.cells() {
 		if !strings.Contains(c.name, s.only) {
@@ -59,14 +66,17 @@ func measureReopen(ctx context.Context, s *settings) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
-		t.row(c.name, fmt.Sprint(len(blocks)), spread(r[0].time), spread(r[1].time), spread(r[0].cpu), spread(r[1].cpu),
-			spread(r[0].peak), spread(r[1].peak), mib(r[0].record), mib(r[1].record), load+" to "+loadNow())
+		t.row(c.name, fmt.Sprint(len(blocks)), spread(r[0].time), spread(r[1].time),
+			spread(r[0].cpu), spread(r[1].cpu),
+			spread(r[0].peak), spread(r[1].peak), mib(r[0].record), mib(r[1].record),
+			load+" to "+loadNow())
 	}
 	fmt.Printf("## Reopening after SIGKILL: median (least to most) of %d\n\n%s\n", s.reopens, t)
 	return v.close()
 }
 
-func (s *settings) reopen(ctx context.Context, v *volume, b *build, c *cell, blocks []int64) (r *reopenResult, err error) {
+func (s *settings) reopen(ctx context.Context, v *volume, b *build, c *cell,
+	blocks []int64) (r *reopenResult, err error) {
 	if err := v.fresh(ctx); err != nil {
 		return nil, err
 	}
@@ -117,7 +127,8 @@ func (s *settings) reopen(ctx context.Context, v *volume, b *build, c *cell, blo
 		if err != nil {
 			return nil, err
 		}
-		r.time, r.cpu, r.peak = append(r.time, ms(served)), append(r.cpu, ms(u.cpu)), append(r.peak, float64(u.peak)/(1<<20))
+		r.time, r.cpu, r.peak = append(r.time, ms(served)), append(r.cpu, ms(u.cpu)),
+			append(r.peak, float64(u.peak)/(1<<20))
 		if err := guest.checkSome(blocks); err != nil {
 			return nil, err
 		}
@@ -126,6 +137,7 @@ func (s *settings) reopen(ctx context.Context, v *volume, b *build, c *cell, blo
 		return nil, err
 	}
 	fmt.Fprintf(os.Stderr, "%s, %s: written in %v; served after %s ms, CPU %s ms, peak %s MiB, record %s MiB\n",
-		c.name, b.name, r.fill.Round(time.Second), spread(r.time), spread(r.cpu), spread(r.peak), mib(r.record))
+		c.name, b.name, r.fill.Round(time.Second), spread(r.time), spread(r.cpu), spread(r.peak),
+		mib(r.record))
 	return r, nil
 }

@@ -39,7 +39,8 @@ func (b *build) inspect(ctx context.Context) error {
 const diskName = "disk"
 
 func (b *build) create(ctx context.Context, v *volume, size int64) error {
-	return tool(ctx, b.binary, "--store", v.store, "create", diskName, "--size", strconv.FormatInt(size, 10))
+	return tool(ctx, b.binary, "--store", v.store, "create", diskName, "--size",
+		strconv.FormatInt(size, 10))
 }
 
 // server is a "cowblk serve" process.
@@ -53,7 +54,8 @@ type server struct {
 // serve starts a server and does not wait for its socket.
 func (b *build) serve(v *volume, options ...string) (*server, error) {
 	args := append([]string{"--store", v.store, "serve", diskName}, options...)
-	p := &server{cmd: exec.Command(b.binary, args...), socket: filepath.Join(v.store, "run", diskName+".sock"), started: time.Now()}
+	p := &server{cmd: exec.Command(b.binary, args...), socket: filepath.Join(v.store, "run",
+		diskName+".sock"), started: time.Now()}
 	p.cmd.Stderr = &p.log
 	return p, p.cmd.Start()
 }
@@ -69,7 +71,8 @@ func (p *server) end(s syscall.Signal) error {
 		return err
 	}
 	err := p.cmd.Wait()
-	if w, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s == syscall.SIGKILL && w.Signal() == s {
+	if w, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && s == syscall.SIGKILL &&
+		w.Signal() == s {
 		return nil
 	}
 	return p.explain(err)

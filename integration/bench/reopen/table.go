@@ -44,7 +44,8 @@ func ratios(before, after []float64) []float64 {
 
 // spread formats the median, the least and the greatest value.
 func spread(v []float64) string {
-	return fmt.Sprintf("%s (%s to %s)", number(median(v)), number(slices.Min(v)), number(slices.Max(v)))
+	return fmt.Sprintf("%s (%s to %s)", number(median(v)), number(slices.Min(v)),
+		number(slices.Max(v)))
 }
 
 // number formats x with three digits, or two if it is small.

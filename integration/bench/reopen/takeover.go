@@ -29,7 +29,8 @@ func measureTakeover(ctx context.Context, s *settings) error {
 		return err
 	}
 	defer v.close()
-	t := newTable("disk of 1 GiB", "gap at the front-end, ms: before", "after", "ratio", "after_ms of the old process: before", "after",
+	t := newTable("disk of 1 GiB", "gap at the front-end, ms: before", "after", "ratio",
+		"after_ms of the old process: before", "after",
 		"longest gap without a takeover, ms: before", "after", "load")
 	for _, dirty := range []int64{0, takeoverSize} {
 		var gaps, told, quiet [2][]float64
@@ -37,7 +38,8 @@ func measureTakeover(ctx context.Context, s *settings) error {
 		for round := range s.rounds {
 			err := s.inTurn(round, func(i int, b *build) error {
 				g, err := takeOver(ctx, v, b, dirty)
-				gaps[i], told[i], quiet[i] = append(gaps[i], g.gap), append(told[i], g.reported), append(quiet[i], g.quiet)
+				gaps[i], told[i], quiet[i] = append(gaps[i], g.gap), append(told[i], g.reported),
+					append(quiet[i], g.quiet)
 				return err
 			})
 			if err != nil {
@@ -48,7 +50,8 @@ func measureTakeover(ctx context.Context, s *settings) error {
 		if dirty > 0 {
 			name = "1 GiB unflushed"
 		}
-		t.row(name, spread(gaps[0]), spread(gaps[1]), number(median(ratios(gaps[0], gaps[1]))), spread(told[0]), spread(told[1]),
+		t.row(name, spread(gaps[0]), spread(gaps[1]), number(median(ratios(gaps[0], gaps[1]))),
+			spread(told[0]), spread(told[1]),
 			spread(quiet[0]), spread(quiet[1]), load+" to "+loadNow())
 	}
 	fmt.Printf("## Takeover under load (half reads, half writes, 4 KiB, %d in flight): median (least to most) of %d\n\n%s\n", takeoverDepth, s.rounds, t)
@@ -82,7 +85,8 @@ func takeOver(ctx context.Context, v *volume, b *build, dirty int64) (r takeover
 		return r, err
 	}
 	defer guest.Abort()
-	if err := guest.write(contiguous(max(dirty, takeoverSpan), int(max(dirty, takeoverSpan)/blockSize))); err != nil {
+	if err := guest.write(contiguous(max(dirty, takeoverSpan),
+		int(max(dirty, takeoverSpan)/blockSize))); err != nil {
 		return r, err
 	}
 	l := &gapLoad{client: guest, ended: make(chan error, 1)}
@@ -104,7 +108,8 @@ func takeOver(ctx context.Context, v *volume, b *build, dirty int64) (r takeover
 	}
 	m := afterMS.FindSubmatch(first.log.Bytes())
 	if m == nil || l.reconnects != 1 {
-		return r, fmt.Errorf("expected one takeover, found %d reconnections and the log\n%s", l.reconnects, first.log.String())
+		return r, fmt.Errorf("expected one takeover, found %d reconnections and the log\n%s",
+			l.reconnects, first.log.String())
 	}
 	r.reported, err = strconv.ParseFloat(string(m[1]), 64)
 	return r, err

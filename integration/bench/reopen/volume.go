@@ -44,7 +44,8 @@ func newVolume(ctx context.Context, dir string, size int64) (v *volume, err erro
 		return v, err
 	}
 	// Direct I/O avoids a second copy of everything in the page cache.
-	out, err := exec.CommandContext(ctx, "losetup", "--direct-io=on", "--find", "--show", image).Output()
+	out, err := exec.CommandContext(ctx, "losetup", "--direct-io=on", "--find", "--show",
+		image).Output()
 	if err != nil {
 		return v, fmt.Errorf("losetup %s: %w", image, err)
 	}

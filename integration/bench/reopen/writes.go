@@ -26,9 +26,12 @@ func writings() []writeLoad {
 		{"first write, QD1", load.Options{FirstWrite: true}, false},
 		{"first write, QD32", load.Options{FirstWrite: true, QueueDepth: 32}, false},
 		{"overwrite, QD1", load.Options{Duration: window, Warmup: window / 10}, true},
-		{"overwrite, QD32", load.Options{Duration: window, Warmup: window / 10, QueueDepth: 32}, true},
-		{"first write and flush, QD1", load.Options{FirstWrite: true, Duration: window, FsyncEvery: 1}, false},
-		{"overwrite and flush, QD1", load.Options{Duration: window, Warmup: window / 10, FsyncEvery: 1}, true},
+		{"overwrite, QD32", load.Options{Duration: window, Warmup: window / 10, QueueDepth: 32},
+			true},
+		{"first write and flush, QD1", load.Options{FirstWrite: true, Duration: window,
+			FsyncEvery: 1}, false},
+		{"overwrite and flush, QD1", load.Options{Duration: window, Warmup: window / 10,
+			FsyncEvery: 1}, true},
 	}
 }
 
@@ -39,7 +42,8 @@ func measureWrites(ctx context.Context, s *settings) error {
 		return err
 	}
 	defer v.close()
-	t := newTable("4 KiB", "µs per request: before", "after", "ratio (of neighbours)", "CPU of the back-end, µs: before", "after", "ratio", "load")
+	t := newTable("4 KiB", "µs per request: before", "after", "ratio (of neighbours)",
+		"CPU of the back-end, µs: before", "after", "ratio", "load")
 	for _, w := range writings() {
 		w.o.RW, w.o.Poll = load.RandWrite, true
 		var times, cpu [2][]float64
@@ -57,7 +61,8 @@ func measureWrites(ctx context.Context, s *settings) error {
 				return fmt.Errorf("%s: %w", w.name, err)
 			}
 		}
-		fmt.Fprintf(os.Stderr, "%s: %s and %s µs, ratio %s; CPU ratio %s; load %s to %s\n", w.name, spread(times[0]), spread(times[1]),
+		fmt.Fprintf(os.Stderr, "%s: %s and %s µs, ratio %s; CPU ratio %s; load %s to %s\n", w.name,
+			spread(times[0]), spread(times[1]),
 			spread(ratios(times[0], times[1])), spread(ratios(cpu[0], cpu[1])), began, loadNow())
 		t.row(w.name, spread(times[0]), spread(times[1]), spread(ratios(times[0], times[1])),
 			spread(cpu[0]), spread(cpu[1]), spread(ratios(cpu[0], cpu[1])), began+" to "+loadNow())
@@ -101,7 +106,8 @@ func (w *writeLoad) sample(ctx context.Context, v *volume, b *build) (r *load.Re
 	case err != nil:
 		return nil, err
 	case r.Errors > 0 || r.Interrupted || r.CPUBackend == nil:
-		return nil, fmt.Errorf("%d errors, interrupted %t, CPU time %q: no result", r.Errors, r.Interrupted, r.BackendNote)
+		return nil, fmt.Errorf("%d errors, interrupted %t, CPU time %q: no result", r.Errors,
+			r.Interrupted, r.BackendNote)
 	}
 	return r, nil
 }

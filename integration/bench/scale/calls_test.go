@@ -37,20 +37,25 @@ func TestSystemCalls(t *testing.T) {
 	small := stepCalls(t, binary, func(c *client) error { return c.disks(few) })
 	large := stepCalls(t, binary, func(c *client) error { return c.disks(many) })
 	for name, n := range small {
-		t.Logf("%-20s %4.0f calls beside %d disks, %4.0f beside %d", name, n, few, large[name], many)
+		t.Logf("%-20s %4.0f calls beside %d disks, %4.0f beside %d", name, n, few, large[name],
+			many)
 		if large[name] > n+(many-few)/4 {
-			t.Errorf("%s: %.0f calls beside %d disks, %.0f beside %d", name, n, few, large[name], many)
+			t.Errorf("%s: %.0f calls beside %d disks, %.0f beside %d", name, n, few, large[name],
+				many)
 		}
 	}
 	const shallow, deep = 2, 42
-	perLayer := map[string]float64{"promote": 40, "promote again": 40, "check NAME": 40, "rollback": 60, "info NAME": 10, "completion": 2}
+	perLayer := map[string]float64{"promote": 40, "promote again": 40, "check NAME": 40,
+		"rollback": 60, "info NAME": 10, "completion": 2}
 	small = stepCalls(t, binary, func(c *client) error { return c.tags(shallow) })
 	large = stepCalls(t, binary, func(c *client) error { return c.tags(deep) })
 	for name, n := range small {
 		each := (large[name] - n) / (deep - shallow)
-		t.Logf("%-20s %4.0f calls with %d tags, %4.0f with %d: %.1f for each", name, n, shallow, large[name], deep, each)
+		t.Logf("%-20s %4.0f calls with %d tags, %4.0f with %d: %.1f for each", name, n, shallow,
+			large[name], deep, each)
 		if each > perLayer[name]+0.25 {
-			t.Errorf("%s: %.1f calls for each tag, expected %.0f at most", name, each, perLayer[name])
+			t.Errorf("%s: %.1f calls for each tag, expected %.0f at most", name, each,
+				perLayer[name])
 		}
 	}
 }

@@ -40,7 +40,8 @@ func (c *client) run(args ...string) error {
 // calls returns the number of counted system calls that a command makes.
 func (c *client) calls(args ...string) (float64, error) {
 	report := filepath.Join(filepath.Dir(c.store), "strace")
-	trace := append([]string{"-f", "-c", "-e", "trace=" + countedCalls, "-o", report, c.binary}, args...)
+	trace := append([]string{"-f", "-c", "-e", "trace=" + countedCalls, "-o", report, c.binary},
+		args...)
 	if out, err := c.command("strace", trace...).CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("strace %s: %w: %s", strings.Join(args, " "), err, out)
 	}

@@ -57,7 +57,8 @@ func Main(ctx context.Context, args []string) error {
 	return run(ctx, &s, *dir, *image, *disks, *tags)
 }
 
-func run(ctx context.Context, s *settings, dir string, image int64, disks, tags string) (err error) {
+func run(ctx context.Context, s *settings, dir string, image int64, disks,
+	tags string) (err error) {
 	if err := mountns.Enter(); err != nil {
 		return err
 	}
@@ -67,9 +68,14 @@ func run(ctx context.Context, s *settings, dir string, image int64, disks, tags 
 		}
 	}
 	axes := []axis{
-		{name: "disks in the store", text: plain, make: func(c *client, n int64) error { return c.disks(n) }},
-		{name: "tags of the cloned disk", text: plain, make: func(c *client, n int64) error { return c.tags(n) }},
-		{name: "size of the disk", sizes: []int64{gib, tib, 64 * tib}, text: sizeText, make: func(c *client, size int64) error { return c.golden(size) }},
+		{name: "disks in the store", text: plain, make: func(c *client, n int64) error {
+			return c.disks(n)
+		}},
+		{name: "tags of the cloned disk", text: plain, make: func(c *client, n int64) error {
+			return c.tags(n)
+		}},
+		{name: "size of the disk", sizes: []int64{gib, tib, 64 * tib}, text: sizeText,
+			make: func(c *client, size int64) error { return c.golden(size) }},
 	}
 	for i, list := range []string{disks, tags} {
 		for _, word := range strings.Split(list, ",") {
@@ -104,7 +110,8 @@ func mountXFS(ctx context.Context, dir string, size int64) (*volume, error) {
 	}
 	v := &volume{image: tmp, dir: filepath.Join(tmp, "xfs")}
 	file := filepath.Join(tmp, "image")
-	err = errors.Join(os.Mkdir(v.dir, 0o755), os.WriteFile(file, nil, 0o600), os.Truncate(file, size))
+	err = errors.Join(os.Mkdir(v.dir, 0o755), os.WriteFile(file, nil, 0o600),
+		os.Truncate(file, size))
 	if err == nil {
 		err = command(ctx, "mkfs.xfs", "-q", file)
 	}

@@ -40,14 +40,16 @@ func measure(ctx context.Context, s *settings, a *axis) error {
 		for _, b := range s.builds {
 			c := costs[b.name+name]
 			fmt.Printf("| %s | %s | %s | %s | %s | %s |\n", name, b.name,
-				list(c.calls, 0), exponent(a.sizes, c.calls), list(c.times, 1), exponent(a.sizes, c.times))
+				list(c.calls, 0), exponent(a.sizes, c.calls), list(c.times, 1),
+				exponent(a.sizes, c.times))
 		}
 	}
 	return nil
 }
 
 // measureStore makes a store of one size and measures all commands in it.
-func measureStore(ctx context.Context, s *settings, a *axis, b build, size int64, costs map[string]*cost) (names []string, err error) {
+func measureStore(ctx context.Context, s *settings, a *axis, b build, size int64,
+	costs map[string]*cost) (names []string, err error) {
 	dir, err := os.MkdirTemp(s.dir, "store-")
 	if err != nil {
 		return nil, err

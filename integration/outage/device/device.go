@@ -192,7 +192,8 @@ func configure(n int, backing *os.File) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: SectorSize} // sets the logical block size
+	// sets the logical block size
+	config := unix.LoopConfig{Fd: uint32(backing.Fd()), Size: SectorSize}
 	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
 	if err := unix.IoctlLoopConfigure(int(loop.Fd()), &config); err != nil {
 		loop.Close()

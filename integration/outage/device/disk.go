@@ -64,7 +64,8 @@ func NewDisk(size int64) (*Disk, error) {
 	if size <= 0 || size%pageSize != 0 {
 		return nil, fmt.Errorf("disk of %d bytes, expected a multiple of %d", size, pageSize)
 	}
-	b, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	b, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("disk of %d bytes: mmap: %w", size, err)
 	}
@@ -110,7 +111,8 @@ func touches(ranges []Range, off, n int64) bool {
 var errOutside = errors.New("request outside the device")
 
 func (d *Disk) inside(p []byte, off int64) error {
-	if off < 0 || off > d.Size() || int64(len(p)) > d.Size()-off || off%SectorSize != 0 || len(p)%SectorSize != 0 {
+	if off < 0 || off > d.Size() || int64(len(p)) > d.Size()-off || off%SectorSize != 0 ||
+		len(p)%SectorSize != 0 {
 		return fmt.Errorf("%d bytes at %d of %d: %w", len(p), off, d.Size(), errOutside)
 	}
 	return nil

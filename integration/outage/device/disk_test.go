@@ -63,7 +63,8 @@ func TestCutLosesVolatileSectors(t *testing.T) {
 				t.Errorf("the sector at %d is neither old nor new", off)
 			}
 		}
-		if keep == 0 && kept != 0 || keep == 1 && kept != 126 || keep == 0.5 && (kept == 0 || kept == 126) {
+		if keep == 0 && kept != 0 || keep == 1 && kept != 126 || keep == 0.5 &&
+			(kept == 0 || kept == 126) {
 			t.Errorf("keep %v: %d of 126 sectors survived", keep, kept)
 		}
 	}
@@ -85,7 +86,8 @@ func TestCutAfterCountsWritesAndSyncs(t *testing.T) {
 	d.CutAfter(3, 1)
 	d.mustWrite(t, 0, 1, 512)
 	test.Must(t, d.Sync())
-	test.ErrorIs(t, test.Err(d.WriteAt(bytes.Repeat([]byte{2}, 512), 512)), syscall.EIO, "the third request")
+	test.ErrorIs(t, test.Err(d.WriteAt(bytes.Repeat([]byte{2}, 512), 512)), syscall.EIO,
+		"the third request")
 	d.PowerOn()
 	d.want(t, 0, 1, 512)
 	d.want(t, 512, 2, 512) // keep 1: it was in the cache

@@ -39,12 +39,14 @@ func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) sy
 	return 0
 }
 
-func (f *file) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+func (f *file) Read(_ context.Context, _ fs.FileHandle, dest []byte, off int64) (fuse.ReadResult,
+	syscall.Errno) {
 	n, err := f.disk.ReadAt(dest, off)
 	return fuse.ReadResultData(dest[:n]), errno(err)
 }
 
-func (f *file) Write(_ context.Context, _ fs.FileHandle, data []byte, off int64) (uint32, syscall.Errno) {
+func (f *file) Write(_ context.Context, _ fs.FileHandle, data []byte, off int64) (uint32,
+	syscall.Errno) {
 	n, err := f.disk.WriteAt(data, off)
 	return uint32(n), errno(err)
 }
@@ -75,7 +77,8 @@ func openMounted(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Mount("cowblk-test-device", dir, "fuse.cowblk", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", f.Fd()))
+	err = unix.Mount("cowblk-test-device", dir, "fuse.cowblk", unix.MS_NOSUID|unix.MS_NODEV,
+		fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", f.Fd()))
 	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("mounting FUSE at %s: %w", dir, err)
@@ -87,9 +90,11 @@ func openMounted(dir string) (*os.File, error) {
 func serve(fd int, disk *Disk) error {
 	root := &fs.Inode{}
 	_, err := fs.Mount(fmt.Sprintf("/dev/fd/%d", fd), root, &fs.Options{
-		MountOptions: fuse.MountOptions{MaxWrite: 1 << 20, DisableXAttrs: true, DisableSplice: true},
+		MountOptions: fuse.MountOptions{MaxWrite: 1 << 20, DisableXAttrs: true,
+			DisableSplice: true},
 		OnAdd: func(ctx context.Context) {
-			child := root.NewPersistentInode(ctx, &file{disk: disk}, fs.StableAttr{Mode: syscall.S_IFREG})
+			child := root.NewPersistentInode(ctx, &file{disk: disk},
+				fs.StableAttr{Mode: syscall.S_IFREG})
 			root.AddChild(fileName, child, true)
 		},
 	})

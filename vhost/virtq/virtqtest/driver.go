@@ -71,7 +71,8 @@ func (d *Driver) AddIndirect(gpa uint64, ds ...virtq.Desc) (head uint16, err err
 		ds[i].Next = uint16(i + 1)
 	}
 	d.WriteTable(gpa, ds)
-	return d.Add(virtq.Desc{Addr: gpa, Len: uint32(virtq.DescSize * len(ds)), Flags: virtq.DescIndirect})
+	return d.Add(virtq.Desc{Addr: gpa, Len: uint32(virtq.DescSize * len(ds)),
+		Flags: virtq.DescIndirect})
 }
 
 // Expose makes the added chains available to the device and reports whether the device wants a kick

@@ -53,7 +53,8 @@ func TestDriverKeepsItsDescriptors(t *testing.T) {
 }
 
 func TestDriverNoticesAFalseDevice(t *testing.T) {
-	for name, head := range map[string]uint32{"not in flight": 1, "beyond the ring": 4, "far beyond": 1 << 16} {
+	for name, head := range map[string]uint32{"not in flight": 1, "beyond the ring": 4,
+		"far beyond": 1 << 16} {
 		d := newDriver(t, 4)
 		d.use(head, 0)
 		if _, _, ok := d.Take(); ok || d.Err == nil {

@@ -71,7 +71,8 @@ func OpenMemory(fds []int, regions ...guest.RegionDesc) (*Memory, error) {
 
 func (m *Memory) mapFile(fd int, r guest.RegionDesc) error {
 	m.files = append(m.files, os.NewFile(uintptr(fd), "guest memory"))
-	b, err := unix.Mmap(fd, 0, int(r.MmapOffset+r.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(fd, 0, int(r.MmapOffset+r.Size), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED)
 	if err != nil {
 		return fmt.Errorf("map region [%v]: %w", r, err)
 	}

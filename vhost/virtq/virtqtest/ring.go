@@ -19,7 +19,8 @@ type Ring struct {
 
 // RingSize returns the number of bytes that NewRing needs for num descriptors.
 func RingSize(num uint16) uint64 {
-	return align16(virtq.DescTableSize(num)) + align16(virtq.AvailSize(num)) + align16(virtq.UsedSize(num))
+	return align16(virtq.DescTableSize(num)) + align16(virtq.AvailSize(num)) +
+		align16(virtq.UsedSize(num))
 }
 
 func align16(n int) uint64 { return (uint64(n) + 15) &^ 15 }
@@ -39,7 +40,8 @@ func NewRingAt(mem *Memory, num uint16, desc, avail, used uint64) (*Ring, error)
 	r.avail = mem.Bytes(avail, uint64(virtq.AvailSize(num)))
 	r.used = mem.Bytes(used, uint64(virtq.UsedSize(num)))
 	if r.desc == nil || r.avail == nil || r.used == nil {
-		return nil, fmt.Errorf("ring of %d at %#x, %#x, %#x: not in guest memory", num, desc, avail, used)
+		return nil, fmt.Errorf("ring of %d at %#x, %#x, %#x: not in guest memory", num, desc, avail,
+			used)
 	}
 	return r, nil
 }

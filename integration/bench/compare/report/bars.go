@@ -9,7 +9,8 @@ import (
 
 // barPlot shows one quantity of all contenders under one workload, one bar each, in the order of
 // measurement.
-func (r *Results) barPlot(title, workload string, of func(Sample) float64) (*plot.Plot, vg.Length, error) {
+func (r *Results) barPlot(title, workload string, of func(Sample) float64) (*plot.Plot, vg.Length,
+	error) {
 	var points []*Point
 	for _, p := range r.Points {
 		if p.Workload == workload && p.Median(of) > 0 {
@@ -32,7 +33,8 @@ func (r *Results) barPlot(title, workload string, of func(Sample) float64) (*plo
 		if err != nil {
 			return nil, 0, err
 		}
-		bar.Horizontal, bar.XMin, bar.Color, bar.LineStyle.Width = true, float64(i), colour(kindOf(q.Contender)), 0
+		bar.Horizontal, bar.XMin, bar.Color, bar.LineStyle.Width = true, float64(i),
+			colour(kindOf(q.Contender)), 0
 		p.Add(bar)
 		// The space allows for the wider letters of a substitute font.
 		names = append(names, q.Label+"     ")

@@ -14,7 +14,8 @@ import (
 
 // depthPlot shows the effect of depth on each kind of stack.
 func (r *Results) depthPlot() (*plot.Plot, vg.Length, error) {
-	p := newPlot("Random reads of 4 KiB from the base, by depth of the stack", "layers above the base", "thousand requests per second")
+	p := newPlot("Random reads of 4 KiB from the base, by depth of the stack",
+		"layers above the base", "thousand requests per second")
 	p.Add(gridLines())
 	families := []struct {
 		label    string
@@ -75,8 +76,10 @@ func (r *Results) latencyPlot(workload string) (*plot.Plot, vg.Length, error) {
 		key, label string
 		dashes     []vg.Length
 	}{
-		{Stack(1), "cowblk, depth 1", nil}, {Stack(128), "cowblk, depth 128", dashed()}, {RawRead, "cowblk pass-through", nil},
-		{QSDRead, "qemu raw", nil}, {Chain(1), "qemu qcow2, depth 1", nil}, {Chain(8), "qemu qcow2, depth 8", dashed()},
+		{Stack(1), "cowblk, depth 1", nil}, {Stack(128), "cowblk, depth 128", dashed()},
+		{RawRead, "cowblk pass-through", nil},
+		{QSDRead, "qemu raw", nil}, {Chain(1), "qemu qcow2, depth 1", nil},
+		{Chain(8), "qemu qcow2, depth 8", dashed()},
 	}
 	drawn := 0
 	low, high := math.Inf(1), 0.0
@@ -101,10 +104,12 @@ func (r *Results) latencyPlot(workload string) (*plot.Plot, vg.Length, error) {
 	for i, s := range []string{"0", "90 %", "99 %", "99.9 %", "99.99 %"} {
 		ticks = append(ticks, plot.Tick{Value: float64(i), Label: s})
 	}
-	p.X.Tick.Marker = plot.ConstantTicks(append(ticks, plot.Tick{Value: rarity(0.5), Label: "50 %"}))
+	p.X.Tick.Marker = plot.ConstantTicks(append(ticks, plot.Tick{Value: rarity(0.5),
+		Label: "50 %"}))
 	p.X.Min, p.X.Max = 0, rarity(lastQuantile)
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plainTicks{}
-	p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(low))), math.Pow(10, math.Ceil(math.Log10(high)))
+	p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(low))),
+		math.Pow(10, math.Ceil(math.Log10(high)))
 	p.Legend.Top, p.Legend.Left = true, true
 	return p, plotHeight, nil
 }
@@ -143,7 +148,8 @@ type plainTicks struct{}
 
 func (plainTicks) Ticks(low, high float64) (ticks []plot.Tick) {
 	for decade := math.Pow(10, math.Floor(math.Log10(low))); decade <= high*1.001; decade *= 10 {
-		ticks = append(ticks, plot.Tick{Value: decade, Label: strconv.FormatFloat(decade, 'f', -1, 64)})
+		ticks = append(ticks, plot.Tick{Value: decade, Label: strconv.FormatFloat(decade, 'f', -1,
+			64)})
 		for i := 2.0; i < 10 && decade*i < high; i++ {
 			ticks = append(ticks, plot.Tick{Value: decade * i})
 		}

@@ -31,8 +31,10 @@ type Machine struct {
 // Describe returns a description of this machine; dir is the directory of the run's files.
 func Describe(dir, qsd, fio string) Machine {
 	m := Machine{
-		Cores: runtime.NumCPU(), Go: runtime.Version(), Date: time.Now().UTC().Truncate(time.Second),
-		CPU: field("/proc/cpuinfo", "model name", ":"), System: strings.Trim(field("/etc/os-release", "PRETTY_NAME", "="), `"`),
+		Cores: runtime.NumCPU(), Go: runtime.Version(),
+		Date:       time.Now().UTC().Truncate(time.Second),
+		CPU:        field("/proc/cpuinfo", "model name", ":"),
+		System:     strings.Trim(field("/etc/os-release", "PRETTY_NAME", "="), `"`),
 		FileSystem: fileSystem(dir), LoadBefore: Load(),
 		QEMU: firstLine(qsd, "--version"), Fio: firstLine(fio, "--version"),
 		Revision: firstLine("git", "describe", "--always", "--dirty", "--tags"),
@@ -96,7 +98,8 @@ func firstLine(name string, args ...string) string {
 
 // fileSystem returns the type of a directory's file system and its device.
 func fileSystem(dir string) string {
-	out := firstLine("findmnt", "--noheadings", "--output", "FSTYPE,SOURCE,OPTIONS", "--target", dir)
+	out := firstLine("findmnt", "--noheadings", "--output", "FSTYPE,SOURCE,OPTIONS", "--target",
+		dir)
 	f := strings.Fields(out)
 	if len(f) < 3 {
 		return out
@@ -108,7 +111,8 @@ func fileSystem(dir string) string {
 func (m Machine) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s; %d cores of %s, %.0f GiB; Linux %s; %s; %s; %s",
-		m.Date.Format("2006-01-02 15:04 MST"), m.Cores, m.CPU, float64(m.Memory)/(1<<30), m.Kernel, m.System, m.FileSystem, m.Go)
+		m.Date.Format("2006-01-02 15:04 MST"), m.Cores, m.CPU, float64(m.Memory)/(1<<30), m.Kernel,
+		m.System, m.FileSystem, m.Go)
 	for _, s := range []string{m.QEMU, m.Fio} {
 		if s != "" {
 			b.WriteString("; " + s)

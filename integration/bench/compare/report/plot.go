@@ -59,7 +59,8 @@ func kindOf(contender string) kind {
 		return qcow2
 	case QSDRead, QSDWrite:
 		return qemuRaw
-	case FreshHead, StackDirect, Stack(1), Stack(8), Stack(32), Stack(128), Head(1), Head(8), Head(128):
+	case FreshHead, StackDirect, Stack(1), Stack(8), Stack(32), Stack(128), Head(1), Head(8),
+		Head(128):
 		return ours
 	}
 	return other
@@ -72,16 +73,22 @@ func (r *Results) writePlots(dir string) (names []string, err error) {
 		draw func() (*plot.Plot, vg.Length, error)
 	}{
 		{name: "iops-by-depth.svg", draw: r.depthPlot},
-		{name: "latency.svg", draw: func() (*plot.Plot, vg.Length, error) { return r.latencyPlot(ReadQD1) }},
-		{name: "latency-qd32.svg", draw: func() (*plot.Plot, vg.Length, error) { return r.latencyPlot(ReadQD32) }},
+		{name: "latency.svg", draw: func() (*plot.Plot, vg.Length, error) {
+			return r.latencyPlot(ReadQD1)
+		}},
+		{name: "latency-qd32.svg", draw: func() (*plot.Plot, vg.Length, error) {
+			return r.latencyPlot(ReadQD32)
+		}},
 		{name: "first-write.svg", draw: func() (*plot.Plot, vg.Length, error) {
-			return r.barPlot("First write, 4 KiB, 32 in flight: thousand requests per second", FirstQD32, func(s Sample) float64 { return s.IOPS / 1e3 })
+			return r.barPlot("First write, 4 KiB, 32 in flight: thousand requests per second",
+				FirstQD32, func(s Sample) float64 { return s.IOPS / 1e3 })
 		}},
 		{name: "overwrite.svg", draw: func() (*plot.Plot, vg.Length, error) {
 			return r.barPlot("Overwrite, 4 KiB, 32 in flight, write cache on: thousand requests per second", WriteQD32, func(s Sample) float64 { return s.IOPS / 1e3 })
 		}},
 		{name: "cpu.svg", draw: func() (*plot.Plot, vg.Length, error) {
-			return r.barPlot("CPU time of the server per random read of 4 KiB, 32 in flight: µs", ReadQD32, func(s Sample) float64 { return s.Server / 1e3 })
+			return r.barPlot("CPU time of the server per random read of 4 KiB, 32 in flight: µs",
+				ReadQD32, func(s Sample) float64 { return s.Server / 1e3 })
 		}},
 	}
 	for _, a := range all {
@@ -108,7 +115,8 @@ func save(p *plot.Plot, height vg.Length, path string) error {
 	if _, err := c.WriteTo(&b); err != nil {
 		return err
 	}
-	svg := strings.ReplaceAll(b.String(), "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,Helvetica,sans-serif")
+	svg := strings.ReplaceAll(b.String(), "font-family:Liberation Sans",
+		"font-family:Liberation Sans,Arial,Helvetica,sans-serif")
 	return os.WriteFile(path, []byte(svg), 0o644)
 }
 
@@ -117,7 +125,8 @@ func newPlot(title, x, y string) *plot.Plot {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
 	for _, s := range []*text.Style{
-		&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle,
+		&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label,
+		&p.Y.Tick.Label, &p.Legend.TextStyle,
 	} {
 		sans(s, 10)
 	}
@@ -142,7 +151,8 @@ func gridLines() *plotter.Grid {
 }
 
 // line draws joined points, with these dashes and marks.
-func line(p *plot.Plot, label string, points plotter.XYs, c color.Color, dashes []vg.Length, mark draw.GlyphDrawer) error {
+func line(p *plot.Plot, label string, points plotter.XYs, c color.Color, dashes []vg.Length,
+	mark draw.GlyphDrawer) error {
 	l, err := plotter.NewLine(points)
 	if err != nil {
 		return err

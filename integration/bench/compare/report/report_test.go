@@ -35,8 +35,10 @@ func samples(iops ...float64) (all []Sample) {
 	for i, v := range iops {
 		all = append(all, Sample{
 			Round: i, IOPS: v, Bytes: v * 4096, Server: 1e9 / v, Driver: 1e9 / v,
-			Latency: Latencies{Mean: 1e9 / v, P50: 1e9 / v, P90: 2e9 / v, P99: 4e9 / v, P999: 9e9 / v, Max: 1e11 / v},
-			Curve:   []Quantile{{0, 0.8e9 / v}, {0.5, 1e9 / v}, {0.9, 2e9 / v}, {0.99, 4e9 / v}, {0.999, 9e9 / v}, {0.9999, 3e10 / v}, {1, 1e11 / v}},
+			Latency: Latencies{Mean: 1e9 / v, P50: 1e9 / v, P90: 2e9 / v, P99: 4e9 / v,
+				P999: 9e9 / v, Max: 1e11 / v},
+			Curve: []Quantile{{0, 0.8e9 / v}, {0.5, 1e9 / v}, {0.9, 2e9 / v}, {0.99, 4e9 / v},
+				{0.999, 9e9 / v}, {0.9999, 3e10 / v}, {1, 1e11 / v}},
 		})
 	}
 	return all
@@ -64,15 +66,22 @@ func TestJudge(t *testing.T) {
 		values []float64
 		want   string
 	}{
-		{more, []float64{8, 7.9, 8.1}, Stretched}, {more, []float64{5}, Passed}, {more, []float64{4.9996}, Passed},
-		{more, []float64{4.99}, Missed}, {more, []float64{1, 9, 9}, Stretched}, {more, nil, Unknown},
-		{less, []float64{0.4}, Stretched}, {less, []float64{3}, Passed}, {less, []float64{3.1}, Missed},
-		{strict, []float64{0}, Stretched}, {strict, []float64{0.0001}, Stretched}, {strict, []float64{0.3}, Passed}, {strict, []float64{0.5}, Missed},
+		{more, []float64{8, 7.9, 8.1}, Stretched}, {more, []float64{5}, Passed},
+		{more, []float64{4.9996}, Passed},
+		{more, []float64{4.99}, Missed}, {more, []float64{1, 9, 9}, Stretched},
+		{more, nil, Unknown},
+		{less, []float64{0.4}, Stretched}, {less, []float64{3}, Passed}, {less, []float64{3.1},
+			Missed},
+		{strict, []float64{0}, Stretched}, {strict, []float64{0.0001}, Stretched},
+		{strict, []float64{0.3}, Passed}, {strict, []float64{0.5}, Missed},
 	} {
-		c.target.measure = func(*Results) measured { return measured{values: c.values, detail: "d"} }
+		c.target.measure = func(*Results) measured {
+			return measured{values: c.values, detail: "d"}
+		}
 		v := c.target.judge(nil)
 		if v.Result != c.want {
-			t.Errorf("%v against %s, %s: %s, expected %s", c.values, v.Bar, v.Stretch, v.Result, c.want)
+			t.Errorf("%v against %s, %s: %s, expected %s", c.values, v.Bar, v.Stretch, v.Result,
+				c.want)
 		}
 	}
 }
@@ -83,7 +92,8 @@ func TestLimits(t *testing.T) {
 		want   string
 	}{
 		{target{unit: "×", bar: 5}, "≥ 5×"}, {target{unit: "s", bar: 3, less: true}, "≤ 3 s"},
-		{target{unit: "MiB", bar: 1, less: true, strict: true}, "< 1 MiB"}, {target{unit: "×", bar: 0.97}, "≥ 0.97×"},
+		{target{unit: "MiB", bar: 1, less: true, strict: true}, "< 1 MiB"},
+		{target{unit: "×", bar: 0.97}, "≥ 0.97×"},
 	} {
 		if got := c.target.limit(c.target.bar); got != c.want {
 			t.Errorf("limit %q, expected %q", got, c.want)
@@ -93,7 +103,8 @@ func TestLimits(t *testing.T) {
 
 func TestNumber(t *testing.T) {
 	for v, want := range map[float64]string{
-		0: "0", 3: "3", 0.974: "0.97", 12.34: "12.3", 345.6: "346", 123456: "123k", 12345: "12.3k", 5067.4: "5,067", 2345678: "2.35M", 0.0004: "0.0004",
+		0: "0", 3: "3", 0.974: "0.97", 12.34: "12.3", 345.6: "346", 123456: "123k", 12345: "12.3k",
+		5067.4: "5,067", 2345678: "2.35M", 0.0004: "0.0004",
 	} {
 		if got := number(v); got != want {
 			t.Errorf("number(%v) = %q, expected %q", v, got, want)
@@ -104,7 +115,8 @@ func TestNumber(t *testing.T) {
 // full returns results in which everything was measured.
 func full() *Results {
 	r := &Results{
-		Machine:  Machine{CPU: "A CPU", Cores: 2, Memory: 24 << 30, Kernel: "6.18", FileSystem: "ext4", Date: time.Unix(1164585600, 0).UTC()},
+		Machine: Machine{CPU: "A CPU", Cores: 2, Memory: 24 << 30, Kernel: "6.18",
+			FileSystem: "ext4", Date: time.Unix(1164585600, 0).UTC()},
 		Settings: Settings{Size: 1 << 30, Area: 512 << 20, Time: 2 * time.Second, Rounds: 3},
 		Missing:  map[string]string{},
 	}
@@ -139,7 +151,8 @@ func full() *Results {
 	add(FioDirect, ColdQD32, 11e3)
 	add(SlowStack, HotAlone, 20e3)
 	add(SlowStack, HotWithCold, 20e3)
-	for _, k := range []string{IdleCPU, IndexWorst, IndexFiles, IndexClone, OpenTime, OpenFileTime} {
+	for _, k := range []string{IdleCPU, IndexWorst, IndexFiles, IndexClone, OpenTime,
+		OpenFileTime} {
 		r.AddSingle(k, "label of "+k, 0.25, "u")
 	}
 	return r
@@ -180,7 +193,8 @@ func TestTextShowsEverything(t *testing.T) {
 				t.Errorf("no table of %s", w.key)
 			}
 		}
-		for _, want := range []string{"A CPU", "a note", "label of " + IdleCPU, "first write QD1 against qcow2", Stretched, Missed, "512 MiB"} {
+		for _, want := range []string{"A CPU", "a note", "label of " + IdleCPU,
+			"first write QD1 against qcow2", Stretched, Missed, "512 MiB"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("%q is missing", want)
 			}
@@ -209,7 +223,8 @@ func TestWrite(t *testing.T) {
 	var back Results
 	test.Must(t, json.Unmarshal(text, &back))
 	if len(back.Points) != len(r.Points) || len(back.Targets) != len(targets()) {
-		t.Errorf("%d points and %d targets came back, expected %d and %d", len(back.Points), len(back.Targets), len(r.Points), len(targets()))
+		t.Errorf("%d points and %d targets came back, expected %d and %d", len(back.Points),
+			len(back.Targets), len(r.Points), len(targets()))
 	}
 	plots, err := filepath.Glob(filepath.Join(dir, "*.svg"))
 	if err != nil || len(plots) != 6 {
@@ -218,7 +233,8 @@ func TestWrite(t *testing.T) {
 	for _, p := range plots {
 		checkSVG(t, p)
 	}
-	if s, err := os.ReadFile(filepath.Join(dir, "results.md")); err != nil || strings.Count(string(s), ".svg)") != 6 {
+	if s, err := os.ReadFile(filepath.Join(dir, "results.md")); err != nil ||
+		strings.Count(string(s), ".svg)") != 6 {
 		t.Errorf("the plots are not in the markdown (%v)", err)
 	}
 	if err := (&Results{}).Write(t.TempDir()); err != nil {
@@ -256,7 +272,8 @@ func checkSVG(t *testing.T, path string) {
 }
 
 func TestBusy(t *testing.T) {
-	for load, busy := range map[string]bool{"0.10 3.00 9.00": false, "1.50 0.00 0.00": true, "": false} {
+	for load, busy := range map[string]bool{"0.10 3.00 9.00": false, "1.50 0.00 0.00": true,
+		"": false} {
 		if got := (Machine{LoadBefore: load}).Busy(); (got != "") != busy {
 			t.Errorf("load %q: warning %q", load, got)
 		}
@@ -265,7 +282,8 @@ func TestBusy(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	m := Describe(t.TempDir(), "no-such-program", "no-such-program")
-	if m.CPU == "" || m.Cores == 0 || m.Kernel == "" || m.Memory == 0 || m.LoadBefore == "" || m.QEMU != "" {
+	if m.CPU == "" || m.Cores == 0 || m.Kernel == "" || m.Memory == 0 || m.LoadBefore == "" ||
+		m.QEMU != "" {
 		t.Errorf("machine %+v", m)
 	}
 	if s := m.String(); !strings.Contains(s, m.CPU) || !strings.Contains(s, m.Kernel) {

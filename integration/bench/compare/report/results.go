@@ -130,7 +130,8 @@ func (r *Results) Write(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "results.json"), append(text, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "results.json"), append(text, '\n'),
+		0o644); err != nil {
 		return err
 	}
 	plots, err := r.writePlots(dir)

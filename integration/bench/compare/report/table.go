@@ -38,7 +38,8 @@ func (r *Results) workloadGrid(workload string) grid {
 	if len(points) == 0 {
 		return nil
 	}
-	g := grid{{WorkloadTitle(workload), "IOPS", "of best", "MiB/s", "p50 µs", "p99", "p99.9", "max", "CPU µs/req", "lowest to highest IOPS"}}
+	g := grid{{WorkloadTitle(workload), "IOPS", "of best", "MiB/s", "p50 µs", "p99", "p99.9", "max",
+		"CPU µs/req", "lowest to highest IOPS"}}
 	for _, p := range points {
 		us := func(of func(Sample) float64) string { return number(p.Median(of) / 1e3) }
 		cpu := us(func(s Sample) float64 { return s.Server })
@@ -47,9 +48,11 @@ func (r *Results) workloadGrid(workload string) grid {
 		}
 		s := SpreadOf(values(p, iops))
 		g = append(g, []string{
-			p.Label, number(p.Median(iops)), fmt.Sprintf("%.2f", p.Median(iops)/best), number(p.Median(bytes) / (1 << 20)),
+			p.Label, number(p.Median(iops)), fmt.Sprintf("%.2f", p.Median(iops)/best),
+			number(p.Median(bytes) / (1 << 20)),
 			us(func(s Sample) float64 { return s.Latency.P50 }), us(p99),
-			us(func(s Sample) float64 { return s.Latency.P999 }), us(func(s Sample) float64 { return s.Latency.Max }),
+			us(func(s Sample) float64 { return s.Latency.P999 }),
+			us(func(s Sample) float64 { return s.Latency.Max }),
 			cpu, number(s.Low) + " to " + number(s.High),
 		})
 	}
@@ -105,7 +108,8 @@ func (r *Results) Markdown(plots []string) string {
 	for _, n := range r.Notes {
 		fmt.Fprintf(&b, "\n%s\n", n)
 	}
-	fmt.Fprintf(&b, "\n## Targets\n\nThe ratio is taken in every round; the median counts.\n\n%s\n", r.targetGrid().markdown())
+	fmt.Fprintf(&b, "\n## Targets\n\nThe ratio is taken in every round; the median counts.\n\n%s\n",
+		r.targetGrid().markdown())
 	for _, p := range plots {
 		fmt.Fprintf(&b, "![%s](%s)\n\n", strings.TrimSuffix(p, ".svg"), p)
 	}

@@ -17,7 +17,8 @@ func aligned(n int) []byte {
 }
 
 func TestFieldsKeepTheirPlaceAndNeighbours(t *testing.T) {
-	for name, store := range map[string]func([]byte, int, uint16){"Store16": Store16, "Replace16": Replace16} {
+	for name, store := range map[string]func([]byte, int, uint16){
+		"Store16": Store16, "Replace16": Replace16} {
 		for off := 0; off < 12; off += 2 {
 			got, want := aligned(12), aligned(12)
 			for i := range got {
@@ -56,7 +57,8 @@ func TestBoundsAreChecked(t *testing.T) {
 
 func TestAligned(t *testing.T) {
 	b := aligned(16)
-	for off, want := range map[int][3]bool{0: {true, true, true}, 2: {true, false, false}, 4: {true, true, false}, 8: {true, true, true}} {
+	for off, want := range map[int][3]bool{0: {true, true, true}, 2: {true, false, false},
+		4: {true, true, false}, 8: {true, true, true}} {
 		for i, n := range []uintptr{2, 4, 8} {
 			if Aligned(b[off:], n) != want[i] {
 				t.Errorf("offset %d, multiple of %d: %v", off, n, !want[i])
