@@ -66,14 +66,19 @@ func TestDamagedIndexIsOwn(t *testing.T) {
 	for n := range 40 {
 		texts = append(texts, line[:n], append(line[:n:n], make([]byte, 200)...))
 	}
+	for n := range 7 {
+		texts = append(texts, append(make([]byte, 512*(1+n%2)), line[len(line)-n-1:]...))
+	}
+	texts = append(texts, append(make([]byte, 512), line[9:]...))
 	for _, text := range texts {
 		test.Must(t, os.WriteFile(path, text, 0o600))
 		if err := s.ownIndex(path); err != nil {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
+	disk := string(make([]byte, 512))
 	for _, text := range []string{"precious", "a b", "0123456789abcdef0",
-		"0123456789abcdef {\"name\":"} {
+		"0123456789abcdef {\"name\":", disk + "precious", disk + "\xff}", disk + "x\n}"} {
 		test.Must(t, os.WriteFile(path, []byte(text), 0o600))
 		if s.ownIndex(path) == nil {
 			t.Errorf("%q is taken for an index", text)

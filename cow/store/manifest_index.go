@@ -321,9 +321,13 @@ var indexLine = regexp.MustCompile(`(?m)^[-0-9a-f][0-9a-f]{15} \{"version":`)
 var cutLine = regexp.MustCompile(
 	`^[-0-9a-f]?[0-9a-f]{0,15}( (\{("(v(e(r(s(i(o(n"?)?)?)?)?)?)?)?)?)?)?$`)
 
+// lineEnd is an index whose first sectors, with the beginning of a line, a power cut has left as
+// zeros.
+var lineEnd = regexp.MustCompile(`^(\x00{512})+[ -~]*\}(\n|$)`)
+
 // ownIndex returns errForeign for a file in the place of an index, or of its temporary file, that
-// contains something else. A missing or empty file, and zeros and a cut line after a power cut, are
-// accepted.
+// contains something else. A missing or empty file, and zeros and a part of a line after a power
+// cut, are accepted.
 func (s *Store) ownIndex(path string) error {
 	text, err := s.beginOf(path, compactFrom)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -332,7 +336,7 @@ func (s *Store) ownIndex(path string) error {
 	if err != nil {
 		return err
 	}
-	if cutLine.Match(bytes.Trim(text, "\n\x00")) || indexLine.Match(text) {
+	if cutLine.Match(bytes.Trim(text, "\n\x00")) || indexLine.Match(text) || lineEnd.Match(text) {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", shell.Text(path), errForeign)
