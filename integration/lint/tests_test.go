@@ -21,7 +21,7 @@ var sleeps = map[string]string{
 	"backend/hostile_harness_test.go":       "a pause between checks that are repeated",
 	"backend/hostile_limits_test.go":        "a measurement that is shown, not judged",
 	"backend/nbd/limits_test.go":            "in a bubble of synctest",
-	"backend/qmp/monitor_test.go":           "a slow QEMU",
+	"backend/qmp/machine_test.go":           "a slow QEMU",
 	"cmd/cowblk/idle_test.go":               "an idle period is what is measured",
 	"cmd/cowblk/killed_under_load_test.go":  "kills at random moments",
 	"cmd/cowblk/open_files_test.go":         "gives a wrong process the time to err",
