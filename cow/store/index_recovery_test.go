@@ -4,8 +4,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 	"cowblk/internal/test"
 )
@@ -140,5 +142,33 @@ func TestIndexBeforeAPromotion(t *testing.T) {
 		if left != want {
 			t.Errorf("moved away %t: %d layers are left, expected %d", moved, left, want)
 		}
+	}
+}
+
+// A manifest that could not be read once keeps no layer of a disk that is removed.
+func TestRemoveBesideAReadThatFailsOnce(t *testing.T) {
+	s := newStore(t)
+	create(t, s, "vm1", CreateOptions{Size: 1 << 20})
+	older := openStore(t, s.Dir())
+	older.fs = withoutIndex{vfs.OS{}}
+	_, err := older.Promote(t.Context(), []string{"vm1"}, "t")
+	test.Must(t, err)
+	layers := entries(t, s.path(layersDir))
+	create(t, s, "clone", CreateOptions{From: "vm1@t"})
+	failed := 0
+	files := faultfs.Over(vfs.OS{}, nil)
+	files.OnCall(func(c faultfs.Call) error {
+		if c.Op == "open" && c.Name == s.path(disksDir, "vm1", diskFile) {
+			if failed++; failed == 1 {
+				return syscall.EACCES
+			}
+		}
+		return nil
+	})
+	s.fs = files
+	_, err = s.Remove(t.Context(), "clone")
+	test.Must(t, err)
+	if left := entries(t, s.path(layersDir)); failed < 2 || len(left) != len(layers) {
+		t.Errorf("after %d reads: %d layers are left, expected %d", failed, len(left), len(layers))
 	}
 }

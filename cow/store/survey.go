@@ -104,6 +104,9 @@ func (v *survey) readDisk(name string) *surveyedDisk {
 		}
 	}
 	m, rerr := v.s.Disk(name)
+	if rerr != nil && !isDamage(rerr) {
+		m, rerr = v.s.Disk(name) // what a call that failed once would keep stays for ever
+	}
 	if rerr == nil {
 		e := entryOf(name, m)
 		e.Manifest, e.Directory = state, v.s.directoryOf(name)
