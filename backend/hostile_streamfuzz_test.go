@@ -177,9 +177,8 @@ func (l *leftovers) look(t testing.TB) {
 	}
 	sameFiles(t, l.files)
 	test.Equal(t, shared, l.maps, "mappings of memory files")
-	if n := goroutines("(*worker).run("); n != 1 {
-		t.Errorf("%d queues run, expected the healthy one", n)
-	}
+	test.Eventually(t, "only the healthy queue runs",
+		func() bool { return goroutines("(*worker).run(") == 1 })
 	if n := goroutines("vhost.Serve("); n != 1 {
 		t.Errorf("%d sessions, expected the healthy one", n)
 	}

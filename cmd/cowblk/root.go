@@ -31,7 +31,6 @@ const (
 
 // newRoot builds the command tree.
 func newRoot(a *app) *cobra.Command {
-	cobra.EnableCommandSorting = false // the help lists commands in the order of their use
 	version := false
 	root := &cobra.Command{
 		Use:           "cowblk",
