@@ -194,6 +194,17 @@ func (d idleBackend) StopQueue(int) (uint16, error) { return 0, nil }
 func (d idleBackend) SetCall(_, fd int)             { unix.Close(fd) }
 func (d idleBackend) SetErr(_, fd int)              { unix.Close(fd) }
 
+// leavingBackend closes its connection a while after a ring was started.
+type leavingBackend struct {
+	*Null
+	conn *net.UnixConn
+}
+
+func (b leavingBackend) StartQueue(q vhost.Queue) error {
+	time.AfterFunc(5*short, func() { b.conn.Close() })
+	return b.Null.StartQueue(q)
+}
+
 func TestBackendFails(t *testing.T) {
 	mute := listen(t, func() vhost.Backend { return idleBackend{newNull(1)} })
 	for _, poll := range []bool{false, true} {
@@ -213,8 +224,7 @@ func TestBackendFails(t *testing.T) {
 		go func() {
 			c, err := l.AcceptUnix()
 			if err == nil {
-				time.AfterFunc(short, func() { c.Close() })
-				err = vhost.Serve(c, newNull(1), vhost.Options{})
+				err = vhost.Serve(c, leavingBackend{newNull(1), c}, vhost.Options{})
 			}
 			gone <- err
 		}()
