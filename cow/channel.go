@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"cowblk/cow/layer"
+	"cowblk/cow/pagecache"
 	"cowblk/cow/vfs"
 )
 
@@ -27,6 +28,7 @@ type Channel struct {
 
 	iov         []vfs.Iovec
 	cur         cursor
+	copies      pagecache.Copies
 	leading     []byte    // content of an edge block ahead of a partial write
 	trailing    []byte    // and behind it
 	zeros       [1][]byte // scatter list for the edges of a write-zeroes

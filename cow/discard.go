@@ -104,8 +104,22 @@ func (c *Channel) punch(v *view, pos, n int64) error {
 		v.bitmap.MarkPunched()
 	}
 	s := &v.sources[v.head]
-	if err := s.file.PunchHole(s.start+pos, n); err != nil {
+	if err := s.punchHole(s.start+pos, n); err != nil {
 		return fmt.Errorf("discard %d bytes at byte %d of the disk: %w", n, pos, err)
 	}
 	return nil
+}
+
+// punchHole makes n bytes from byte off of the file a hole. A page fault in it costs more than a
+// read, and on some file systems space, so the mapping must not be used for it.
+func (s *source) punchHole(off, n int64) error {
+	if s.mapping == nil {
+		return s.file.PunchHole(off, n)
+	}
+	s.mapping.BeginWrite(off, n)
+	s.mapping.Forget(off, n)
+	err := s.file.PunchHole(off, n)
+	s.mapping.Forget(off, n) // reads have marked pages meanwhile
+	s.mapping.EndWrite(off, n, 0)
+	return err
 }

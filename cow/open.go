@@ -59,7 +59,7 @@ func Open(s Spec, o Options) (*Disk, error) {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
 	k := &stack{layerPaths: s.Layers, fs: o.FS, log: o.Log,
-		sources:   sources{fs: o.FS, direct: o.Direct},
+		sources:   sources{fs: o.FS, direct: o.Direct, mapped: new(atomic.Int64)},
 		sharedDir: o.SharedDir, unflushed: o.Unflushed, forceShare: o.ForceShare}
 	ix, err := k.open(s)
 	var d *Disk

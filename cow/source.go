@@ -3,6 +3,7 @@ package cow
 import (
 	"errors"
 	"os"
+	"sync/atomic"
 
 	"cowblk/cow/layer"
 	"cowblk/cow/pagecache"
@@ -19,20 +20,21 @@ type source struct {
 	start int64    // byte of file of the disk's byte 0
 	limit int64    // bytes of the disk that it can hold; zeros beyond
 
-	mapping   *pagecache.Mapping // of an immutable file; nil: none
+	mapping   *pagecache.Mapping // nil: none
 	checksums *layer.Checksums   // of a sealed layer's data; nil: none
+	mapped    *atomic.Int64      // mapping counts there
 	direct    vfs.File           // file, if the source has opened it itself; else nil
 }
 
 // sources makes the sources of one disk.
 type sources struct {
 	fs     vfs.FS
-	direct bool  // O_DIRECT
-	mapped int64 // bytes of address space used so far
+	direct bool          // O_DIRECT
+	mapped *atomic.Int64 // bytes of address space in use
 }
 
 // open makes the source of an open file. With direct I/O it opens the file again for the guest's
-// data; headers, maps and syncs use f. Without, it maps a file that does not change.
+// data; headers, maps and syncs use f. Without, it maps the file.
 func (k *sources) open(f vfs.File, name string, start, limit int64, writable bool) (source, error) {
 	s := source{file: f, start: start, limit: limit}
 	if k.direct {
@@ -47,15 +49,16 @@ func (k *sources) open(f vfs.File, name string, start, limit int64, writable boo
 		s.file, s.direct = d, d
 		return s, nil
 	}
-	if writable || k.mapped+start+limit > maxMapped {
+	if k.mapped.Add(start+limit) > maxMapped {
+		k.mapped.Add(-start - limit)
 		return s, nil
 	}
-	m, err := f.Map(start + limit)
+	m, err := f.Map(start+limit, writable)
 	if err != nil {
+		k.mapped.Add(-start - limit)
 		return s, nil // reads work without
 	}
-	k.mapped += start + limit
-	s.mapping = m
+	s.mapping, s.mapped = m, k.mapped
 	return s, nil
 }
 
@@ -74,6 +77,7 @@ func (s *source) close() error {
 	var errs []error
 	if s.mapping != nil {
 		errs = append(errs, s.mapping.Close())
+		s.mapped.Add(-s.start - s.limit)
 	}
 	if s.direct != nil {
 		errs = append(errs, s.direct.Close())

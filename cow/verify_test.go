@@ -260,7 +260,7 @@ type corruptingFile struct {
 
 func (f *corruptingFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *corruptingFile) Map(int64) (*pagecache.Mapping, error) {
+func (f *corruptingFile) Map(int64, bool) (*pagecache.Mapping, error) {
 	return nil, pagecache.ErrNotMappable
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"cowblk/cow/index"
+	"cowblk/cow/vfs"
 )
 
 // modify serves a write, discard or write-zeroes. The caller handles r.FUA.
@@ -161,10 +162,12 @@ func (c *Channel) writeHead(v *view, leading []byte, n int64, trailing []byte, p
 			most = min(n, maxWrite-off&(maxWrite-1))
 		}
 		iov, covered := c.cur.iovecs(iov, most)
+		behind := int64(0)
 		if covered == n && len(trailing) > 0 && len(iov) < cap(iov) {
 			iov = appendIovec(iov, trailing)
+			behind = int64(len(trailing))
 		}
-		written, err := s.file.Pwritev(iov, s.start+pos)
+		written, err := s.pwritev(iov, s.start+pos, int64(len(leading))+covered+behind)
 		if err == nil && written == 0 {
 			err = io.ErrShortWrite
 		}
@@ -180,6 +183,17 @@ func (c *Channel) writeHead(v *view, leading []byte, n int64, trailing []byte, p
 		trailing = trailing[written-int(m):]
 	}
 	return nil
+}
+
+// pwritev writes iov, which has n bytes, at byte off of the file.
+func (s *source) pwritev(iov []vfs.Iovec, off, n int64) (written int, err error) {
+	if s.mapping == nil {
+		return s.file.Pwritev(iov, off)
+	}
+	s.mapping.BeginWrite(off, n)
+	written, err = s.file.Pwritev(iov, off)
+	s.mapping.EndWrite(off, n, int64(written))
+	return written, err
 }
 
 // firstWrite writes n bytes from the cursor to a run of blocks that the head did not own when the

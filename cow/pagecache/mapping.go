@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,10 +19,10 @@ var ErrNotMappable = errors.New("cannot be mapped")
 // known. A copy from there needs no system call, which is half the cost of reading a page. All
 // methods but Close may be called concurrently. Offsets and lengths are in bytes.
 //
-// A page that was read from the page cache (MarkResident) is assumed to stay there. If it was
-// evicted, the copy waits for the device in a page fault, and meanwhile the thread cannot even be
-// stopped for the garbage collector. So wrong marks must be rare. The kernel keeps pages in use,
-// and it sees accesses through the mapping. After one wrong mark all marks are cleared and the
+// A page that was read from the page cache or written to it (MarkResident) is assumed to stay there.
+// If it was evicted, the copy waits for the device in a page fault, and meanwhile the thread cannot
+// even be stopped for the garbage collector. So wrong marks must be rare. The kernel keeps pages in
+// use, and it sees accesses through the mapping. After one wrong mark all marks are cleared and the
 // mapping is disabled for a while (see backoff.go).
 //
 // The kernel gets no advice about the mapping. MADV_RANDOM would keep a fault from reading ahead,
@@ -39,10 +38,15 @@ type Mapping struct {
 	disabledUntil atomic.Int64 // ns; 0: enabled; forever: disabled for good
 	faultTicks    int64        // a longer copy may have waited for the device
 	mem           []byte       // the file
+	writes        *writes      // in flight; nil: the file does not change
 	pages         residency
 
 	base     time.Time     // monotonic; the zero of all times here
 	slowTime time.Duration // a small copy that takes longer is suspicious
+
+	// readsFillHoles: a page fault in a hole takes space of the file system (tmpfs), so that a read
+	// of a hole must not mark it.
+	readsFillHoles bool
 
 	backoff
 }
@@ -59,9 +63,20 @@ const (
 
 // Map maps the first length bytes (> 0) of the open file fd for reading; the file may be shorter.
 // The Mapping does not need fd afterwards. Errors wrap ErrNotMappable.
-func Map(fd int, length int64) (*Mapping, error) {
+//
+// written: this process writes to the file meanwhile, with BeginWrite and EndWrite around each
+// write, by no other way and through the page cache. Then the file system must be one whose
+// mappings show each write once it has returned.
+func Map(fd int, length int64, written bool) (*Mapping, error) {
 	if length <= 0 || length > math.MaxInt {
 		return nil, fmt.Errorf("%d bytes: %w", length, ErrNotMappable)
+	}
+	kind, err := kindOf(fd)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotMappable, err)
+	}
+	if written && !kind.coherent {
+		return nil, fmt.Errorf("a file that is written on this file system: %w", ErrNotMappable)
 	}
 	mem, err := unix.Mmap(fd, 0, int(length), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
@@ -69,7 +84,11 @@ func Map(fd int, length int64) (*Mapping, error) {
 	}
 	m := &Mapping{
 		mem: mem, base: time.Now(), faultTicks: toTicks(minFaultTime), slowTime: slowCopy,
-		backoff: backoff{faults: majorFaults, lastFaults: majorFaults()},
+		readsFillHoles: written && kind.readsFillHoles,
+		backoff:        backoff{faults: majorFaults, lastFaults: majorFaults()},
+	}
+	if written {
+		m.writes = new(writes)
 	}
 	if err := m.pages.init(length); err != nil {
 		_ = unix.Munmap(mem)
@@ -78,24 +97,54 @@ func Map(fd int, length int64) (*Mapping, error) {
 	return m, nil
 }
 
-// Copy copies len(p) bytes from off to p if all of their pages are marked resident, and reports
-// whether it did. If not, the content of p is undefined and the bytes must be read by other means.
-// maybeFaulted: the copy was slow enough to have waited for the device; false positives occur. A
-// fault on p panics.
-func (m *Mapping) Copy(p []byte, off int64) (ok, maybeFaulted bool) {
+// Copies is a series of copies from mappings, one after the other. Its zero value is not ready: see
+// BeginCopies.
+type Copies struct {
+	m        *Mapping // of the copy in progress; nil: none
+	length   int64    // bytes of that copy
+	version  uint64   // of its writes
+	lastTick uint64
+}
+
+// BeginCopies begins a series.
+func BeginCopies() Copies { return Copies{lastTick: ticks()} }
+
+// Begin begins a copy of n bytes at off. It returns them, or nil if not all of their pages are
+// marked resident, or a write to them is in flight. The caller copies them at once, then calls End.
+// An access may raise SIGBUS: see Fault.
+func (c *Copies) Begin(m *Mapping, off, n int64) []byte {
 	if m.disabledUntil.Load() != 0 && !m.tryEnable() {
-		return false, false
+		return nil
 	}
-	if off < 0 || off > int64(len(m.mem)) || int64(len(p)) > int64(len(m.mem))-off {
-		return false, false
+	if off < 0 || off > int64(len(m.mem)) || n > int64(len(m.mem))-off || !m.pages.has(off, n) {
+		return nil
 	}
-	if !m.pages.has(off, int64(len(p))) {
-		return false, false
+	if m.writes != nil {
+		version, quiet := m.writes.version(off, n)
+		if !quiet {
+			return nil
+		}
+		c.version = version
 	}
-	start := ticks()
-	ok = m.copyOut(p, off)
-	took := int64(ticks() - start)
-	allowance := time.Duration(len(p)) * slowByte
+	c.m, c.length = m, n
+	return m.mem[off : off+n : off+n]
+}
+
+// End ends the copy of the bytes that Begin has returned from off. ok: what was copied is the
+// file's content at one time between Begin and End, sector by sector. maybeFaulted: the copy was
+// slow enough to have waited for the device; false positives occur.
+func (c *Copies) End(off int64) (ok, maybeFaulted bool) {
+	m := c.m
+	c.m = nil
+	now := ticks()
+	took := int64(now - c.lastTick)
+	c.lastTick = now
+	ok = true
+	if m.writes != nil {
+		version, quiet := m.writes.version(off, c.length)
+		ok = quiet && version == c.version
+	}
+	allowance := time.Duration(c.length) * slowByte
 	if took <= m.faultTicks+toTicks(allowance) {
 		return ok, false
 	}
@@ -105,32 +154,27 @@ func (m *Mapping) Copy(p []byte, off int64) (ok, maybeFaulted bool) {
 	return ok, true
 }
 
-// copyOut copies for Copy. An access to a truncated file raises SIGBUS, which is turned into a
-// panic here.
-func (m *Mapping) copyOut(p []byte, off int64) (ok bool) {
-	old := debug.SetPanicOnFault(true)
-	defer func() {
-		debug.SetPanicOnFault(old)
-		if r := recover(); r != nil {
-			m.fault(r)
-		}
-	}()
-	copy(p, m.mem[off:])
-	return true
-}
-
-// fault disables the mapping for ever if the panic r is a fault on it. Otherwise it panics again:
-// p, a guest's memory perhaps, is the caller's.
-func (m *Mapping) fault(r any) {
-	if f, is := r.(interface{ Addr() uintptr }); !is || !contains(m.mem, f.Addr()) {
-		panic(r)
+// Fault handles the panic p of a copy for which the goroutine has called debug.SetPanicOnFault. If
+// it is a fault on the mapping, which is disabled for ever then, Fault returns, and the copy has
+// failed. Otherwise it panics again: the other memory, a guest's perhaps, is the caller's.
+func (c *Copies) Fault(p any) {
+	f, is := p.(interface{ Addr() uintptr })
+	if !is || c.m == nil || !contains(c.m.mem, f.Addr()) {
+		panic(p)
 	}
-	m.disabledUntil.Store(forever)
+	c.m.disabledUntil.Store(forever)
+	c.m = nil
 }
 
 // MarkResident records that the n bytes from off have just been read from the page cache. It does
 // nothing while the mapping is disabled: the pages may be evicted before it is enabled again.
 func (m *Mapping) MarkResident(off, n int64) {
+	if !m.readsFillHoles {
+		m.mark(off, n)
+	}
+}
+
+func (m *Mapping) mark(off, n int64) {
 	if m.disabledUntil.Load() != 0 || off < 0 || n <= 0 || off >= int64(len(m.mem)) {
 		return
 	}
@@ -139,9 +183,21 @@ func (m *Mapping) MarkResident(off, n int64) {
 
 // MarkResidentInside is MarkResident for the pages that lie wholly within the n bytes.
 func (m *Mapping) MarkResidentInside(off, n int64) {
-	const page = 1 << pageShift
-	first, end := (off+page-1)&^(page-1), (off+n)&^(page-1)
+	first, end := pagesInside(off, n)
 	m.MarkResident(first, end-first)
+}
+
+// pagesInside returns the whole pages within n bytes from off, in bytes.
+func pagesInside(off, n int64) (first, end int64) {
+	const page = 1 << pageShift
+	return (off + page - 1) &^ (page - 1), (off + n) &^ (page - 1)
+}
+
+// Forget clears the marks of all pages that n bytes from off touch.
+func (m *Mapping) Forget(off, n int64) {
+	if off >= 0 && n > 0 && off < int64(len(m.mem)) {
+		m.pages.unset(off, min(n, int64(len(m.mem))-off))
+	}
 }
 
 // Reset clears all marks.
@@ -194,6 +250,17 @@ func (r *residency) set(off, n int64) {
 		word, mask := span(page, last)
 		if w := &r.words[word]; atomic.LoadUint64(w)&mask != mask {
 			atomic.OrUint64(w, mask)
+		}
+		page = (word + 1) * 64
+	}
+}
+
+// unset clears the bits of all pages of n bytes from off.
+func (r *residency) unset(off, n int64) {
+	for page, last := uint64(off)>>pageShift, uint64(off+n-1)>>pageShift; page <= last; {
+		word, mask := span(page, last)
+		if w := &r.words[word]; atomic.LoadUint64(w)&mask != 0 {
+			atomic.AndUint64(w, ^mask)
 		}
 		page = (word + 1) * 64
 	}

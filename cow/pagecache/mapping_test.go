@@ -41,15 +41,28 @@ func filled(t *testing.T, p []byte) *os.File {
 // whether a mark was wrong.
 func mapped(t *testing.T, f *os.File, length int64) *Mapping {
 	t.Helper()
-	m, err := Map(int(f.Fd()), length)
+	m, err := Map(int(f.Fd()), length, false)
 	test.Must(t, err)
 	t.Cleanup(func() { m.Close() })
 	m.faultTicks, m.slowTime = math.MinInt64/2, -time.Hour
 	return m
 }
 
-func (m *Mapping) copies(p []byte, off int64) bool {
-	ok, _ := m.Copy(p, off)
+// copies copies len(p) bytes from off as a Channel does.
+func (m *Mapping) copies(p []byte, off int64) (ok bool) {
+	c := BeginCopies()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			c.Fault(r)
+		}
+	}()
+	mem := c.Begin(m, off, int64(len(p)))
+	if mem == nil {
+		return false
+	}
+	copy(p, mem)
+	ok, _ = c.End(off)
 	return ok
 }
 
@@ -218,17 +231,17 @@ func TestMappingBackoff(t *testing.T) {
 func TestMapRefuses(t *testing.T) {
 	f := filled(t, content(100, 1))
 	for _, n := range []int64{0, -1, 1 << 62} {
-		if m, err := Map(int(f.Fd()), n); !errors.Is(err, ErrNotMappable) {
+		if m, err := Map(int(f.Fd()), n, false); !errors.Is(err, ErrNotMappable) {
 			t.Errorf("%d bytes: got %v, %v, want ErrNotMappable", n, m, err)
 		}
 	}
 	w, err := os.OpenFile(f.Name(), os.O_WRONLY, 0)
 	test.Must(t, err)
 	defer w.Close()
-	if m, err := Map(int(w.Fd()), 100); !errors.Is(err, ErrNotMappable) {
+	if m, err := Map(int(w.Fd()), 100, false); !errors.Is(err, ErrNotMappable) {
 		t.Errorf("of a file open for writing only: got %v, %v, want ErrNotMappable", m, err)
 	}
-	m, err := Map(int(f.Fd()), 100)
+	m, err := Map(int(f.Fd()), 100, false)
 	test.Must(t, err)
 	test.Must(t, m.Close())
 	test.Must(t, m.Close())

@@ -41,7 +41,7 @@ func BenchmarkHotRead(b *testing.B) {
 	for i := 0; i < len(guest); i += benchPage {
 		guest[i] = 1
 	}
-	m, err := f.Map(benchSize)
+	m, err := f.Map(benchSize, false)
 	test.Must(b, err)
 	defer m.Close()
 	m.MarkResident(0, benchSize)
@@ -56,7 +56,7 @@ func BenchmarkHotRead(b *testing.B) {
 		{"nothing", func(p []byte, off int64) {}},
 		{"mmap", func(p []byte, off int64) { copy(p, mem[off:]) }},
 		{"Copy", func(p []byte, off int64) {
-			if ok, _ := m.Copy(p, off); !ok {
+			if ok := copyOf(m, p, off); !ok {
 				m.MarkResident(off, int64(len(p)))
 				b.ReportMetric(1, "misses")
 			}
@@ -102,13 +102,13 @@ func sizeName(n int) string {
 // BenchmarkCopyOverhead is Copy of always the same byte: everything but the copying.
 func BenchmarkCopyOverhead(b *testing.B) {
 	f := benchFile(b)
-	m, err := f.Map(benchSize)
+	m, err := f.Map(benchSize, false)
 	test.Must(b, err)
 	defer m.Close()
 	m.MarkResident(0, benchSize)
 	p := make([]byte, 1)
 	for b.Loop() {
-		if ok, _ := m.Copy(p, 12345); !ok {
+		if ok := copyOf(m, p, 12345); !ok {
 			b.Fatal("not resident")
 		}
 	}

@@ -83,14 +83,14 @@ func TestBlockDevice(t *testing.T) {
 			t.Errorf("flag %#x: a hole does not read as zeros: %v", flag, err)
 		}
 		test.Must(t, f.Datasync())
-		m, err := f.Map(size)
+		m, err := f.Map(size, false)
 		if flag == Direct {
 			test.ErrorIs(t, err, pagecache.ErrNotMappable, "Map of direct I/O")
 		} else {
 			test.Must(t, err)
 			m.MarkResident(0, size)
 			clear(mem)
-			if ok, _ := m.Copy(mem, 1<<20); !ok || !bytes.Equal(mem, want[1<<20:][:len(mem)]) {
+			if ok := copyOf(m, mem, 1<<20); !ok || !bytes.Equal(mem, want[1<<20:][:len(mem)]) {
 				t.Error("a mapping of the device has other bytes")
 			}
 			test.Must(t, m.Close())

@@ -172,7 +172,7 @@ func (d *directFile) AsyncFD(iov []Iovec, off int64) int {
 }
 
 // Map implements File: a mapping would fill the page cache.
-func (d *directFile) Map(int64) (*pagecache.Mapping, error) {
+func (d *directFile) Map(int64, bool) (*pagecache.Mapping, error) {
 	return nil, d.fail("map", pagecache.ErrNotMappable)
 }
 

@@ -203,7 +203,7 @@ func TestDirectRefused(t *testing.T) {
 
 func TestDirectOpens(t *testing.T) {
 	d := openDirectly(t, 4096)
-	if m, err := d.Map(4096); !errors.Is(err, pagecache.ErrNotMappable) {
+	if m, err := d.Map(4096, false); !errors.Is(err, pagecache.ErrNotMappable) {
 		t.Errorf("Map: got %v, %v, want ErrNotMappable", m, err)
 	}
 	test.Must(t, d.Lock(true))

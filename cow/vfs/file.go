@@ -243,8 +243,8 @@ func ignoringEINTR(call func() error) error {
 }
 
 // Map implements File.
-func (f *osFile) Map(length int64) (*pagecache.Mapping, error) {
-	m, err := pagecache.Map(f.fd, length)
+func (f *osFile) Map(length int64, written bool) (*pagecache.Mapping, error) {
+	m, err := pagecache.Map(f.fd, length, written)
 	if err != nil {
 		return nil, f.fail("map", err)
 	}

@@ -52,7 +52,7 @@ type File interface {
 	AsyncFD(iov []Iovec, off int64) int
 	// Map is pagecache.Map of the file. It returns pagecache.ErrNotMappable also for a wrapper and
 	// for a file that is open for direct I/O.
-	Map(length int64) (*pagecache.Mapping, error)
+	Map(length int64, written bool) (*pagecache.Mapping, error)
 
 	// ReadAt fills p from off, or returns the number of bytes read and the reason (io.EOF at the
 	// end of the file).

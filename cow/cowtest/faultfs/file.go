@@ -342,7 +342,7 @@ func (f *file) DropCache() error {
 // AsyncFD and Map must not bypass the methods.
 func (f *file) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *file) Map(int64) (*pagecache.Mapping, error) { return nil, pagecache.ErrNotMappable }
+func (f *file) Map(int64, bool) (*pagecache.Mapping, error) { return nil, pagecache.ErrNotMappable }
 
 // Close releases the locks. It calls no hook and cannot fail.
 func (f *file) Close() error {

@@ -209,7 +209,7 @@ func (f *hostFile) do(op string, off, n int64, call func() error) error {
 // AsyncFD and Map must not bypass the methods below.
 func (f *hostFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
 
-func (f *hostFile) Map(int64) (*pagecache.Mapping, error) {
+func (f *hostFile) Map(int64, bool) (*pagecache.Mapping, error) {
 	return nil, pagecache.ErrNotMappable
 }
 
