@@ -137,6 +137,7 @@ func (pl *player) kill() {
 	pl.m.Mark(killed())
 	pl.sched.release()
 	pl.out.Calls = pl.sched.calls
+	synctest.Wait()
 	for !pl.idle("") {
 		pl.collect(true)
 		time.Sleep(time.Millisecond)
