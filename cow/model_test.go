@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -161,7 +163,7 @@ func (f *modelRun) phase(rig *cowtest.Rig, m *cowtest.Model, n int) (int, error)
 	channels := 1 + rng.IntN(6)
 	r := cowtest.Run{Disk: rig.Disk, Model: m, Seed: rng.Uint64(), Async: f.async}
 	if f.dropCaches {
-		defer f.dropCachesRepeatedly(rig.Spec)()
+		defer f.dropCachesRepeatedly(rig.Dir)()
 	}
 	for range channels {
 		mix := cowtest.Mix{Size: rig.Shape.Size, BlockSize: int64(rig.Shape.BlockSize)}
@@ -189,19 +191,18 @@ func (f *modelRun) phase(rig *cowtest.Rig, m *cowtest.Model, n int) (int, error)
 	return n / channels * channels, <-ended
 }
 
-// dropCachesRepeatedly drops the page cache of a stack repeatedly, until stop is called.
-func (f *modelRun) dropCachesRepeatedly(s cow.Spec) (stop func()) {
-	names := []string{}
-	if s.Base != nil {
-		names = append(names, s.Base.Path)
-	}
-	for _, l := range s.Layers {
-		names = append(names, l.Data)
-	}
+// dropCachesRepeatedly drops the page cache of a stack's files repeatedly, of layers that are new
+// too and of pages that the disk has mapped, until stop is called.
+func (f *modelRun) dropCachesRepeatedly(dir string) (stop func()) {
 	ended, end := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
 		for {
+			pageOut(dir)
+			names, err := filepath.Glob(filepath.Join(dir, "*"))
+			if err != nil {
+				panic(err)
+			}
 			for _, name := range names {
 				fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 				if err != nil {
@@ -218,6 +219,24 @@ func (f *modelRun) dropCachesRepeatedly(s cow.Spec) (stop func()) {
 		}
 	}()
 	return func() { close(end); <-ended }
+}
+
+// pageOut has the kernel reclaim the pages of this process's mappings of files in dir.
+func pageOut(dir string) {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		panic(err)
+	}
+	for line := range strings.Lines(string(maps)) {
+		var from, to uintptr
+		if !strings.Contains(line, " "+dir+"/") {
+			continue
+		}
+		if _, err := fmt.Sscanf(line, "%x-%x", &from, &to); err == nil {
+			// The mapping may be gone by now.
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_PAGEOUT)
+		}
+	}
 }
 
 // checkTags opens every tag and compares it with the disk at the time of the tag, and the bytes of
