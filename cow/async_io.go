@@ -193,7 +193,9 @@ func (c *Channel) transferred(i int, done aio.Completion) {
 		return
 	}
 	n := int64(done.N)
-	o.src.markResident(off, n)
+	if o.src.mapping != nil && o.src.checksums == nil {
+		o.src.mapping.MarkResident(off, n) // with checksums, once it was compared: see verify
+	}
 	o.cur.advance(n)
 	o.pos += n
 	o.left -= n

@@ -2,6 +2,7 @@ package cow_test
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"cowblk/cow"
@@ -82,4 +83,33 @@ func benchReads(b *testing.B, ch *cow.Channel, length int64, random bool) {
 		r.Offset = n % (benchSize / length) * length
 		carryOut(b, ch, r, out)
 	}
+}
+
+// BenchmarkFirstTouch reads each page of a cached layer once, in random order, on a disk that was
+// just opened.
+func BenchmarkFirstTouch(b *testing.B) {
+	rig := benchStack(b, 1)
+	const blocks = benchSize / benchBlock
+	order := rand.New(rand.NewPCG(1, 2)).Perm(blocks)
+	r := &cow.Request{Op: cow.OpRead, Length: benchBlock, Data: [][]byte{make([]byte, benchBlock)}}
+	out := make([]*cow.Request, 0, 1)
+	b.SetBytes(benchBlock)
+	runtime.LockOSThread()
+	var ch *cow.Channel
+	for n := 0; b.Loop(); n++ {
+		if n%blocks == 0 {
+			b.StopTimer()
+			if ch != nil {
+				test.Must(b, ch.Close())
+			}
+			test.Must(b, rig.Reopen())
+			var err error
+			ch, err = rig.Disk.NewAsyncChannel()
+			test.Must(b, err)
+			b.StartTimer()
+		}
+		r.Offset = int64(order[n%blocks]) * benchBlock
+		carryOut(b, ch, r, out)
+	}
+	test.Must(b, ch.Close())
 }

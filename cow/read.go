@@ -173,16 +173,10 @@ func (c *Channel) preadv(s *source, iov []vfs.Iovec, off int64) (got int, err er
 		return s.file.Preadv(iov, off)
 	}
 	got, err = s.file.PreadvNowait(iov, off)
-	s.markResident(off, int64(got))
-	return got, err
-}
-
-// markResident records that n bytes from byte off of the file have just been read. Pages with
-// checksums are resident only once they have been compared: see verify.
-func (s *source) markResident(off, n int64) {
 	if s.mapping != nil && s.checksums == nil {
-		s.mapping.MarkResident(off, n)
+		s.mapping.MarkFound(off, int64(got))
 	}
+	return got, err
 }
 
 // readBelow reads an owner's content into p, for a copy-up. It does not use the cursor, which is in

@@ -6,6 +6,7 @@ import "golang.org/x/sys/unix"
 type kind struct {
 	coherent       bool // a mapping shows each write(2) once it has returned
 	readsFillHoles bool // a page fault in a hole takes space
+	showsResident  bool // mincore(2) tells which pages are resident
 }
 
 // kindOf returns the kind of an open file's file system. Network and user-space file systems may
@@ -15,8 +16,10 @@ func kindOf(fd int) (kind, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return kind{}, err
 	}
+	k := kind{showsResident: mayLook(&st)}
 	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-		return kind{coherent: true}, nil
+		k.coherent = true
+		return k, nil
 	}
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(fd, &fs); err != nil {
@@ -24,9 +27,9 @@ func kindOf(fd int) (kind, error) {
 	}
 	switch uint32(fs.Type) {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
-		return kind{coherent: true}, nil
+		k.coherent = true
 	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC, unix.HUGETLBFS_MAGIC:
-		return kind{coherent: true, readsFillHoles: true}, nil
+		k.coherent, k.readsFillHoles = true, true
 	}
-	return kind{}, nil
+	return k, nil
 }

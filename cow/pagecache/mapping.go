@@ -48,6 +48,7 @@ type Mapping struct {
 	// of a hole must not mark it.
 	readsFillHoles bool
 
+	looks looks
 	backoff
 }
 
@@ -94,6 +95,7 @@ func Map(fd int, length int64, written bool) (*Mapping, error) {
 		_ = unix.Munmap(mem)
 		return nil, fmt.Errorf("%w: %w", ErrNotMappable, err)
 	}
+	m.looks.init(length, kind.showsResident)
 	return m, nil
 }
 
@@ -166,14 +168,24 @@ func (c *Copies) Fault(p any) {
 	c.m = nil
 }
 
-// MarkResident records that the n bytes from off have just been read from the page cache. It does
-// nothing while the mapping is disabled: the pages may be evicted before it is enabled again.
+// MarkResident records that the n bytes from off have just been read, and are in the page cache.
 func (m *Mapping) MarkResident(off, n int64) {
 	if !m.readsFillHoles {
 		m.mark(off, n)
 	}
 }
 
+// MarkFound is MarkResident for bytes that were in the page cache before: their neighbours may be
+// there too, and are looked for.
+func (m *Mapping) MarkFound(off, n int64) {
+	m.MarkResident(off, n)
+	if off >= 0 && n > 0 && off < int64(len(m.mem)) && m.disabledUntil.Load() == 0 {
+		m.lookAround(off)
+	}
+}
+
+// mark does nothing while the mapping is disabled: the pages may be evicted before it is enabled
+// again.
 func (m *Mapping) mark(off, n int64) {
 	if m.disabledUntil.Load() != 0 || off < 0 || n <= 0 || off >= int64(len(m.mem)) {
 		return
@@ -206,6 +218,7 @@ func (m *Mapping) Reset() { m.pages.clear() }
 // Close unmaps the file. No method may be called during it or after it.
 func (m *Mapping) Close() error {
 	m.disabledUntil.Store(forever)
+	m.looks.ended.Wait()
 	m.pages.free()
 	mem := m.mem
 	m.mem = nil

@@ -24,3 +24,14 @@ func contains(mem []byte, addr uintptr) bool {
 	start := uintptr(unsafe.Pointer(unsafe.SliceData(mem)))
 	return addr >= start && addr < start+uintptr(len(mem))
 }
+
+// mincore is mincore(2): it sets one byte a page, the lowest bit of which says whether the page is
+// resident.
+func mincore(mem []byte, resident *byte) error {
+	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(unsafe.SliceData(mem))),
+		uintptr(len(mem)), uintptr(unsafe.Pointer(resident)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
