@@ -38,15 +38,10 @@ func (s *site) prepare(ctx context.Context) error {
 		"--read-only")); err != nil {
 		return err
 	}
-	plain := s.path("plain.img")
-	if err := makeSparse(plain, s.size); err != nil {
+	if err := s.servePlain(ctx, report.RawWrite, func(path string) func(string) *exec.Cmd {
+		return s.passThrough(path)
+	}); err != nil {
 		return err
-	}
-	if err := s.startServer(ctx, report.RawWrite, s.passThrough(plain)); err != nil {
-		return err
-	}
-	if err := fill(ctx, s.servers[report.RawWrite].Socket, extent{0, s.area}); err != nil {
-		return fmt.Errorf("filling a plain file: %w", err)
 	}
 	if _, err := exec.LookPath(s.qsd); err != nil {
 		say("without QEMU: %v", err)
@@ -65,10 +60,28 @@ func (s *site) prepare(ctx context.Context) error {
 	if err := s.startServer(ctx, report.QSDRead, s.export(rawNode(s.base()), false)); err != nil {
 		return err
 	}
-	if err := s.startServer(ctx, report.QSDWrite, s.export(rawNode(plain), true)); err != nil {
+	if err := s.servePlain(ctx, report.QSDWrite, func(path string) func(string) *exec.Cmd {
+		return s.export(rawNode(path), true)
+	}); err != nil {
 		return err
 	}
 	return s.makeChains(ctx)
+}
+
+// servePlain serves a plain file and fills it. Each server has a file of its own: both lock theirs.
+func (s *site) servePlain(ctx context.Context, key string,
+	serve func(path string) func(string) *exec.Cmd) error {
+	path := s.path(key + ".img")
+	if err := makeSparse(path, s.size); err != nil {
+		return err
+	}
+	if err := s.startServer(ctx, key, serve(path)); err != nil {
+		return err
+	}
+	if err := fill(ctx, s.servers[key].Socket, extent{0, s.area}); err != nil {
+		return fmt.Errorf("%s: filling a plain file: %w", key, err)
+	}
+	return nil
 }
 
 // takeSamples takes all samples.

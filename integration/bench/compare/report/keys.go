@@ -23,7 +23,7 @@ const (
 	RawWrite    = "raw-write"      // cowblk's pass-through of a plain file, writable
 	Sparse      = "raw-sparse"     // cowblk's pass-through of an empty sparse file
 	QSDRead     = "qsd-raw-read"   // qemu-storage-daemon on the base image
-	QSDWrite    = "qsd-raw-write"  // qemu-storage-daemon on the plain file
+	QSDWrite    = "qsd-raw-write"  // qemu-storage-daemon on a plain file of its own
 	Memcpy      = "memcpy"         // copies from a mapping of the base image
 	FioDirect   = "fio-direct"     // io_uring, O_DIRECT
 	StackDirect = "stack-8-direct" // the same through cowblk
