@@ -43,14 +43,19 @@ func (s *site) prepare(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := s.makeOwned(ctx, ownedDisks()); err != nil {
+		return err
+	}
 	if _, err := exec.LookPath(s.qsd); err != nil {
 		say("without QEMU: %v", err)
-		for _, c := range append(readers(), writers()...) {
+		for _, c := range slices.Concat(readers(), writers(), ownedReaders()) {
 			if strings.HasPrefix(c.key, "q") {
 				s.results.Missing[c.key] = err.Error()
 			}
 		}
-		s.results.Missing[report.FreshQcow2] = err.Error()
+		for _, key := range []string{report.FreshQcow2, report.FreshRaw, report.StormQcow2} {
+			s.results.Missing[key] = err.Error()
+		}
 		return nil
 	}
 	where := map[bool]string{true: "an I/O thread each, with its default polling",
@@ -65,7 +70,10 @@ func (s *site) prepare(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	return s.makeChains(ctx)
+	if err := s.makeChains(ctx); err != nil {
+		return err
+	}
+	return s.makeOwned(ctx, ownedOverlays())
 }
 
 // servePlain serves a plain file and fills it. Each server has a file of its own: both lock theirs.
@@ -84,22 +92,30 @@ func (s *site) servePlain(ctx context.Context, key string,
 	return nil
 }
 
-// takeSamples takes all samples.
-func (s *site) takeSamples(ctx context.Context) error {
-	tasks := slices.DeleteFunc(s.tasks(), func(t task) bool {
+// plan returns the tasks that the command line selects.
+func (s *site) plan() []task {
+	return slices.DeleteFunc(s.tasks(), func(t task) bool {
 		return s.quick && !t.quick || !s.only.MatchString(t.workload) ||
 			!s.contenders.MatchString(t.contender)
 	})
+}
+
+// takeSamples takes all samples.
+func (s *site) takeSamples(ctx context.Context) error {
+	tasks := s.plan()
 	for round := range s.settings.rounds {
 		order := slices.Clone(tasks)
 		if round%2 == 1 {
 			slices.Reverse(order)
 		}
-		if s.settings.renewed && round > 0 {
+		renew := s.settings.renewed && round > 0
+		if renew {
 			say("round %d/%d: restarting servers", round+1, s.settings.rounds)
+		}
+		if renew || round == 0 {
 			// Keep the order: of two equal servers the one that starts first is faster, by 8 to 13
 			// % in random reads.
-			if err := s.restartServers(ctx, order); err != nil {
+			if err := s.readyServers(ctx, order, renew); err != nil {
 				return err
 			}
 		}
