@@ -24,92 +24,98 @@ const (
 	stormDisks = 20
 	stormQD    = 8
 	stormTime  = time.Second // from the start of the server
-	stormRuns  = 3           // of each contender, in turn; the median counts
+	stormRuns  = 3           // of each contender, in turn, each with new disks
 )
 
 // bootStorm counts the reads that all disks complete in the first second of their server.
 func (s *site) bootStorm(ctx context.Context) error {
-	var disks, overlays []string
-	for i := range stormDisks {
-		disks = append(disks, fmt.Sprintf("b%d", i))
-		overlays = append(overlays, s.path(fmt.Sprintf("b%d.qcow2", i)))
-		if err := s.clone(ctx, disks[i], 1); err != nil {
-			return err
-		}
-	}
-	var sockets []string
-	for _, d := range disks {
-		sockets = append(sockets, s.diskSocket(d))
-	}
-	withQEMU := s.results.Missing[report.StormQcow2] == ""
-	for i := 0; withQEMU && i < stormDisks; i++ {
-		if err := s.createImage(ctx, overlays[i], s.base()); err != nil {
-			return err
-		}
-	}
-	var ours, theirs []float64
+	counts, waits := map[string][]float64{}, map[string][]float64{}
 	for run := range stormRuns {
-		blocks := shuffled(s.size, uint64(run))
-		n, err := s.firstSecond(ctx, s.store().Cmd(append([]string{"serve"}, disks...)...),
-			sockets, blocks)
-		if err != nil {
-			return err
+		for _, c := range []struct {
+			key  string
+			make func(ctx context.Context, run int) (*exec.Cmd, []string, error)
+		}{{report.StormCowblk, s.stormOfDisks}, {report.StormQcow2, s.stormOfOverlays}} {
+			if s.results.Missing[c.key] != "" {
+				continue
+			}
+			cmd, sockets, err := c.make(ctx, run)
+			if err != nil {
+				return err
+			}
+			n, wait, err := firstSecond(ctx, cmd, sockets, shuffled(s.size, uint64(run)))
+			if err != nil {
+				return err
+			}
+			counts[c.key] = append(counts[c.key], float64(n))
+			waits[c.key] = append(waits[c.key], float64(wait.Milliseconds()))
 		}
-		ours = append(ours, float64(n))
-		if !withQEMU {
-			continue
-		}
-		var nodes []node
-		var own []string
-		for _, o := range overlays {
-			nodes = append(nodes, chainNode(s.base(), []string{o}))
-			own = append(own, s.socket())
-		}
-		if n, err = s.firstSecond(ctx, s.exportAll(nodes, own, true), own, blocks); err != nil {
-			return err
-		}
-		theirs = append(theirs, float64(n))
 	}
-	what := fmt.Sprintf("reads of 4 KiB in the first %s of %d %%s on one cached base", stormTime,
-		stormDisks)
-	s.results.AddSingle(report.StormCowblk, fmt.Sprintf(what, "disks of one cowblk"),
-		report.Median(ours), "")
-	if withQEMU {
-		s.results.AddSingle(report.StormQcow2, fmt.Sprintf(what,
-			"qcow2 overlays of one qemu-storage-daemon"), report.Median(theirs), "")
+	for _, c := range []struct{ key, what string }{
+		{report.StormCowblk, "disks of one cowblk"},
+		{report.StormQcow2, "qcow2 overlays of one qemu-storage-daemon"},
+	} {
+		if counts[c.key] != nil {
+			s.results.AddSingle(c.key, fmt.Sprintf(
+				"reads of 4 KiB in the first second of %d %s on one cached base; the last one served after %.0f ms; medians of %d",
+				stormDisks, c.what, report.Median(waits[c.key]), stormRuns),
+				report.Median(counts[c.key]), "")
+		}
 	}
 	return nil
 }
 
+// stormOfDisks makes cowblk's disks of one run.
+func (s *site) stormOfDisks(ctx context.Context, run int) (cmd *exec.Cmd, sockets []string,
+	err error) {
+	args := []string{"serve"}
+	for i := range stormDisks {
+		name := fmt.Sprintf("storm%d-%d", run, i)
+		if err := s.clone(ctx, name, 1); err != nil {
+			return nil, nil, err
+		}
+		args, sockets = append(args, name), append(sockets, s.diskSocket(name))
+	}
+	return s.store().Cmd(args...), sockets, nil
+}
+
+// stormOfOverlays makes the overlays of one run.
+func (s *site) stormOfOverlays(ctx context.Context, run int) (cmd *exec.Cmd, sockets []string,
+	err error) {
+	var nodes []node
+	for i := range stormDisks {
+		path := s.path(fmt.Sprintf("storm%d-%d.qcow2", run, i))
+		if err := s.createImage(ctx, path, s.base()); err != nil {
+			return nil, nil, err
+		}
+		nodes = append(nodes, chainNode(s.base(), []string{path}))
+		sockets = append(sockets, s.socket())
+	}
+	return s.exportAll(nodes, sockets, true), sockets, nil
+}
+
 // firstSecond starts a server and returns the number of reads that one client on each socket
-// completes by the end of the time. Each client has an order of its own and reads no block twice.
-// Until one has read its share, no two have read the same block.
-func (s *site) firstSecond(ctx context.Context, cmd *exec.Cmd, sockets []string,
-	blocks []int) (total int, err error) {
+// completes by the end of the time, and after how long the last client was connected. It kills the
+// server: its disks are not used again. Each client has an order of its own and reads no block
+// twice. Until one has read its share, no two have read the same block.
+func firstSecond(ctx context.Context, cmd *exec.Cmd, sockets []string,
+	blocks []int) (total int, wait time.Duration, err error) {
 	orders := rotations(blocks, len(sockets))
 	// Clients run beside each other, not one after the other.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(len(sockets) + 2))
-	end := time.Now().Add(stormTime)
+	start := time.Now()
 	p, err := harness.StartProcess(filepath.Base(cmd.Path)+" in a boot storm", cmd)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	defer func() {
-		ending, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		if e := p.Stop(ending); e != nil {
-			p.Kill()
-			err = errors.Join(err, e)
-		}
-	}()
+	defer p.Kill()
 	var mu sync.Mutex
 	var clients sync.WaitGroup
 	for i, socket := range sockets {
 		clients.Go(func() {
-			n, e := readFromStart(ctx, socket, orders[i], end)
+			n, connected, e := readFromStart(ctx, socket, orders[i], start.Add(stormTime))
 			mu.Lock()
 			defer mu.Unlock()
-			total += n
+			total, wait = total+n, max(wait, connected.Sub(start))
 			if e != nil {
 				err = errors.Join(err, fmt.Errorf("client of %s: %w", socket, e))
 			}
@@ -119,10 +125,11 @@ func (s *site) firstSecond(ctx context.Context, cmd *exec.Cmd, sockets []string,
 	if err == nil && total == 0 {
 		err = fmt.Errorf("%s completed no read in %s\n%s", p.Name, stormTime, p.Output())
 	}
-	return total, err
+	return total, wait, err
 }
 
-// rotations returns n orders of the same blocks, each beginning where the share of the one before ends.
+// rotations returns n orders of the same blocks, each beginning where the share of the one before
+// ends.
 func rotations(blocks []int, n int) (orders [][]int) {
 	for i := range n {
 		at := len(blocks) / n * i
@@ -133,20 +140,22 @@ func rotations(blocks []int, n int) (orders [][]int) {
 
 // readFromStart connects as soon as there is a server, and reads until the end. A disk that is not
 // served by then has completed nothing.
-func readFromStart(ctx context.Context, socket string, blocks []int, end time.Time) (int, error) {
+func readFromStart(ctx context.Context, socket string, blocks []int, end time.Time) (n int,
+	connected time.Time, err error) {
 	for time.Now().Before(end) {
 		f, err := connectBlocks(socket, stormQD, false)
 		if err == nil {
+			connected = time.Now()
 			w := &sweep{op: frontend.OpRead, blocks: blocks, depth: stormQD, end: end}
 			n, err := w.run(ctx, f.Driver(0))
-			return n, errors.Join(err, f.Close())
+			return n, connected, errors.Join(err, f.Close())
 		}
 		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED) {
-			return 0, err
+			return 0, end, err
 		}
 		if err := sleep(ctx, time.Millisecond); err != nil {
-			return 0, err
+			return 0, end, err
 		}
 	}
-	return 0, nil
+	return 0, end, nil
 }
