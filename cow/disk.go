@@ -90,15 +90,18 @@ func (d *Disk) Layers() []layer.Header {
 
 // Stats is a snapshot of a disk's state, and of its counters since the open.
 type Stats struct {
-	Depth       int
-	HeadBlocks  uint64 // owned by the head
-	IndexBytes  int64  // memory of the index
-	FirstWrites uint64 // blocks that a head became the owner of
-	CopyUps     uint64 // partly written blocks completed from older layers
-	GuardWaits  uint64 // first writes that waited for another of the same blocks
-	FlushRounds uint64
-	Unsealed    int   // former heads whose sealing is not finished
-	Failed      error // what made the disk read-only, or nil
+	Depth      int
+	HeadBlocks uint64 // owned by the head
+	IndexBytes int64  // memory of the index
+	// MappingBytes is the memory of page tables and residency marks of the mapped files, at most.
+	// The pages themselves are the page cache's.
+	MappingBytes int64
+	FirstWrites  uint64 // blocks that a head became the owner of
+	CopyUps      uint64 // partly written blocks completed from older layers
+	GuardWaits   uint64 // first writes that waited for another of the same blocks
+	FlushRounds  uint64
+	Unsealed     int   // former heads whose sealing is not finished
+	Failed       error // what made the disk read-only, or nil
 }
 
 // Stats returns the current figures.
@@ -114,6 +117,11 @@ func (d *Disk) Stats() Stats {
 	}
 	if v.bitmap != nil {
 		s.HeadBlocks = v.bitmap.Count()
+	}
+	for i := range v.sources {
+		if m := v.sources[i].mapping; m != nil {
+			s.MappingBytes += m.Memory()
+		}
 	}
 	if d.flusher != nil {
 		s.FlushRounds = d.flusher.rounds.Load()

@@ -136,8 +136,10 @@
 // # Who runs where
 //
 //   - A Channel belongs to one queue and its thread. Submit does at once what needs no waiting:
-//     reads of what is in memory (copied from a mapping of the base or a sealed layer if its pages
-//     are known to be resident, otherwise read without blocking) and writes into the page cache.
+//     reads of what is in memory (copied from mappings of the base's and the layers' data if the
+//     pages are known to be resident, all runs of a request in one pass; otherwise read without
+//     blocking) and writes into the page cache. A copy from the head's mapping that overlaps a
+//     write is repeated by a read.
 //     A request that would block goes elsewhere, so that no other request waits behind it: reads
 //     from the device and overwrites with direct I/O to the channel's I/O engine (package aio),
 //     the rest, or all without io_uring, to the thread pool. Only the gate of a swap of several

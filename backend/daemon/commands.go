@@ -25,7 +25,9 @@ type DiskInfo struct {
 	Waiting    *FrontEnd     `json:"waiting,omitempty"`   // waits for the connected one to leave
 	HeadBlocks uint64        `json:"head-blocks"`         // blocks that the head owns
 	IndexBytes int64         `json:"index-bytes"`         // memory of the block index
-	Parked     int           `json:"parked"`              // requests that wait for space
+	// MappingBytes is the memory of page tables and residency marks of the disk's files, at most.
+	MappingBytes int64 `json:"mapping-bytes"`
+	Parked       int   `json:"parked"` // requests that wait for space
 }
 
 // DisksArgs are the arguments of query-cow-disks.
@@ -108,19 +110,20 @@ func (e *Export) info() DiskInfo {
 	on := e.dev.WriteCacheOn()
 	holder, waiter := e.frontEnds()
 	return DiskInfo{
-		Name:       e.dev.Name(),
-		Size:       disk.Size(),
-		BlockSize:  disk.BlockSize(),
-		Depth:      disk.Depth(),
-		ReadOnly:   e.dev.ReadOnly(),
-		WriteCache: on,
-		Cache:      backend.Cache{WriteThrough: !on, Direct: e.dev.Direct()},
-		Connected:  now,
-		Sessions:   sessions,
-		FrontEnd:   holder,
-		Waiting:    waiter,
-		HeadBlocks: stats.HeadBlocks,
-		IndexBytes: stats.IndexBytes,
-		Parked:     e.dev.Parked(),
+		Name:         e.dev.Name(),
+		Size:         disk.Size(),
+		BlockSize:    disk.BlockSize(),
+		Depth:        disk.Depth(),
+		ReadOnly:     e.dev.ReadOnly(),
+		WriteCache:   on,
+		Cache:        backend.Cache{WriteThrough: !on, Direct: e.dev.Direct()},
+		Connected:    now,
+		Sessions:     sessions,
+		FrontEnd:     holder,
+		Waiting:      waiter,
+		HeadBlocks:   stats.HeadBlocks,
+		IndexBytes:   stats.IndexBytes,
+		MappingBytes: stats.MappingBytes,
+		Parked:       e.dev.Parked(),
 	}
 }

@@ -96,7 +96,7 @@ var runToRun = []struct {
 }{
 	{regexp.MustCompile(`"timestamp":\{[^}]*\}`), `"timestamp":{}`},
 	{regexp.MustCompile(`"version":\{.*\},"capabilities"`), `"version":{},"capabilities"`},
-	{regexp.MustCompile(`"(swap-microseconds|index-bytes|rd_bytes|rd_operations|successful_polls|failed_polls|poll_time_ns)":[0-9.]+`), `"$1":0`},
+	{regexp.MustCompile(`"(swap-microseconds|index-bytes|mapping-bytes|rd_bytes|rd_operations|successful_polls|failed_polls|poll_time_ns)":[0-9.]+`), `"$1":0`},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}`), `UUID`},
 }
 

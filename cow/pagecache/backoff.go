@@ -45,7 +45,7 @@ func (m *Mapping) afterSlowCopy() {
 		m.disabledFor = min(2*m.disabledFor, disableMax)
 	}
 	if m.disabledUntil.CompareAndSwap(0, int64(now+m.disabledFor)) {
-		m.pages.clear()
+		m.clear()
 	}
 }
 

@@ -48,7 +48,8 @@ type Mapping struct {
 	// of a hole must not mark it.
 	readsFillHoles bool
 
-	looks looks
+	memory memory
+	looks  looks
 	backoff
 }
 
@@ -95,6 +96,7 @@ func Map(fd int, length int64, written bool) (*Mapping, error) {
 		_ = unix.Munmap(mem)
 		return nil, fmt.Errorf("%w: %w", ErrNotMappable, err)
 	}
+	m.memory.init(length)
 	m.looks.init(length, kind.showsResident)
 	return m, nil
 }
@@ -127,6 +129,9 @@ func (c *Copies) Begin(m *Mapping, off, n int64) []byte {
 			return nil
 		}
 		c.version = version
+	}
+	if !m.memory.used.Load() {
+		m.memory.used.Store(true)
 	}
 	c.m, c.length = m, n
 	return m.mem[off : off+n : off+n]
@@ -190,7 +195,9 @@ func (m *Mapping) mark(off, n int64) {
 	if m.disabledUntil.Load() != 0 || off < 0 || n <= 0 || off >= int64(len(m.mem)) {
 		return
 	}
-	m.pages.set(off, min(n, int64(len(m.mem))-off))
+	n = min(n, int64(len(m.mem))-off)
+	m.touch(off, n)
+	m.pages.set(off, n)
 }
 
 // MarkResidentInside is MarkResident for the pages that lie wholly within the n bytes.
@@ -213,12 +220,13 @@ func (m *Mapping) Forget(off, n int64) {
 }
 
 // Reset clears all marks.
-func (m *Mapping) Reset() { m.pages.clear() }
+func (m *Mapping) Reset() { m.clear() }
 
 // Close unmaps the file. No method may be called during it or after it.
 func (m *Mapping) Close() error {
 	m.disabledUntil.Store(forever)
 	m.looks.ended.Wait()
+	m.memory.stopTimer()
 	m.pages.free()
 	mem := m.mem
 	m.mem = nil

@@ -35,3 +35,20 @@ func mincore(mem []byte, resident *byte) error {
 	}
 	return nil
 }
+
+// dropPageTables frees the page tables of a mapping of a file. madvise(2) empties them and, before
+// Linux 6.14, keeps them, so the mapping is replaced by a second one of the same file (mremap(2),
+// "if the value of old_size is zero"), in one system call: a copy that runs meanwhile takes page
+// faults.
+func dropPageTables(mem []byte) error {
+	addr, n := unsafe.Pointer(unsafe.SliceData(mem)), uintptr(len(mem))
+	second, err := unix.MremapPtr(addr, 0, nil, n, unix.MREMAP_MAYMOVE)
+	if err != nil {
+		return err
+	}
+	_, err = unix.MremapPtr(second, n, addr, n, unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED)
+	if err != nil {
+		_ = unix.MunmapPtr(second, n)
+	}
+	return err
+}
