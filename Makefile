@@ -4,6 +4,7 @@ GO        ?= go
 FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 BENCHDIR  ?= $(or $(TMPDIR),/tmp)
+BENCHFLAGS ?=
 CRASH_CUTS ?= 1000000
 OUTAGE_CUTS ?= 50
 PACKAGES  := ./cmd/... ./backend/... ./vhost/... ./cow/...
@@ -54,12 +55,12 @@ crash: ## a million power cuts, beside kills, faults and flipped bits everywhere
 outage: deps build ## power cuts and outages on ext4, XFS and btrfs, as root: OUTAGE_CUTS= on each
 	COWBLK_OUTAGE_CUTS=$(OUTAGE_CUTS) $(GO) test -C integration -count=1 -v -timeout 2h -tags integration ./outage/...
 
-bench: deps build ## cowblk beside qemu-storage-daemon, fio and memcpy; promotions: half an hour; BENCHDIR=
-	$(GO) run -C integration ./bench compare --dir $(BENCHDIR)
+bench: deps build ## cowblk beside qemu-storage-daemon, fio and memcpy; promotions: 40 minutes on an idle machine; BENCHDIR= BENCHFLAGS=--busy
+	$(GO) run -C integration ./bench compare --dir $(BENCHDIR) $(BENCHFLAGS)
 	$(MAKE) --no-print-directory bench-promote
 
-bench-quick: deps build ## the most important rows of that, in two minutes
-	$(GO) run -C integration ./bench compare --quick --dir $(BENCHDIR) --out bench/results-quick
+bench-quick: deps build ## the most important rows of that, in three minutes
+	$(GO) run -C integration ./bench compare --quick --dir $(BENCHDIR) --out bench/results-quick $(BENCHFLAGS)
 
 bench-promote: build ## how long requests wait for a promotion, and for a snapshot of QEMU's
 	$(GO) run -C integration ./bench promote --cowblk $(COWBLK_BINARY) --dir $(BENCHDIR) -n 200 --bulk 4

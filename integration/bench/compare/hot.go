@@ -84,8 +84,8 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 	if err != nil {
 		return sample, err
 	}
-	p := &pacer{driver: f.Driver(0), cold: cold, histogram: hdrhistogram.New(1, int64(time.Minute),
-		3), random: rand.New(rand.NewPCG(4, uint64(cold.offset)))}
+	p := &pacer{driver: f.Driver(0), cold: cold, histogram: newHistogram(),
+		random: rand.New(rand.NewPCG(4, uint64(cold.offset)))}
 	for slot := range hotSlots {
 		p.free = append(p.free, slot)
 	}
@@ -114,17 +114,7 @@ func (s *site) paced(ctx context.Context, withCold bool, cold extent) (sample re
 	}
 	s.cold.done += p.done
 	s.cold.wait += p.waited
-	h := p.histogram
-	return report.Sample{
-		Requests: uint64(h.TotalCount()), IOPS: float64(h.TotalCount()) / s.time.Seconds(),
-		Bytes: float64(h.TotalCount()) * blockSize / s.time.Seconds(),
-		Latency: report.Latencies{
-			Mean: h.Mean(), P50: float64(h.ValueAtQuantile(50)),
-			P90: float64(h.ValueAtQuantile(90)),
-			P99: float64(h.ValueAtQuantile(99)), P999: float64(h.ValueAtQuantile(99.9)),
-			Max: float64(h.Max()),
-		},
-	}, nil
+	return histogramSample(p.histogram, s.time, blockSize), nil
 }
 
 // coldFigures records how slow the misses beside the hot reads were.
@@ -208,9 +198,7 @@ func (p *pacer) complete(start time.Time) error {
 		}
 		if c.ID < hotSlots {
 			p.free = append(p.free, c.ID)
-			if err := p.histogram.RecordValue(max(int64(now-p.due[c.ID]), 1)); err != nil {
-				return err
-			}
+			record(p.histogram, now-p.due[c.ID])
 			continue
 		}
 		p.done++

@@ -22,6 +22,7 @@ type settings struct {
 	time             time.Duration
 	rounds           int
 	quick            bool
+	busy             bool
 	iothread         bool
 	renewed          bool
 	only, contenders *regexp.Regexp
@@ -44,7 +45,9 @@ func Main(ctx context.Context, args []string) error {
 	fs.IntVar(&s.rounds, "rounds", 13, "samples of each contender under each workload")
 	fs.Int64Var(&s.size, "size", 1<<30, "bytes of the base image")
 	fs.Int64Var(&s.area, "area", 512<<20, "bytes that overwrites use")
-	fs.BoolVar(&s.quick, "quick", false, "the most important rows only, in about two minutes")
+	fs.BoolVar(&s.quick, "quick", false, "the most important rows only, in about three minutes")
+	fs.BoolVar(&s.busy, "busy", false,
+		"measure also on a busy machine, and say so in the results: for trying out, not for figures")
 	fs.BoolVar(&s.iothread, "iothread", true,
 		"exports of qemu-storage-daemon run in an I/O thread, which polls, instead of the main loop")
 	fs.BoolVar(&s.renewed, "renew", true,
@@ -113,8 +116,24 @@ func (s *settings) check() error {
 	return err
 }
 
+// errBusy reports that the machine does other work.
+var errBusy = errors.New("the machine is busy")
+
+// checkLoad refuses a busy machine, unless the command line allows it.
+func (s *settings) checkLoad(m report.Machine) error {
+	if s.busy || m.Busy() == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: load average %s, expected less than %.1f in the last minute: wait a minute (building counts, too), or give --busy for figures that mean nothing",
+		errBusy, m.LoadBefore, report.BusyLoad)
+}
+
 func run(ctx context.Context, s *settings) (err error) {
 	if err := s.check(); err != nil {
+		return err
+	}
+	machine := report.Describe(s.dir, s.qsd, s.fio)
+	if err := s.checkLoad(machine); err != nil {
 		return err
 	}
 	// Garbage collections would show in the latencies.
@@ -126,12 +145,12 @@ func run(ctx context.Context, s *settings) (err error) {
 		return err
 	}
 	st := &site{settings: s, dir: dir, results: &report.Results{
-		Machine:  report.Describe(dir, s.qsd, s.fio),
+		Machine:  machine,
 		Settings: report.Settings{Size: s.size, Area: s.area, Time: s.time, Rounds: s.rounds},
 		Missing:  map[string]string{},
 	}}
 	defer func() { err = errors.Join(err, st.close()) }()
-	if warning := st.results.Machine.Busy(); warning != "" {
+	if warning := machine.Busy(); warning != "" {
 		st.results.Notes = append(st.results.Notes, warning)
 		say("%s", warning)
 	}

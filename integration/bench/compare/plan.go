@@ -3,7 +3,6 @@ package compare
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"time"
 
 	"cowblk/integration/bench/compare/report"
@@ -86,6 +85,8 @@ func (s *site) tasks() (all []task) {
 	}
 	all = append(all, task{report.Memcpy, "memcpy from a mapping", report.SeqRead, true,
 		s.copySequential})
+	all = append(all, s.ownedReads()...)
+	all = append(append(all, s.writeThenRead()), s.firstTouch()...)
 	all = append(all, s.coldReads()...)
 	return append(all, s.hotReads()...)
 }
@@ -159,46 +160,19 @@ func (s *site) firstWrites(qd int) []task {
 	workload := map[int]string{1: report.FirstQD1, 32: report.FirstQD32}[qd]
 	o := load.Options{RW: load.RandWrite, QueueDepth: qd, Size: s.size, FirstWrite: true,
 		Duration: min(s.time, firstWriteTime)}
-	fresh := func(key, label string, make func(ctx context.Context,
-		name string) (func(string) *exec.Cmd, func() error, error)) task {
+	one := func(key, label string, make maker) task {
 		return task{key, label, workload, true, func(ctx context.Context,
-			round int) (sample report.Sample, err error) {
-			s.fresh++
-			cmd, remove, err := make(ctx, fmt.Sprintf("fresh%d", s.fresh))
-			if err != nil {
-				return sample, err
-			}
-			var b *harness.Backend
-			if b, err = s.start(ctx, cmd); err != nil {
-				return sample, err
-			}
-			o := o
-			o.Seed = uint64(round)
-			sample, err = drive(ctx, b.Socket, o)
-			b.Kill()
-			if err == nil {
-				err = remove()
-			}
-			return sample, err
+			round int) (report.Sample, error) {
+			return s.onFresh(ctx, make, func(b *harness.Backend) (report.Sample, error) {
+				o := o
+				o.Seed = uint64(round)
+				return drive(ctx, b.Socket, o)
+			})
 		}}
 	}
 	return []task{
-		fresh(report.FreshHead, "cowblk, fresh head", func(ctx context.Context,
-			name string) (func(string) *exec.Cmd, func() error, error) {
-			return s.serve(name),
-				func() error { _, err := s.store().Run(ctx, "rm", "--yes", name); return err },
-				s.clone(ctx, name, 1)
-		}),
-		fresh(report.Sparse, "cowblk pass-through, sparse file", func(_ context.Context,
-			name string) (func(string) *exec.Cmd, func() error, error) {
-			path := s.path(name)
-			return s.passThrough(path), removal(path), makeSparse(path, s.size)
-		}),
-		fresh(report.FreshQcow2, "qemu qcow2, fresh overlay", func(ctx context.Context,
-			name string) (func(string) *exec.Cmd, func() error, error) {
-			path := s.path(name + ".qcow2")
-			return s.export(chainNode(s.base(), []string{path}), true), removal(path),
-				s.createImage(ctx, path, s.base())
-		}),
+		one(report.FreshHead, "cowblk, fresh head", s.freshDisk),
+		one(report.Sparse, "cowblk pass-through, sparse file", s.freshSparse),
+		one(report.FreshQcow2, "qemu qcow2, fresh overlay", s.freshOverlay),
 	}
 }

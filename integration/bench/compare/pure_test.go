@@ -2,6 +2,7 @@ package compare
 
 import (
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -150,6 +151,24 @@ func TestCheck(t *testing.T) {
 		s := good
 		if change(&s); s.check() == nil {
 			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestBusyMachineIsRefused(t *testing.T) {
+	busy := report.Machine{LoadBefore: "0.50 0.10 0.10"}
+	for _, c := range []struct {
+		settings settings
+		machine  report.Machine
+		want     error
+	}{
+		{settings{}, busy, errBusy}, {settings{quick: true}, busy, errBusy},
+		{settings{busy: true}, busy, nil},
+		{settings{}, report.Machine{LoadBefore: "0.49 9.00 9.00"}, nil},
+	} {
+		if err := c.settings.checkLoad(c.machine); !errors.Is(err, c.want) {
+			t.Errorf("load %s, --busy %t: %v, expected %v", c.machine.LoadBefore,
+				c.settings.busy, err, c.want)
 		}
 	}
 }

@@ -30,11 +30,20 @@ func chainNode(base string, images []string) node {
 	return below
 }
 
-// export returns qemu-storage-daemon with one disk on a socket: in an I/O thread of its own, which
-// polls, or in the main loop, which does not.
+// export returns qemu-storage-daemon with one disk on a socket.
 func (s *site) export(n node, writable bool) func(string) *exec.Cmd {
 	return func(socket string) *exec.Cmd {
-		n["node-name"] = "disk"
+		return s.exportAll([]node{n}, []string{socket}, writable)
+	}
+}
+
+// exportAll returns qemu-storage-daemon with a disk on each socket: in an I/O thread of its own,
+// which polls, or in the main loop, which does not.
+func (s *site) exportAll(nodes []node, sockets []string, writable bool) *exec.Cmd {
+	on := map[bool]string{true: "on", false: "off"}[writable]
+	var args []string
+	for i, n := range nodes {
+		n["node-name"] = fmt.Sprintf("disk%d", i)
 		if !writable {
 			n["read-only"] = true
 		}
@@ -43,16 +52,15 @@ func (s *site) export(n node, writable bool) func(string) *exec.Cmd {
 			// a map of strings: does not happen, and QEMU would refuse it
 			text = []byte(err.Error())
 		}
-		on := map[bool]string{true: "on", false: "off"}[writable]
-		args := []string{"--blockdev", string(text)}
-		export := "type=vhost-user-blk,id=export,node-name=disk,writable=" + on +
-			",addr.type=unix,addr.path=" + socket
+		export := fmt.Sprintf("type=vhost-user-blk,id=export%d,node-name=disk%d,writable=%s,"+
+			"addr.type=unix,addr.path=%s", i, i, on, sockets[i])
 		if s.iothread {
-			args = append([]string{"--object", "iothread,id=io"}, args...)
-			export += ",iothread=io"
+			args = append(args, "--object", fmt.Sprintf("iothread,id=io%d", i))
+			export += fmt.Sprintf(",iothread=io%d", i)
 		}
-		return exec.Command(s.qsd, append(args, "--export", export)...)
+		args = append(args, "--blockdev", string(text), "--export", export)
 	}
+	return exec.Command(s.qsd, args...)
 }
 
 // createImage makes a qcow2 image over another one, or over the raw base.

@@ -38,24 +38,24 @@ func (s *site) prepare(ctx context.Context) error {
 		"--read-only")); err != nil {
 		return err
 	}
-	plain := s.path("plain.img")
-	if err := makeSparse(plain, s.size); err != nil {
+	if err := s.servePlain(ctx, report.RawWrite, func(path string) func(string) *exec.Cmd {
+		return s.passThrough(path)
+	}); err != nil {
 		return err
 	}
-	if err := s.startServer(ctx, report.RawWrite, s.passThrough(plain)); err != nil {
+	if err := s.makeOwned(ctx, ownedDisks()); err != nil {
 		return err
-	}
-	if err := fill(ctx, s.servers[report.RawWrite].Socket, extent{0, s.area}); err != nil {
-		return fmt.Errorf("filling a plain file: %w", err)
 	}
 	if _, err := exec.LookPath(s.qsd); err != nil {
 		say("without QEMU: %v", err)
-		for _, c := range append(readers(), writers()...) {
+		for _, c := range slices.Concat(readers(), writers(), ownedReaders()) {
 			if strings.HasPrefix(c.key, "q") {
 				s.results.Missing[c.key] = err.Error()
 			}
 		}
-		s.results.Missing[report.FreshQcow2] = err.Error()
+		for _, key := range []string{report.FreshQcow2, report.FreshRaw, report.StormQcow2} {
+			s.results.Missing[key] = err.Error()
+		}
 		return nil
 	}
 	where := map[bool]string{true: "an I/O thread each, with its default polling",
@@ -65,28 +65,57 @@ func (s *site) prepare(ctx context.Context) error {
 	if err := s.startServer(ctx, report.QSDRead, s.export(rawNode(s.base()), false)); err != nil {
 		return err
 	}
-	if err := s.startServer(ctx, report.QSDWrite, s.export(rawNode(plain), true)); err != nil {
+	if err := s.servePlain(ctx, report.QSDWrite, func(path string) func(string) *exec.Cmd {
+		return s.export(rawNode(path), true)
+	}); err != nil {
 		return err
 	}
-	return s.makeChains(ctx)
+	if err := s.makeChains(ctx); err != nil {
+		return err
+	}
+	return s.makeOwned(ctx, ownedOverlays())
+}
+
+// servePlain serves a plain file and fills it. Each server has a file of its own: both lock theirs.
+func (s *site) servePlain(ctx context.Context, key string,
+	serve func(path string) func(string) *exec.Cmd) error {
+	path := s.path(key + ".img")
+	if err := makeSparse(path, s.size); err != nil {
+		return err
+	}
+	if err := s.startServer(ctx, key, serve(path)); err != nil {
+		return err
+	}
+	if err := fill(ctx, s.servers[key].Socket, extent{0, s.area}); err != nil {
+		return fmt.Errorf("%s: filling a plain file: %w", key, err)
+	}
+	return nil
+}
+
+// plan returns the tasks that the command line selects.
+func (s *site) plan() []task {
+	return slices.DeleteFunc(s.tasks(), func(t task) bool {
+		return s.quick && !t.quick || !s.only.MatchString(t.workload) ||
+			!s.contenders.MatchString(t.contender)
+	})
 }
 
 // takeSamples takes all samples.
 func (s *site) takeSamples(ctx context.Context) error {
-	tasks := slices.DeleteFunc(s.tasks(), func(t task) bool {
-		return s.quick && !t.quick || !s.only.MatchString(t.workload) ||
-			!s.contenders.MatchString(t.contender)
-	})
+	tasks := s.plan()
 	for round := range s.settings.rounds {
 		order := slices.Clone(tasks)
 		if round%2 == 1 {
 			slices.Reverse(order)
 		}
-		if s.settings.renewed && round > 0 {
+		renew := s.settings.renewed && round > 0
+		if renew {
 			say("round %d/%d: restarting servers", round+1, s.settings.rounds)
+		}
+		if renew || round == 0 {
 			// Keep the order: of two equal servers the one that starts first is faster, by 8 to 13
 			// % in random reads.
-			if err := s.restartServers(ctx, order); err != nil {
+			if err := s.readyServers(ctx, order, renew); err != nil {
 				return err
 			}
 		}

@@ -3,6 +3,7 @@ package compare
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,7 @@ func (s *site) singles(ctx context.Context) error {
 		measure func(ctx context.Context) error
 	}{
 		{[]string{report.IdleCPU}, true, s.idle},
+		{[]string{report.StormCowblk, report.StormQcow2}, false, s.bootStorm},
 		{[]string{report.IndexClone}, true, s.freshClone},
 		{[]string{report.IndexFiles, report.OpenFileTime}, true, func(ctx context.Context) error {
 			return s.openLarge(ctx, "files", largeFiles, report.IndexFiles, report.OpenFileTime,
@@ -33,7 +35,7 @@ func (s *site) singles(ctx context.Context) error {
 				"5 % of each, block by block")
 		}},
 	} {
-		if s.quick && !m.quick || !s.only.MatchString(m.keys[0]) {
+		if s.quick && !m.quick || !slices.ContainsFunc(m.keys, s.only.MatchString) {
 			continue
 		}
 		say("%s", m.keys[0])
@@ -66,14 +68,15 @@ func (s *site) idle(ctx context.Context) error {
 	// Sockets appear in the order of the disks.
 	started, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	b, err := harness.StartBackend(started, s.store().Cmd(args...), s.diskSocket(disks-1))
+	b, err := harness.StartBackend(started, s.store().Cmd(args...),
+		s.diskSocket(fmt.Sprintf("i%d", disks-1)))
 	if err != nil {
 		return err
 	}
 	defer b.Kill()
 	for i := range disks {
-		f, err := frontend.Dial(s.diskSocket(i), frontend.Options{Memory: 2 * mib,
-			Timeout: patience})
+		f, err := frontend.Dial(s.diskSocket(fmt.Sprintf("i%d", i)), frontend.Options{
+			Memory: 2 * mib, Timeout: patience})
 		if err != nil {
 			return err
 		}
@@ -106,8 +109,8 @@ func (s *site) idle(ctx context.Context) error {
 	return nil
 }
 
-// diskSocket returns the socket of one of the idle disks.
-func (s *site) diskSocket(i int) string { return s.path(fmt.Sprintf("store/run/i%d.sock", i)) }
+// diskSocket returns the socket of a disk that is served without --socket-path.
+func (s *site) diskSocket(disk string) string { return s.path("store/run/" + disk + ".sock") }
 
 func sleep(ctx context.Context, d time.Duration) error {
 	select {

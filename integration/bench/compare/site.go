@@ -74,10 +74,10 @@ func (s *site) startServer(ctx context.Context, contender string,
 	return nil
 }
 
-// restartServers restarts the servers of tasks. An instance's speed depends by up to a quarter on
-// where its memory lies; with restarts this is part of the spread and not of the result. Each
-// server reads its whole disk before it is measured, the second time from its own cache.
-func (s *site) restartServers(ctx context.Context, tasks []task) error {
+// readyServers has the servers of tasks read their whole disks before they are measured, and
+// restarts them first if renew is set. An instance's speed depends by up to a quarter on where its
+// memory lies; with restarts this is part of the spread and not of the result.
+func (s *site) readyServers(ctx context.Context, tasks []task, renew bool) error {
 	done := map[string]bool{}
 	for _, t := range tasks {
 		b := s.servers[t.contender]
@@ -86,28 +86,28 @@ func (s *site) restartServers(ctx context.Context, tasks []task) error {
 			continue
 		}
 		done[t.contender] = true
-		if err := s.renewOne(ctx, t.contender, b); err != nil {
-			return fmt.Errorf("%s, restarted: %w", t.contender, err)
+		if renew {
+			if err := s.restart(ctx, t.contender, b); err != nil {
+				return fmt.Errorf("%s, restarted: %w", t.contender, err)
+			}
+		}
+		// The second time from the server's own cache.
+		for range 2 {
+			if err := readServed(ctx, s.servers[t.contender].Socket); err != nil {
+				return fmt.Errorf("%s: reading its disk: %w", t.contender, err)
+			}
 		}
 	}
 	return nil
 }
 
-func (s *site) renewOne(ctx context.Context, contender string, b *harness.Backend) error {
+func (s *site) restart(ctx context.Context, contender string, b *harness.Backend) error {
 	ending, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := b.Stop(ending); err != nil {
 		return err
 	}
-	if err := s.startServer(ctx, contender, s.command[contender]); err != nil {
-		return err
-	}
-	for range 2 {
-		if err := readServed(ctx, s.servers[contender].Socket); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.startServer(ctx, contender, s.command[contender])
 }
 
 func (s *site) start(ctx context.Context, cmd func(socket string) *exec.Cmd) (*harness.Backend,

@@ -8,7 +8,6 @@ import (
 
 	"cowblk/backend/control"
 	"cowblk/integration/bench/compare/report"
-	"cowblk/integration/harness"
 )
 
 // deepest is the depth of the deepest stack; shallower ones are made from its tags.
@@ -69,7 +68,10 @@ func (s *site) makeDeepDisk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.promoteOften(ctx, b); err != nil {
+	err = s.makeLayers(ctx, deepDisk, deepest-1, func(n int) error {
+		return fill(ctx, b.Socket, layerExtents(n, s.size)...)
+	})
+	if err != nil {
 		b.Kill()
 		return err
 	}
@@ -89,8 +91,10 @@ func (s *site) control(disk string) (client *control.Client, err error) {
 	}
 }
 
-func (s *site) promoteOften(ctx context.Context, b *harness.Backend) error {
-	client, err := s.control(deepDisk)
+// makeLayers writes to a served disk and promotes it, layers times. The n-th tag is "tN".
+func (s *site) makeLayers(ctx context.Context, disk string, layers int,
+	write func(n int) error) error {
+	client, err := s.control(disk)
 	if err != nil {
 		return err
 	}
@@ -100,11 +104,11 @@ func (s *site) promoteOften(ctx context.Context, b *harness.Backend) error {
 	if err != nil {
 		return err
 	}
-	for n := 1; n < deepest; n++ {
-		if err := fill(ctx, b.Socket, layerExtents(n, s.size)...); err != nil {
+	for n := 1; n <= layers; n++ {
+		if err := write(n); err != nil {
 			return err
 		}
-		args := map[string]any{"disks": []string{deepDisk}, "tag": fmt.Sprintf("t%d", n)}
+		args := map[string]any{"disks": []string{disk}, "tag": fmt.Sprintf("t%d", n)}
 		if err := client.Run(ctx, "cow-promote", args, nil); err != nil {
 			return err
 		}

@@ -62,15 +62,15 @@ func Load() string {
 // Busy returns a warning if the machine was busy when the run began, else "".
 func (m Machine) Busy() string {
 	var load float64
-	if _, err := fmt.Sscan(m.LoadBefore, &load); err != nil || load < busyLoad {
+	if _, err := fmt.Sscan(m.LoadBefore, &load); err != nil || load < BusyLoad {
 		return ""
 	}
 	return fmt.Sprintf("The machine was busy when the run began (load average %s on %d cores). Client and server need a core each: the figures are unreliable, and so are the ratios.",
 		m.LoadBefore, m.Cores)
 }
 
-// busyLoad bounds an idle machine's load average of the last minute.
-const busyLoad = 0.5
+// BusyLoad is the load average of the last minute from which on a machine is busy.
+const BusyLoad = 0.5
 
 // field returns the value of the first line of a file that has this name.
 func field(path, name, separator string) string {

@@ -55,11 +55,12 @@ func kindOf(contender string) kind {
 	switch contender {
 	case RawRead, RawWrite, Sparse:
 		return passThrough
-	case QcowHead, FreshQcow2, Chain(1), Chain(8), Chain(32):
+	case QcowHead, QcowRandom, QcowHalf, FreshQcow2, Chain(1), Chain(8), Chain(32):
 		return qcow2
-	case QSDRead, QSDWrite:
+	case QSDRead, QSDWrite, FreshRaw:
 		return qemuRaw
-	case FreshHead, StackDirect, Stack(1), Stack(8), Stack(32), Stack(128), Head(1), Head(8),
+	case FreshHead, HeadRandom, HeadHalf, Scattered(8), Scattered(32), StackDirect, Stack(1),
+		Stack(8), Stack(32), Stack(128), Head(1), Head(8),
 		Head(128):
 		return ours
 	}
@@ -85,6 +86,13 @@ func (r *Results) writePlots(dir string) (names []string, err error) {
 		}},
 		{name: "overwrite.svg", draw: func() (*plot.Plot, vg.Length, error) {
 			return r.barPlot("Overwrite, 4 KiB, 32 in flight, write cache on: thousand requests per second", WriteQD32, func(s Sample) float64 { return s.IOPS / 1e3 })
+		}},
+		{name: "owned-read.svg", draw: func() (*plot.Plot, vg.Length, error) {
+			return r.barPlot("Random read of what was written, 4 KiB, 32 in flight: thousand requests per second", OwnedQD32, func(s Sample) float64 { return s.IOPS / 1e3 })
+		}},
+		{name: "owned-sequential.svg", draw: func() (*plot.Plot, vg.Length, error) {
+			return r.barPlot("Sequential read of what was written, 128 KiB, 8 in flight: MiB/s",
+				OwnedSeq, func(s Sample) float64 { return s.Bytes / (1 << 20) })
 		}},
 		{name: "cpu.svg", draw: func() (*plot.Plot, vg.Length, error) {
 			return r.barPlot("CPU time of the server per random read of 4 KiB, 32 in flight: µs",

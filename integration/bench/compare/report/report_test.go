@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -147,6 +148,15 @@ func full() *Results {
 	}
 	add(Stack(8), SeqRead, 50e3)
 	add(Memcpy, SeqRead, 60e3)
+	for _, w := range []string{OwnedQD1, OwnedQD32, OwnedSeq} {
+		for _, k := range []string{Stack(1), Head(1), HeadRandom, HeadHalf, Scattered(8),
+			Scattered(32), QcowRandom, QcowHalf} {
+			add(k, w, 100e3)
+		}
+	}
+	add(Head(1), WriteThenRead, 45e3)
+	add(FreshHead, FirstTouch, 400e3)
+	add(FreshRaw, FirstTouch, 180e3)
 	add(StackDirect, ColdQD32, 10e3)
 	add(FioDirect, ColdQD32, 11e3)
 	add(SlowStack, HotAlone, 20e3)
@@ -180,6 +190,39 @@ func TestEveryTargetIsJudged(t *testing.T) {
 	}
 	if !explained || len(empty.Misses()) != 0 {
 		t.Error("the reason is missing, or an unmeasured target counts as missed")
+	}
+}
+
+// A write of 10 µs and a read of 5 µs alone make 66,667 pairs per second. Rounds that one of the
+// three lacks do not count.
+func TestPairsAlone(t *testing.T) {
+	r := &Results{Missing: map[string]string{}}
+	for _, s := range []Sample{{Round: 0, IOPS: 100e3}, {Round: 1, IOPS: 50e3},
+		{Round: 2, IOPS: 1}} {
+		r.Add(Head(1), "", WriteQD1, s)
+	}
+	for _, s := range []Sample{{Round: 1, IOPS: 50e3}, {Round: 0, IOPS: 200e3}, {Round: 3}} {
+		r.Add(Head(1), "", OwnedQD1, s)
+	}
+	if m := writeThenRead(r); len(m.values) != 0 || m.detail == "" {
+		t.Errorf("without pairs: %+v", m)
+	}
+	for _, s := range []Sample{{Round: 0, IOPS: 1e6 / 30}, {Round: 1, IOPS: 25e3},
+		{Round: 2, IOPS: 9}} {
+		r.Add(Head(1), "", WriteThenRead, s)
+	}
+	m := writeThenRead(r)
+	if len(m.values) != 2 || math.Abs(m.values[0]-0.5) > 1e-9 || math.Abs(m.values[1]-1) > 1e-9 {
+		t.Errorf("ratios %v, expected 0.5 and 1", m.values)
+	}
+}
+
+func TestReadTail(t *testing.T) {
+	r := &Results{Missing: map[string]string{}}
+	r.Add(Stack(1), "", ReadQD1, Sample{Latency: Latencies{P50: 2000, P99: 3100}})
+	m := readTail(r)
+	if len(m.values) != 1 || m.values[0] != 3.1 || m.detail != "median 2 µs" {
+		t.Errorf("%+v, expected 3.1 µs and a median of 2", m)
 	}
 }
 
@@ -227,14 +270,14 @@ func TestWrite(t *testing.T) {
 			len(back.Targets), len(r.Points), len(targets()))
 	}
 	plots, err := filepath.Glob(filepath.Join(dir, "*.svg"))
-	if err != nil || len(plots) != 6 {
-		t.Fatalf("%d plots (%v), expected 6", len(plots), err)
+	if err != nil || len(plots) != 8 {
+		t.Fatalf("%d plots (%v), expected 8", len(plots), err)
 	}
 	for _, p := range plots {
 		checkSVG(t, p)
 	}
 	if s, err := os.ReadFile(filepath.Join(dir, "results.md")); err != nil ||
-		strings.Count(string(s), ".svg)") != 6 {
+		strings.Count(string(s), ".svg)") != 8 {
 		t.Errorf("the plots are not in the markdown (%v)", err)
 	}
 	if err := (&Results{}).Write(t.TempDir()); err != nil {
@@ -272,8 +315,8 @@ func checkSVG(t *testing.T, path string) {
 }
 
 func TestBusy(t *testing.T) {
-	for load, busy := range map[string]bool{"0.10 3.00 9.00": false, "1.50 0.00 0.00": true,
-		"": false} {
+	for load, busy := range map[string]bool{"0.10 3.00 9.00": false, "0.49 3.00 9.00": false,
+		"0.50 0.00 0.00": true, "1.50 0.00 0.00": true, "": false} {
 		if got := (Machine{LoadBefore: load}).Busy(); (got != "") != busy {
 			t.Errorf("load %q: warning %q", load, got)
 		}

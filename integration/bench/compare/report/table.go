@@ -77,7 +77,7 @@ func (r *Results) singleGrid() grid {
 // Method returns one sentence on how the samples were taken.
 func (r *Results) Method() string {
 	s := r.Settings
-	return fmt.Sprintf("Medians of %d rounds of %s each, contenders in turn; one queue, driver polling, reads in %d MiB and writes in %d MiB of the page cache unless noted otherwise; CPU is the server's.",
+	return fmt.Sprintf("Medians of %d rounds of %s each, contenders in turn; one queue, driver polling, reads in %d MiB and writes in an area of %d MiB of the page cache unless noted otherwise; CPU is the server's.",
 		s.Rounds, s.Time.Round(time.Millisecond), s.Size>>20, s.Area>>20)
 }
 

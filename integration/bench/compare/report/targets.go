@@ -95,17 +95,23 @@ func (t target) limit(v float64) string {
 	return fmt.Sprintf("%s %s%s", sign, number(v), unitText(t.unit))
 }
 
+// missing gives the reason why a contender or figure was not measured.
+func (r *Results) missing(key string) measured {
+	if why := r.Missing[key]; why != "" {
+		return measured{detail: why}
+	}
+	return measured{detail: "not part of this run"}
+}
+
 // ratio compares one contender with another under one workload.
 func ratio(a, b, workload string, of func(Sample) float64, quantity string,
 	scale float64) func(*Results) measured {
 	return func(r *Results) measured {
 		for _, k := range []string{a, b} {
 			if r.Point(k, workload) == nil {
-				why := r.Missing[k]
-				if why == "" {
-					why = "not part of this run"
-				}
-				return measured{detail: k + ": " + why}
+				m := r.missing(k)
+				m.detail = k + ": " + m.detail
+				return m
 			}
 		}
 		pa, pb := r.Point(a, workload), r.Point(b, workload)
@@ -125,11 +131,7 @@ func single(key string, scale float64) func(*Results) measured {
 	return func(r *Results) measured {
 		s := r.Single(key)
 		if s == nil {
-			why := r.Missing[key]
-			if why == "" {
-				why = "not part of this run"
-			}
-			return measured{detail: why}
+			return r.missing(key)
 		}
 		return measured{values: []float64{s.Value / scale}}
 	}
@@ -139,11 +141,7 @@ func single(key string, scale float64) func(*Results) measured {
 func hot(r *Results) measured {
 	a, b := r.Point(SlowStack, HotWithCold), r.Point(SlowStack, HotAlone)
 	if a == nil || b == nil {
-		why := r.Missing[SlowStack]
-		if why == "" {
-			why = "not part of this run"
-		}
-		return measured{detail: why}
+		return r.missing(SlowStack)
 	}
 	return measured{
 		values: Ratios(a, b, p99),
@@ -151,7 +149,9 @@ func hot(r *Results) measured {
 	}
 }
 
-func targets() []target {
+func targets() []target { return append(generalTargets(), ownedTargets()...) }
+
+func generalTargets() []target {
 	const mib = 1 << 20
 	return []target{
 		{name: "randread QD32, depth 8, against qcow2 chain of 8", bar: 5, stretch: 8, unit: "×",
