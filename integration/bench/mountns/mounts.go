@@ -1,4 +1,3 @@
-// Package mountns gives a benchmark a mount namespace of its own.
 package mountns
 
 import (
