@@ -13,8 +13,8 @@ import (
 )
 
 // groupMay has every command of the control socket, and whether members of its group may give it.
-// Others are the owner's and root's: a new command is closed until it is added here. docs/control.md
-// lists them for users.
+// Others are the owner's and root's: a new command is closed until it is added here.
+// docs/control.md lists them for users.
 //
 // What the group may do through a command is limited below: members may not have this process
 // connect to an address of their choice, make sockets outside the run directory or on a network, or

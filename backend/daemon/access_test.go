@@ -12,8 +12,8 @@ import (
 	"cowblk/internal/test"
 )
 
-// The table of access has every registered command and no other, and docs/control.md lists them with
-// those who may give them.
+// The table of access has every registered command and no other, and docs/control.md lists them
+// with those who may give them.
 func TestCommandsAreListed(t *testing.T) {
 	d := start(t, newStore(t, nil, "a"), Options{}, "a")
 	var registered []struct{ Name string }
