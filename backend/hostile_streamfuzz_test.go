@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -181,6 +182,17 @@ func (l *leftovers) look(t testing.TB) {
 		func() bool { return goroutines("(*worker).run(") == 1 })
 	if n := goroutines("vhost.Serve("); n != 1 {
 		t.Errorf("%d sessions, expected the healthy one", n)
+	}
+}
+
+// The streams are made of all messages that have a name.
+func TestStreamsHaveEveryMessage(t *testing.T) {
+	steps, _ := newStreamRig(t).steps()
+	for r := range vhost.Request(64) {
+		named := !strings.HasPrefix(r.String(), "message ")
+		if named && !slices.ContainsFunc(steps, func(m message) bool { return m.request == r }) {
+			t.Errorf("steps has no %v", r)
+		}
 	}
 }
 

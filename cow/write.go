@@ -148,7 +148,8 @@ func (d *Disk) runBelowHead(v *view, block, limit uint64) (run uint64) {
 const maxWrite = 32 << 10
 
 // writeHead writes leading, n bytes from the cursor, and trailing, one behind the other, to the
-// head at disk byte pos, in as few calls as possible.
+// head at disk byte pos: with one call for each piece of maxWrite, or for each full iov (direct
+// I/O).
 func (c *Channel) writeHead(v *view, leading []byte, n int64, trailing []byte, pos int64) error {
 	s := &v.sources[v.head]
 	for len(leading) > 0 || n > 0 || len(trailing) > 0 {

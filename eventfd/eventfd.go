@@ -1,6 +1,3 @@
-// Package eventfd makes, signals and drains eventfds (eventfd(2)): a counter in the kernel that one
-// side adds to and the other waits for. The sides may be goroutines or processes. It imports no
-// other package of this module; cow, vhost and backend use it.
 package eventfd
 
 import (

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"os"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -214,6 +217,36 @@ func TestRequestNames(t *testing.T) {
 		if lookup(Request(r)) != nil && strings.HasPrefix(Request(r).String(), "message") {
 			t.Errorf("supported message %d has no name", r)
 		}
+	}
+}
+
+// The table in doc.go has the supported messages, with the numbers of their descriptors.
+func TestMessagesAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("doc.go")
+	test.Must(t, err)
+	_, table, _ := strings.Cut(string(text), "// # Messages\n")
+	table, _, _ = strings.Cut(table, "// # Protocol features\n")
+	documented := map[string]string{}
+	row := regexp.MustCompile(`(?m)^//\t *(\d+)  ([A-Z_]+) .* (-|\d|\d-\d)   `)
+	for _, m := range row.FindAllStringSubmatch(table, -1) {
+		documented[m[1]+" "+m[2]] = m[3]
+	}
+	for _, r := range Supported() {
+		h, fds := lookup(r), "-"
+		switch {
+		case h.minFDs < h.maxFDs:
+			fds = fmt.Sprintf("%d-%d", h.minFDs, h.maxFDs)
+		case h.maxFDs > 0:
+			fds = fmt.Sprint(h.maxFDs)
+		}
+		key := fmt.Sprintf("%d %v", uint32(r), r)
+		if documented[key] != fds {
+			t.Errorf("doc.go: %s: descriptors %q, expected %q", key, documented[key], fds)
+		}
+		delete(documented, key)
+	}
+	for key := range documented {
+		t.Errorf("doc.go has %s, which is not supported", key)
 	}
 }
 

@@ -3,6 +3,7 @@ package vhost_test
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -178,6 +179,29 @@ func badMessages() []bad {
 			without: vhost.ProtocolResetDevice, proto: true},
 		{name: "queue number was not negotiated", request: vhost.GetQueueNum,
 			without: vhost.ProtocolMQ, closes: true, proto: true},
+		{name: "slots were not negotiated, asked", request: vhost.GetMaxMemSlots,
+			without: vhost.ProtocolConfigureMemSlots, closes: true, proto: true},
+		{name: "status was not negotiated", request: vhost.GetStatus,
+			without: vhost.ProtocolStatus, closes: true, proto: true},
+		{name: "in-flight region was not negotiated, asked", request: vhost.GetInflightFD,
+			payload: vhost.Inflight{}.Append(nil), without: vhost.ProtocolInflightShmfd,
+			closes: true, proto: true},
+		{name: "in-flight region was not negotiated", request: vhost.SetInflightFD,
+			payload: vhost.Inflight{}.Append(nil), fds: 1, without: vhost.ProtocolInflightShmfd,
+			proto: true},
+		{name: "reset of the owner with a payload", request: vhost.ResetOwner,
+			payload: make([]byte, 8), closes: true, proto: true},
+		{name: "protocol features with a payload", request: vhost.GetProtocolFeatures,
+			payload: make([]byte, 8), closes: true, proto: true},
+	}
+}
+
+// Every supported message is refused in some form.
+func TestEveryMessageIsRefused(t *testing.T) {
+	for _, r := range vhost.Supported() {
+		if !slices.ContainsFunc(badMessages(), func(b bad) bool { return b.request == r }) {
+			t.Errorf("badMessages has no row for %v", r)
+		}
 	}
 }
 

@@ -1,4 +1,3 @@
-// Package backendtest has the disks and sockets that the tests of backend and backend/daemon share.
 package backendtest
 
 import (

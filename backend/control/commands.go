@@ -30,9 +30,11 @@ type command struct {
 	run      Handler
 	takeConn ConnHandler
 	changes  bool // it changes state: it is logged
+	own      bool // of the server itself: all clients may give it
 }
 
-// Register adds a command that changes nothing. It replaces a command of the same name.
+// Register adds a command that changes nothing. It replaces a command of the same name. Members of
+// the group may give it only if Options.GroupMay has it, as with RegisterChange.
 func (s *Server) Register(name string, h Handler) { s.register(name, command{run: h}) }
 
 // RegisterChange adds a command that changes state; sender and arguments are logged. It replaces a

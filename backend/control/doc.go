@@ -13,8 +13,9 @@
 // disconnected. [Server.Emit] never waits.
 //
 // The kernel identifies a client (SO_PEERCRED) as the owner of the process, root, or a member of
-// the socket's group ([OwnerOnly]). Each command that changes something ([Server.RegisterChange])
-// is logged with its sender before it runs.
+// the socket's group. A command is closed to the group unless [Options.GroupMay] has it; a command
+// that the group may give can refuse some of its arguments ([OwnerOnly]). Each command that changes
+// something ([Server.RegisterChange]) is logged with its sender before it runs.
 //
 // # Goroutines
 //

@@ -48,7 +48,10 @@ func TestPeers(t *testing.T) {
 	test.Must(t, os.Chmod(filepath.Dir(dir), 0o711))
 	path := filepath.Join(dir, "c")
 	var log record
-	s := NewServer(Options{Group: "4242", Log: slog.New(slog.NewTextHandler(&log, nil))})
+	s := NewServer(Options{Group: "4242", Log: slog.New(slog.NewTextHandler(&log, nil)),
+		GroupMay: map[string]bool{"ask": true, "change": true, "own": true, "take": true}})
+	s.Register("closed", echo)
+	s.RegisterChange("closed-change", echo)
 	s.Register("ask", echo)
 	s.RegisterChange("change", echo)
 	s.RegisterChange("own", func(ctx context.Context, _ json.RawMessage) (any, error) {
@@ -78,6 +81,10 @@ func TestPeers(t *testing.T) {
 		{nobody, `{"execute":"change","arguments":{"a":"b c"}}`, `{"return":{"a":"b c"}}`},
 		{nobody, `{"execute":"own"}`, `to own: only user 0 and root may do that, found user 65534`},
 		{nobody, `{"execute":"take"}`, `only user 0 and root`},
+		{nobody, `{"execute":"closed"}`, `command closed: only user 0 and root`},
+		{nobody, `{"execute":"closed-change"}`, `only user 0 and root`},
+		{nobody, `{"execute":"query-commands"}`, `"closed"`},
+		{0, `{"execute":"closed"}`, `{"return":{}}`},
 		{0, `{"execute":"own"}`, `{"return":{}}`},
 		{0, `{"execute":"take"}`, `taken`},
 	} {
@@ -91,6 +98,7 @@ func TestPeers(t *testing.T) {
 		fmt.Sprintf(`msg="control command" command=own uid=65534 pid=%d`, os.Getpid()),
 		`level=WARN msg="control command failed" command=own uid=65534`,
 		`msg="control command" command=own uid=0`,
+		`level=WARN msg="control command failed" command=closed-change uid=65534`,
 		`msg="control command" command=take uid=65534`,
 		`msg="control command" command=take uid=0`,
 	} {

@@ -23,9 +23,12 @@ const closeTimeout = 2 * time.Second
 
 // Options configures a Server.
 type Options struct {
-	Log          *slog.Logger  // nil: nothing is logged
-	Version      Version       // the daemon's
-	Group        string        // name or number of a group that may connect; empty: none
+	Log     *slog.Logger // nil: nothing is logged
+	Version Version      // the daemon's
+	Group   string       // name or number of a group that may connect; empty: none
+	// GroupMay has the registered commands that members of Group may give. The server's own may be
+	// given by all who may connect, and any other by the owner and root alone.
+	GroupMay     map[string]bool
 	MaxClients   int           // of owner and root, and as many others; 0: 32
 	MaxQueue     int           // unread bytes at which a client is disconnected; 0: 1 MiB
 	WriteTimeout time.Duration // for one write to a client; 0: 30 s
@@ -68,10 +71,9 @@ func NewServer(o Options) *Server {
 		sessions: make(map[*session]struct{}),
 		done:     make(chan struct{}),
 	}
-	s.Register("query-version", Typed(func(context.Context, struct{}) (any, error) {
-		return s.opts.Version, nil
-	}))
-	s.Register("query-commands", Typed(s.queryCommands))
+	s.register("query-version", command{own: true,
+		run: Typed(func(context.Context, struct{}) (any, error) { return s.opts.Version, nil })})
+	s.register("query-commands", command{own: true, run: Typed(s.queryCommands)})
 	return s
 }
 

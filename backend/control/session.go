@@ -213,13 +213,17 @@ func (c *session) dispatch(r request) {
 			// Not rate-limited: members of the group must not be able to suppress a line.
 			log.Info("control command", "arguments", truncateArgs(r.Args))
 		}
-		if command.takeConn != nil {
-			if err = c.runConnHandler(command.takeConn, r.Args); err == nil {
-				return
-			}
-			break
+		if !command.own && (command.takeConn != nil || !c.srv.opts.GroupMay[r.Execute]) {
+			err = OwnerOnly(c.ctx, "command "+r.Execute)
 		}
-		if err = c.srv.beginCommand(c.ctx); err == nil {
+		if err == nil && command.takeConn != nil {
+			c.runConnHandler(command.takeConn, r.Args)
+			return
+		}
+		if err == nil {
+			err = c.srv.beginCommand(c.ctx)
+		}
+		if err == nil {
 			value, err = command.run(c.ctx, r.Args)
 			c.srv.endCommand()
 		}
@@ -235,11 +239,8 @@ func (c *session) dispatch(r request) {
 }
 
 // runConnHandler ends the session's reader and writer, after queued output is sent, and passes the
-// connection to h. After an error the session continues.
-func (c *session) runConnHandler(h ConnHandler, args json.RawMessage) error {
-	if err := OwnerOnly(c.ctx, "this command"); err != nil {
-		return err
-	}
+// connection to h.
+func (c *session) runConnHandler(h ConnHandler, args json.RawMessage) {
 	c.srv.setEvents(c, false)
 	c.out.end()
 	<-c.written
@@ -248,7 +249,6 @@ func (c *session) runConnHandler(h ConnHandler, args json.RawMessage) error {
 	c.conn.SetDeadline(time.Time{})
 	h(c.ctx, c.conn, args)
 	c.abort()
-	return nil
 }
 
 // maxLoggedArgs bounds the logged arguments of a command, in bytes.

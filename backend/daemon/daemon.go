@@ -50,7 +50,7 @@ func newDaemon(o Options) *Daemon {
 	if o.Store != nil {
 		d.names = &manifests{store: o.Store, byDisk: map[string]*store.Manifest{}}
 		d.control = control.NewServer(control.Options{Log: d.log, Version: o.Version,
-			Group: o.ControlGroup})
+			Group: o.ControlGroup, GroupMay: groupMay})
 		d.registerCommands(d.control)
 		d.nbd.register(d.control)
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // manyEnv sets the number of promotions of TestManyPromotions; default: 100.
-const manyEnv = "COWBLK_TEST_PROMOTIONS"
+const manyEnv = "COWBLK_DAEMON_PROMOTIONS"
 
 // resources counts the resources of this process.
 type resources struct {

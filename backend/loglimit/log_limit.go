@@ -1,4 +1,3 @@
-// Package loglimit limits log lines that guests, front-ends and clients cause.
 package loglimit
 
 import (

@@ -99,13 +99,13 @@ var denied = map[string]struct {
 }
 
 // kernelABI returns the version of this kernel. The test fails if a kernel that should have
-// landlock has none, because nothing could be verified. COWBLK_TEST_NO_LANDLOCK=1 in the
+// landlock has none, because nothing could be verified. COWBLK_NO_LANDLOCK=1 in the
 // environment accepts that.
 func kernelABI(t *testing.T) int {
 	t.Helper()
 	abi, reason := supported()
-	if abi == 0 && os.Getenv("COWBLK_TEST_NO_LANDLOCK") == "" {
-		t.Fatalf("nothing can be confined here: %s (COWBLK_TEST_NO_LANDLOCK=1 accepts that)",
+	if abi == 0 && os.Getenv("COWBLK_NO_LANDLOCK") == "" {
+		t.Fatalf("nothing can be confined here: %s (COWBLK_NO_LANDLOCK=1 accepts that)",
 			reason)
 	}
 	return abi

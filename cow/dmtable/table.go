@@ -1,4 +1,3 @@
-// Package dmtable parses the device-mapper table line of dm-cow.
 package dmtable
 
 import (

@@ -89,7 +89,8 @@ func TestUnflushedAfterAFailedSync(t *testing.T) {
 				break
 			}
 			test.ErrorIs(t, err, unix.ENOSPC, file, n)
-			test.Equal(t, SyncFailed(vfs.OS{}, p), file == "data", "the sync of the data has failed")
+			test.Equal(t, SyncFailed(vfs.OS{}, p), file == "data",
+				"the sync of the data has failed")
 			o := OpenParams{}
 			if file == "data" {
 				l = reopen(t, p, o)

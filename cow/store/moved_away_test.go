@@ -69,7 +69,8 @@ func TestMovedAwayBehindAnInterruptedCommand(t *testing.T) {
 			dir := s.path(tmpDir, uuid.NewString())
 			test.Must(t, os.MkdirAll(dir, 0o700))
 			test.Must(t, os.WriteFile(filepath.Join(dir, lockFile), nil, filePerm))
-			test.Must(t, os.WriteFile(filepath.Join(dir, journalFile), first(json.Marshal(j)), filePerm))
+			test.Must(t, os.WriteFile(filepath.Join(dir, journalFile), first(json.Marshal(j)),
+				filePerm))
 			test.Must(t, os.RemoveAll(s.path(indexDir)))
 			away := filepath.Join(t.TempDir(), "vm1")
 			test.Must(t, os.Rename(s.path(disksDir, "vm1"), away))

@@ -16,7 +16,7 @@ import (
 )
 
 // childEnv makes the test binary act on a store as another process: "ACTION DIR ARGS".
-const childEnv = "COWBLK_STORE_TEST_CHILD"
+const childEnv = "COWBLK_TEST_STORE_CHILD"
 
 func TestMain(m *testing.M) {
 	if line := os.Getenv(childEnv); line != "" {

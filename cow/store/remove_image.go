@@ -61,7 +61,8 @@ func (v *survey) unnamedOnImage(name string) error {
 	}
 	image, ierr := v.s.Image(name)
 	for id, h := range unnamed {
-		if h != nil && (h.Base == layer.Fingerprint{} || ierr == nil && h.Base != image.Fingerprint) {
+		if h != nil && (h.Base == layer.Fingerprint{} || ierr == nil &&
+			h.Base != image.Fingerprint) {
 			continue
 		}
 		return fmt.Errorf(

@@ -44,6 +44,24 @@ func TestColumns(t *testing.T) {
 	}
 }
 
+// A file has at most 500 lines: one that grows further has more than one subject.
+func TestFilesAreShort(t *testing.T) {
+	const most = 500
+	out, err := exec.Command("git", "-C", "../..", "ls-files", "*.go").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range strings.Fields(string(out)) {
+		text, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(text), "\n"); n > most {
+			t.Errorf("%s: %d lines, at most %d are expected", name, n, most)
+		}
+	}
+}
+
 // longStrings returns the lines of a Go source, from 1 on, that have a long or raw string.
 func longStrings(text []byte) map[int]bool {
 	file := token.NewFileSet().AddFile("", -1, len(text))

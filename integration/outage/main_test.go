@@ -20,7 +20,7 @@ import (
 )
 
 // insideEnv marks the process that runs in a mount namespace of its own.
-const insideEnv = "COWBLK_OUTAGE_INSIDE"
+const insideEnv = "COWBLK_TEST_OUTAGE_INSIDE"
 
 func TestMain(m *testing.M) {
 	device.RunChild()

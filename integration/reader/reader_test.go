@@ -28,7 +28,7 @@ var program string
 
 // childDisk is an environment variable. It makes the test binary act as a process that writes to
 // the disk that it names, and is killed.
-const childDisk = "COWBLK_READER_CHILD"
+const childDisk = "COWBLK_TEST_READER_CHILD"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDisk); dir != "" {

@@ -1,62 +1,44 @@
-// Command requestpath performs a few requests of 4 KiB and writes the coverage counters of each to
-// a directory below its argument. Its test counts the source files that a request passes;
-// docs/internals/request.md walks through them.
 package main
 
 import (
+	"bytes"
 	"log"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime/coverage"
-	"time"
-
-	"cowblk/backend"
-	"cowblk/cow/cowtest"
-	"cowblk/cow/vfs"
-	"cowblk/vhost/frontend"
+	"strings"
 )
+
+var quiet = slog.New(slog.DiscardHandler)
 
 func main() {
 	dir := os.Args[1]
-	rig, err := cowtest.NewRig(dir, vfs.OS{}, cowtest.Shape{Size: 64 << 20, BlockSize: 4096,
-		BaseSize: 64 << 20})
+	requests(dir)
+	promotion(dir)
+	promotionSteps(dir)
+}
+
+// record writes the counters of what step runs to dir/name. The counters are read before the first
+// system call after step.
+func record(dir, name string, step func()) {
+	must(coverage.ClearCounters())
+	recordMore(dir, name, step)
+}
+
+// recordMore is record without clearing the counters: what ran since the last record counts too.
+func recordMore(dir, name string, step func()) {
+	out := filepath.Join(dir, name)
+	must(os.Mkdir(out, 0o700))
+	must(coverage.WriteMetaDir(out))
+	meta, err := filepath.Glob(filepath.Join(out, "covmeta.*"))
 	must(err)
-	quiet := slog.New(slog.DiscardHandler)
-	dev, err := backend.NewDevice(rig.Disk, backend.DeviceOptions{Name: "traced", Log: quiet})
-	must(err)
-	socket := &net.UnixAddr{Name: filepath.Join(dir, "socket"), Net: "unix"}
-	listener, err := net.ListenUnix("unix", socket)
-	must(err)
-	go func() {
-		conn, err := listener.AcceptUnix()
-		must(err)
-		must(dev.Serve(conn, quiet))
-	}()
-	f, err := frontend.Dial(socket.Name, frontend.Options{})
-	must(err)
-	d, p := f.Driver(0), make([]byte, 4096)
-	read := func(off int64) { _, err := d.ReadAt(p, off); must(err) }
-	write := func(off int64) { _, err := d.WriteAt(p, off); must(err) }
-	read(0) // from now on its page is known to be resident
-	write(1 << 20)
-	for _, r := range []struct {
-		name    string
-		request func()
-	}{
-		{"read of the base", func() { read(0) }},
-		{"read of the head", func() { read(1 << 20) }},
-		{"first write", func() { write(1<<20 + 4096) }},
-	} {
-		time.Sleep(100 * time.Millisecond) // the worker is asleep again
-		must(coverage.ClearCounters())
-		r.request()
-		out := filepath.Join(dir, r.name)
-		must(os.Mkdir(out, 0o700))
-		must(coverage.WriteMetaDir(out))
-		must(coverage.WriteCountersDir(out))
-	}
+	var counters bytes.Buffer
+	step()
+	must(coverage.WriteCounters(&counters))
+	// covcounters.HASH.PROCESS.TIME, with the hash of covmeta.HASH
+	hash := strings.TrimPrefix(filepath.Ext(meta[0]), ".")
+	must(os.WriteFile(filepath.Join(out, "covcounters."+hash+".1.1"), counters.Bytes(), 0o600))
 }
 
 func must(err error) {

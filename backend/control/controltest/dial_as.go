@@ -1,4 +1,3 @@
-// Package controltest lets tests connect as another user.
 package controltest
 
 import (

@@ -15,7 +15,7 @@ import (
 //	open DISK [share] | close DISK     share: with --force-share, for a locked base
 //	stop DISK                          as cowblk stop: a last flush, which waits for space, then close
 //	hand-over DISK                     to another process, while it is open
-//	write DISK OFFSET+LENGTH [fua]     also discard, write-zeroes
+//	write|discard|write-zeroes DISK OFFSET+LENGTH [fua]
 //	flush DISK
 //	promote DISK[,DISK] TAG            live if the disks are open
 //	sum DISK                           add data checksums to its sealed layers, while it is open

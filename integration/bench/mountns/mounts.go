@@ -1,4 +1,3 @@
-// Package mountns gives a benchmark a mount namespace of its own.
 package mountns
 
 import (
@@ -9,7 +8,7 @@ import (
 )
 
 // insideEnv is set in a process that has a mount namespace of its own.
-const insideEnv = "COWBLK_BENCH_OWN_MOUNTS"
+const insideEnv = "COWBLK_TEST_OWN_MOUNTS"
 
 // Enter executes this program again in a mount namespace of its own. In that process it returns
 // nil. No other process copies its mounts, which would keep a device busy, and none of them

@@ -1,0 +1,3 @@
+// Package controltest lets tests connect as another user. The goroutine of [DialAs] changes the
+// user of its own thread, connects, and ends with the thread before DialAs returns.
+package controltest
