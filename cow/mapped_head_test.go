@@ -43,7 +43,8 @@ func TestReadsOfWrittenBlocksNeedNoSystemCall(t *testing.T) {
 	for _, blockSize := range []int64{512, 4096, 64 << 10} {
 		x := &readCounter{}
 		const size = 4 << 20
-		rig, err := cowtest.NewRig(t.TempDir(), x, cowtest.Shape{Size: size, BlockSize: uint32(blockSize)})
+		rig, err := cowtest.NewRig(t.TempDir(), x, cowtest.Shape{Size: size,
+			BlockSize: uint32(blockSize)})
 		test.Must(t, err)
 		t.Cleanup(func() { rig.Close() })
 		ch := asyncChannel(t, rig.Disk)

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// idleTime is how long a mapping keeps its marks and page tables after its last use. Without them it
-// needs next to no memory, and a read finds the pages again: see look.go.
+// idleTime is how long a mapping keeps its marks and page tables after its last use. Without them
+// it needs next to no memory, and a read finds the pages again: see look.go.
 const idleTime = time.Minute
 
 // memory is what a Mapping has resident: marks, and page tables, which need as much as a 512th of
@@ -28,23 +28,6 @@ const regionsPerWord = 1 << pageShift * 8 >> (regionShift - pageShift)
 
 func (r *memory) init(length int64) {
 	r.regions = make([]atomic.Uint64, (length-1)>>regionShift/regionsPerWord+1)
-}
-
-// touch counts the memory of the marks and page tables of n bytes (> 0) from off.
-func (m *Mapping) touch(off, n int64) {
-	for region := off >> regionShift; region <= (off+n-1)>>regionShift; region++ {
-		w, bit := &m.memory.regions[region/regionsPerWord], uint64(1)<<(region%regionsPerWord)
-		if w.Load()&bit != 0 {
-			continue
-		}
-		switch old := w.Or(bit); {
-		case old == 0:
-			m.memory.bytes.Add(2 << pageShift)
-			m.startTimer()
-		case old&bit == 0:
-			m.memory.bytes.Add(1 << pageShift)
-		}
-	}
 }
 
 // Memory returns the bytes of memory that marks and page tables have resident at most.

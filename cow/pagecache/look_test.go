@@ -17,7 +17,9 @@ func TestLookAround(t *testing.T) {
 	m := mapped(t, f, size)
 	m.faults = func() int64 { return m.lastFaults }
 	p := make([]byte, page)
-	marked := func(n int64) bool { return m.copies(p, n*page) && bytes.Equal(p, want[n*page:][:page]) }
+	marked := func(n int64) bool {
+		return m.copies(p, n*page) && bytes.Equal(p, want[n*page:][:page])
+	}
 
 	// Pages 100 to 163 are not in memory: where the file system is in memory itself, all are.
 	test.Must(t, unix.Fadvise(int(f.Fd()), 100*page, 64*page, unix.FADV_DONTNEED))

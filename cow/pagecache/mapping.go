@@ -19,11 +19,11 @@ var ErrNotMappable = errors.New("cannot be mapped")
 // known. A copy from there needs no system call, which is half the cost of reading a page. All
 // methods but Close may be called concurrently. Offsets and lengths are in bytes.
 //
-// A page that was read from the page cache or written to it (MarkResident) is assumed to stay there.
-// If it was evicted, the copy waits for the device in a page fault, and meanwhile the thread cannot
-// even be stopped for the garbage collector. So wrong marks must be rare. The kernel keeps pages in
-// use, and it sees accesses through the mapping. After one wrong mark all marks are cleared and the
-// mapping is disabled for a while (see backoff.go).
+// A page that was read from the page cache or written to it (MarkResident) is assumed to stay
+// there. If it was evicted, the copy waits for the device in a page fault, and meanwhile the thread
+// cannot even be stopped for the garbage collector. So wrong marks must be rare. The kernel keeps
+// pages in use, and it sees accesses through the mapping. After one wrong mark all marks are
+// cleared and the mapping is disabled for a while (see backoff.go).
 //
 // The kernel gets no advice about the mapping. MADV_RANDOM would keep a fault from reading ahead,
 // but also tells reclaim to ignore that pages are used through this mapping (vma_has_recency): with
@@ -173,52 +173,6 @@ func (c *Copies) Fault(p any) {
 	c.m = nil
 }
 
-// MarkResident records that the n bytes from off have just been read, and are in the page cache.
-func (m *Mapping) MarkResident(off, n int64) {
-	if !m.readsFillHoles {
-		m.mark(off, n)
-	}
-}
-
-// MarkFound is MarkResident for bytes that were in the page cache before: their neighbours may be
-// there too, and are looked for.
-func (m *Mapping) MarkFound(off, n int64) {
-	m.MarkResident(off, n)
-	if off >= 0 && n > 0 && off < int64(len(m.mem)) && m.disabledUntil.Load() == 0 {
-		m.lookAround(off)
-	}
-}
-
-// mark does nothing while the mapping is disabled: the pages may be evicted before it is enabled
-// again.
-func (m *Mapping) mark(off, n int64) {
-	if m.disabledUntil.Load() != 0 || off < 0 || n <= 0 || off >= int64(len(m.mem)) {
-		return
-	}
-	n = min(n, int64(len(m.mem))-off)
-	m.touch(off, n)
-	m.pages.set(off, n)
-}
-
-// MarkResidentInside is MarkResident for the pages that lie wholly within the n bytes.
-func (m *Mapping) MarkResidentInside(off, n int64) {
-	first, end := pagesInside(off, n)
-	m.MarkResident(first, end-first)
-}
-
-// pagesInside returns the whole pages within n bytes from off, in bytes.
-func pagesInside(off, n int64) (first, end int64) {
-	const page = 1 << pageShift
-	return (off + page - 1) &^ (page - 1), (off + n) &^ (page - 1)
-}
-
-// Forget clears the marks of all pages that n bytes from off touch.
-func (m *Mapping) Forget(off, n int64) {
-	if off >= 0 && n > 0 && off < int64(len(m.mem)) {
-		m.pages.unset(off, min(n, int64(len(m.mem))-off))
-	}
-}
-
 // Reset clears all marks.
 func (m *Mapping) Reset() { m.clear() }
 
@@ -234,77 +188,6 @@ func (m *Mapping) Close() error {
 		return nil
 	}
 	return unix.Munmap(mem)
-}
-
-// pageShift is log2 of the page size of one bit, in bytes.
-const pageShift = 12
-
-// residency is one bit a page, in anonymous memory that is resident only where bits are set.
-type residency struct {
-	words []uint64
-	mem   []byte
-}
-
-func (r *residency) init(length int64) (err error) {
-	r.words, r.mem, err = mapWords(int((length + 64<<pageShift - 1) / (64 << pageShift)))
-	return err
-}
-
-// has reports whether the bits of all pages of n bytes from off are set.
-func (r *residency) has(off, n int64) bool {
-	if n == 0 {
-		return true
-	}
-	for page, last := uint64(off)>>pageShift, uint64(off+n-1)>>pageShift; page <= last; {
-		word, mask := span(page, last)
-		if atomic.LoadUint64(&r.words[word])&mask != mask {
-			return false
-		}
-		page = (word + 1) * 64
-	}
-	return true
-}
-
-// set sets the bits of all pages of n bytes from off.
-func (r *residency) set(off, n int64) {
-	for page, last := uint64(off)>>pageShift, uint64(off+n-1)>>pageShift; page <= last; {
-		word, mask := span(page, last)
-		if w := &r.words[word]; atomic.LoadUint64(w)&mask != mask {
-			atomic.OrUint64(w, mask)
-		}
-		page = (word + 1) * 64
-	}
-}
-
-// unset clears the bits of all pages of n bytes from off.
-func (r *residency) unset(off, n int64) {
-	for page, last := uint64(off)>>pageShift, uint64(off+n-1)>>pageShift; page <= last; {
-		word, mask := span(page, last)
-		if w := &r.words[word]; atomic.LoadUint64(w)&mask != 0 {
-			atomic.AndUint64(w, ^mask)
-		}
-		page = (word + 1) * 64
-	}
-}
-
-// span returns the word with page's bit, and in it the bits from page to last.
-func span(page, last uint64) (word, mask uint64) {
-	word = page / 64
-	mask = ^uint64(0) << (page % 64)
-	if end := word*64 + 63; last < end {
-		mask &= ^uint64(0) >> (end - last)
-	}
-	return word, mask
-}
-
-// clear clears all bits: the kernel takes the memory and provides zeros later.
-func (r *residency) clear() { _ = unix.Madvise(r.mem, unix.MADV_DONTNEED) }
-
-func (r *residency) free() {
-	if r.mem != nil {
-		_ = unix.Munmap(r.mem)
-	}
-	r.mem, r.words = nil, nil
 }
 
 // tickRate is the number of ticks in 1,024 ns: the median of three short measurements, one of which

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -122,7 +123,7 @@ func TestCopiesBesideWritesHaveWholeSectors(t *testing.T) {
 				_, err := unix.Pwrite(int(f.Fd()), bytes.Repeat([]byte{n}, length), 0)
 				m.EndWrite(0, length, 0)
 				test.Check(t, err)
-				time.Sleep(time.Microsecond) // lets copies begin
+				runtime.Gosched() // lets copies begin
 			}
 		})
 	}
