@@ -86,7 +86,7 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	goesOn(t, "query-cow-stats", func() error { s.exports[0].dev.Stats(); return nil })
 
 	stop := test.Go(f.Stop) // GET_VRING_BASE of each ring
-	if !stop.Waits() {
+	if !stop.WaitsIn(t, "backend.(*worker).stop") {
 		t.Fatalf("the rings were stopped with a request in flight: %v", stop.Wait())
 	}
 	goesOn(t, "query-cow-stats, while a ring is being stopped,",
