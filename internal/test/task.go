@@ -22,10 +22,13 @@ func Go(f func() error) *Task {
 	return k
 }
 
-// Ends reports whether the task ends by itself, within an hour. It must be called in a bubble of
-// testing/synctest, where the hour passes as soon as all goroutines of the bubble wait.
-func (k *Task) Ends() bool {
-	time.Sleep(time.Hour)
+// Ends is EndsWithin for a task that may wait without limit.
+func (k *Task) Ends() bool { return k.EndsWithin(10 * time.Minute) }
+
+// EndsWithin reports whether the task ends by itself within d. It must be called in a bubble of
+// testing/synctest, where d passes as soon as all goroutines of the bubble wait.
+func (k *Task) EndsWithin(d time.Duration) bool {
+	time.Sleep(d)
 	synctest.Wait()
 	select {
 	case <-k.done:
