@@ -366,10 +366,10 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 4 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 7, 0, 4<<20)
 	sealed(t, promote(t, rig))
-	resting := make(chan struct{}, 64)
+	throttled := make(chan struct{}, 64)
 	work := test.Go(func() error {
 		return rig.Disk.AddChecksums(context.Background(), func(ctx context.Context) error {
-			resting <- struct{}{}
+			throttled <- struct{}{}
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Hour):
@@ -377,7 +377,7 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 			return ctx.Err()
 		})
 	})
-	<-resting
+	<-throttled
 	test.Must(t, rig.Reopen())
 	test.ErrorIs(t, work.Wait(), cow.ErrClosed, "AddChecksums")
 	if h := rig.Disk.Layers()[0]; h.HasChecksums() {

@@ -192,7 +192,7 @@ func (m *spaceMonitor) pauseGuest(ctx context.Context, disks []string) {
 	}
 	// The next process continues the guest if this one dies. On a full file system there may be no
 	// room for the record.
-	if err := m.note(disks, &m.guest); err != nil {
+	if err := m.setQuiesceRecord(disks, &m.guest); err != nil {
 		m.daemon.log.Warn("a guest is being paused, and the record of that could not be written: "+
 			"if this process is killed, run cont on QEMU's monitor", "err", err)
 	}
@@ -214,7 +214,7 @@ func (m *spaceMonitor) continueGuest(ctx context.Context, disks []string) error 
 		m.guestFailed("continued", err)
 		return err
 	}
-	if err := m.note(disks, nil); err != nil {
+	if err := m.setQuiesceRecord(disks, nil); err != nil {
 		m.daemon.log.Warn("the guest continues, and the record that it was paused is left",
 			"err", err)
 	}
@@ -230,11 +230,11 @@ func (m *spaceMonitor) closeGuest() {
 	}
 }
 
-func (m *spaceMonitor) note(disks []string, spec *qmp.Spec) error {
-	if m.daemon.names == nil {
+func (m *spaceMonitor) setQuiesceRecord(disks []string, spec *qmp.Spec) error {
+	if m.daemon.manifests == nil {
 		return nil
 	}
-	return m.daemon.names.Note(disks, spec)
+	return m.daemon.manifests.SetQuiesceRecord(disks, spec)
 }
 
 // guestFailed logs an error of the guest unless it equals the last one logged.

@@ -58,7 +58,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	if err != nil {
 		return nil, err
 	}
-	if d.names == nil {
+	if d.manifests == nil {
 		return nil, errors.New("this process serves raw files: there are no layers to promote")
 	}
 	if args.Mode == "" {
@@ -85,7 +85,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	}
 
 	// Everything slow comes before the guest is quiesced.
-	pending, err := d.names.Prepare(ctx, args.Disks, args.Tag)
+	pending, err := d.manifests.Prepare(ctx, args.Disks, args.Tag)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	if !c.swapped {
 		return nil, err
 	}
-	d.names.set(pending.Manifests()...)
+	d.manifests.set(pending.Manifests()...)
 	d.log.Info("promoted", "disks", strings.Join(args.Disks, ", "), "tag", result.Tag,
 		"quiesce", result.Quiesce, "trigger", trigger, "swap_us", result.SwapTime)
 	d.emit("COW_PROMOTED", result)
@@ -129,7 +129,7 @@ func (d *Daemon) swapQuiesced(
 		return fmt.Errorf("the guest was not quiesced: %w", err)
 	}
 	args.Spec.Instance = instance
-	if err := d.names.Note(args.Disks, &args.Spec); err != nil {
+	if err := d.manifests.SetQuiesceRecord(args.Disks, &args.Spec); err != nil {
 		return err
 	}
 	if args.Mode == qmp.QuiescePause {
@@ -147,7 +147,7 @@ func (d *Daemon) swapQuiesced(
 		d.retryThaw(args.Disks, args.Spec) // the record stays until the guest continues
 		return err
 	}
-	return errors.Join(err, d.names.Note(args.Disks, nil))
+	return errors.Join(err, d.manifests.SetQuiesceRecord(args.Disks, nil))
 }
 
 // quiesceLimit is the limit, given in seconds or 0, of reaching a guest, of quiescing it, and of

@@ -113,7 +113,7 @@ func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, cause s
 			outcome, err = "the record of the guest is removed, as requested", nil
 		}
 		if err == nil {
-			err = d.names.Note(append([]string{h.Disk}, h.otherDisks...), nil)
+			err = d.manifests.SetQuiesceRecord(append([]string{h.Disk}, h.otherDisks...), nil)
 		}
 		log := d.log.With("disk", h.Disk, "quiesce", h.Mode, "cause", cause)
 		switch {
@@ -136,7 +136,7 @@ func (d *Daemon) forgetGuest(ctx context.Context, a diskArgs) (any, error) {
 	if _, err := d.named(disks); err != nil {
 		return nil, err
 	}
-	if d.names == nil {
+	if d.manifests == nil {
 		return nil, errors.New(
 			"this process serves raw files: there are no promotions, and no guest is quiesced")
 	}
@@ -154,7 +154,7 @@ func (d *Daemon) forgetGuest(ctx context.Context, a diskArgs) (any, error) {
 	}
 	d.promoting.Lock() // else the record could be that of a promotion in progress
 	defer d.promoting.Unlock()
-	return nil, d.names.Note(disks, nil)
+	return nil, d.manifests.SetQuiesceRecord(disks, nil)
 }
 
 // waitThawed returns when no guest of the disks is still to be thawed. A promotion that quiesces a

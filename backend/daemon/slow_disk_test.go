@@ -33,7 +33,7 @@ type slow struct {
 func serveSlow(t *testing.T) *slow {
 	files := faultfs.Over(vfs.OS{}, nil)
 	s := &slow{running: start(t, newStore(t, files, "test"), Options{}, "test"), files: files}
-	s.head = filepath.Dir(s.names.Data("test"))
+	s.head = filepath.Dir(s.manifests.Data("test"))
 	return s
 }
 
