@@ -185,7 +185,7 @@ func (m *spaceMonitor) pauseGuest(ctx context.Context, disks []string) {
 	if m.paused == nil {
 		guest, err := m.guest.Open(m.daemon.log, m.daemon.monitorFor(m.guest.QMP))
 		if err != nil {
-			m.guestFailed("paused", err)
+			m.guestFailed("stop", err)
 			return
 		}
 		m.paused, m.endPause = guest, m.daemon.hooks.beginPause()
@@ -199,7 +199,7 @@ func (m *spaceMonitor) pauseGuest(ctx context.Context, disks []string) {
 	limit, cancel := context.WithTimeout(ctx, enospcGuestLimit)
 	defer cancel()
 	if err := m.paused.Freeze(limit); err != nil {
-		m.guestFailed("paused", err)
+		m.guestFailed("stop", err)
 	}
 }
 
@@ -211,7 +211,7 @@ func (m *spaceMonitor) continueGuest(ctx context.Context, disks []string) error 
 	limit, cancel := context.WithTimeout(ctx, enospcGuestLimit)
 	defer cancel()
 	if err := m.paused.Thaw(limit); err != nil {
-		m.guestFailed("continued", err)
+		m.guestFailed("cont", err)
 		return err
 	}
 	if err := m.setQuiesceRecord(disks, nil); err != nil {
@@ -237,11 +237,13 @@ func (m *spaceMonitor) setQuiesceRecord(disks []string, spec *qmp.Spec) error {
 	return m.daemon.manifests.SetQuiesceRecord(disks, spec)
 }
 
-// guestFailed logs an error of the guest unless it equals the last one logged.
-func (m *spaceMonitor) guestFailed(what string, err error) {
+// guestFailed logs an error of the guest unless it equals the last one logged. Package loglimit,
+// which bounds a rate, does not fit: the same error for hours is one event.
+func (m *spaceMonitor) guestFailed(command string, err error) {
 	if text := err.Error(); text != m.lastError {
 		m.lastError = text
-		m.daemon.log.Error("the guest cannot be "+what+" for want of space", "err", err)
+		m.daemon.log.Error("the guest of a full file system could not be paused or continued",
+			"command", command, "err", err)
 	}
 }
 

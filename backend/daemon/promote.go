@@ -224,9 +224,9 @@ func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag 
 			if err != nil && err == ctx.Err() {
 				return // the sealing goes on: closing the disk waits for it
 			}
-			if err != nil {
-				d.log.Error("a former head is not sealed; the next start will seal it",
-					"disk", name, "tag", tag, "err", err)
+			if err != nil { // the disk has logged it
+				d.log.Info("a former head is not sealed: the next start will seal it",
+					"disk", name, "tag", tag)
 				return
 			}
 			d.emit("COW_SEALED", map[string]string{"disk": name, "tag": tag})

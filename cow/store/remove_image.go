@@ -51,7 +51,7 @@ func (s *Store) planImage(v *survey, name string) (*Removal, error) {
 // removeImage makes one attempt to remove an image.
 func (s *Store) removeImage(ctx context.Context, name string) (plan *Removal, err error) {
 	err = s.locked(ctx, func() error {
-		_ = s.recoverStaleTxns()
+		_ = s.recoverStaleTxns("")
 		v, err := s.survey(true)
 		if err != nil {
 			return err
