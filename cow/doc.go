@@ -85,8 +85,8 @@
 //
 // # A write finds a newer owner
 //
-// A write that began on a view before a promotion finds a newer owner when a write of the new view
-// has taken its block meanwhile. The two overlap in time, and the newer one replaced the whole
+// A write that began on a view before a promotion finds a newer owner if a write of the new view
+// has taken its block in between. The two overlap in time, and the newer one replaced the whole
 // block (a partial first write would have waited for the older one, see waitOldWriters). So the
 // older write may be the one that loses: it is skipped. This holds after a power cut too: the flush
 // that makes the older write durable covers all heads, and with them the newer write.
@@ -160,7 +160,6 @@
 //   - One goroutine per promotion, from Swap to the end of sealing; Close waits for it.
 //
 // Why views can be swapped under running queues is explained at pins (channel.go) and synchronize
-// (view.go); promote.go has the swap.
-// This package knows nothing of virtio: buffers arrive as [][]byte and go to the kernel as they
-// are.
+// (view.go); promote.go has the swap. This package knows nothing of virtio: buffers arrive as
+// [][]byte and go to the kernel as they are.
 package cow

@@ -117,7 +117,8 @@ func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
 
 // Two writes of parts of one block that the head does not own: the second waits for the guard and
 // then finds the block owned. It must look up the owner again and write its own part only: a
-// copy-up would undo a third write meanwhile. (Rule: ownership is rechecked under the guard.)
+// copy-up would undo a third write that completed in between. (Rule: ownership is rechecked under
+// the guard.)
 func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})

@@ -159,7 +159,7 @@ func TestFlood(t *testing.T) {
 		test.Equal(t, c.reply(1), 0, "error")
 		c.take(512)
 	}
-	test.Eventually(t, "only those who talk are left", func() bool {
+	test.Eventually(t, "only the established clients are left", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return len(s.clients) == 8

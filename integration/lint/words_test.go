@@ -45,7 +45,8 @@ var replaced = map[string]string{
 }
 
 // replacedPhrases are refused in all text.
-var replacedPhrases = regexp.MustCompile(`(?i)\bhand-overs?\b|\bwork director(y|ies)\b|\bworkdirs?\b`)
+var replacedPhrases = regexp.MustCompile(`(?i)\bhand-overs?\b|\bwork director(y|ies)\b|\bworkdirs?\b|` +
+	`\b(is|are|was|were) told (of|as)\b|\bwith who has\b|\b(those|somebody|nobody) who\b`)
 
 // replacedParts are refused as a part of an identifier only: they are English words.
 var replacedParts = map[string]string{
