@@ -79,7 +79,9 @@ type Device struct {
 	broken   atomic.Int64  // queues that are broken now
 	rejected atomic.Uint64 // connections closed because the front-end broke the protocol
 
-	ioErrors *rate.Limiter // of lines and events about failed requests
+	// ioErrors limits events about failed requests, and their lines with them. The disk's logger,
+	// which has a limit for each message, limits no events.
+	ioErrors *rate.Limiter
 	observer Observer
 }
 

@@ -67,7 +67,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 		}
 	}
 	args.Spec.Instance = "" // this process finds out which run of the guest it is
-	limit := quiesceLimit(args.Timeout)
+	limit := guestLimit(args.Timeout)
 	var guest *qmp.Handle
 	if args.Active() {
 		if guest, err = args.Open(d.log, d.monitorFor(args.QMP)); err != nil {
@@ -150,11 +150,11 @@ func (d *Daemon) swapQuiesced(
 	return errors.Join(err, d.manifests.SetQuiesceRecord(args.Disks, nil))
 }
 
-// quiesceLimit is the limit, given in seconds or 0, of reaching a guest, of quiescing it, and of
+// guestLimit is the limit, given in seconds or 0, of reaching a guest, of quiescing it, and of
 // thawing it.
-func quiesceLimit(s float64) time.Duration {
+func guestLimit(s float64) time.Duration {
 	if s <= 0 {
-		return 10 * time.Second
+		return qmp.QuiesceLimit
 	}
 	return seconds(s)
 }
