@@ -4,10 +4,13 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"testing"
+
+	gopackages "golang.org/x/tools/go/packages"
 )
 
 // loggers matches the expressions that are loggers: log, d.log, o.Log, log.With(...).
@@ -83,6 +86,54 @@ func TestLogCalls(t *testing.T) {
 						t.Errorf("%s: key %q: errors and reasons have the key err", at, key)
 					case !logKey.MatchString(key):
 						t.Errorf("%s: key %q: use lower-case words and underscores", at, key)
+					}
+				}
+				return true
+			})
+		}
+	}
+	if calls < 100 {
+		t.Errorf("found %d calls of loggers only", calls)
+	}
+}
+
+// TestLogValues refuses slices, arrays and maps as values, which print in Go's syntax. A type with
+// a String method prints as that.
+func TestLogValues(t *testing.T) {
+	all, err := gopackages.Load(&gopackages.Config{Mode: gopackages.LoadSyntax, Dir: "../.."},
+		"./...")
+	if err != nil || len(all) < 10 {
+		t.Fatal(len(all), err)
+	}
+	calls := 0
+	for _, p := range all {
+		for _, file := range p.Syntax {
+			ast.Inspect(file, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				s, ok := call.Fun.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				f, ok := p.TypesInfo.Uses[s.Sel].(*types.Func)
+				if _, log := logCalls[s.Sel.Name]; !ok || !log || f.Pkg() == nil ||
+					f.Pkg().Path() != "log/slog" {
+					return true
+				}
+				calls++
+				for _, a := range call.Args {
+					v := p.TypesInfo.TypeOf(a)
+					if m, _, _ := types.LookupFieldOrMethod(v, true, nil, "String"); m != nil {
+						continue
+					}
+					switch v.Underlying().(type) {
+					case *types.Slice, *types.Array, *types.Map:
+						if !call.Ellipsis.IsValid() {
+							t.Errorf("%s: a value of type %s: make it a text",
+								p.Fset.Position(a.Pos()), v)
+						}
 					}
 				}
 				return true
