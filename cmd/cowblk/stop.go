@@ -158,6 +158,11 @@ func stoppedUnwritten(s *store.Store, names []string) error {
 	if s.Full() {
 		reason = syscall.ENOSPC.Error() + " on the store's file system"
 	}
+	if slices.ContainsFunc(names, s.SyncFailed) {
+		return fmt.Errorf("stop: stopped, but a sync of the data failed: %s: %s\n"+
+			"what was written since the last flush counts as lost, as at a power cut: the next process does not serve it. To read what the page cache still has of it, serve the disk with --keep-unflushed the next time",
+			firstNames(names, 10), reason)
+	}
 	return fmt.Errorf("stop: stopped, but not all that was written is durable: %s: %s\n"+
 		"until a reboot, the next process that serves it has all written data (not with serve --lose-unflushed). A power cut, a reboot or an unmount of the store's file system loses what was not flushed: "+
 		"make space before, serve the disk, stop it", firstNames(names, 10), reason)

@@ -143,8 +143,9 @@ func (l *Layer) sync(f vfs.File) error {
 		// One concrete type: atomic.Value takes no other later.
 		err = fmt.Errorf("%s: %w: %w", l.paths.Map, ErrSyncFailed, err)
 		l.broken.CompareAndSwap(nil, err)
-		if l.shared != nil {
-			// Data that the kernel has dropped must not count as written.
+		if l.shared != nil && f != l.mapf {
+			// Data that the kernel has dropped must not count as written. What it has dropped of
+			// the map is in the shared map, and the next process writes the map again.
 			l.shared.invalidate()
 		}
 		return err

@@ -343,3 +343,25 @@ func MayHaveUnflushed(fsys vfs.FS, h Header) bool {
 	boot, err := sfs.Boot()
 	return err != nil || newBootID(boot) == h.Boot
 }
+
+// SyncFailed reports whether a process that had the head open has failed to sync its data, so that
+// a plain open drops what it has not flushed.
+func SyncFailed(fsys vfs.FS, p Paths) bool {
+	h, err := ReadHeader(fsys, p.Map)
+	sfs, ok := fsys.(vfs.SharedFS)
+	if err != nil || h.Generation == 0 || !ok {
+		return false
+	}
+	f, err := fsys.OpenFile(p.Map, os.O_RDONLY, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	s, err := openSharedOf(sfs, f, &h, false)
+	if err != nil || s == nil {
+		return false
+	}
+	defer s.close()
+	var state uint64
+	return guarded(func() { state = s.word(sharedState) }) == nil && state == stateFailed
+}

@@ -150,9 +150,9 @@ func (l *Layer) checkShared(sfs vfs.SharedFS, s *sharedMap, expected *identity,
 	switch {
 	case found != *expected:
 		return errOtherFiles, nil
-	case state == stateFailed:
+	case state == stateFailed && policy != KeepUnflushed:
 		return errSync, nil
-	case state != stateServing && state != stateDetached:
+	case state != stateServing && state != stateDetached && state != stateFailed:
 		return nil, finding.New(ErrUnflushed, s.file.Name(), "state", "1 or 2", state,
 			adviceUnflushed)
 	}

@@ -100,7 +100,7 @@ func moreDamages() []damage {
 		{"interrupted command with layers", func(h *hurt) {
 			h.orphan(3)
 			entries, _ := os.ReadDir(h.path(layersDir))
-			var j journal
+			j := journal{Disks: []string{"vm1"}}
 			for _, e := range entries {
 				j.Layers = append(j.Layers, uuid.MustParse(e.Name()))
 			}

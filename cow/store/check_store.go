@@ -17,6 +17,7 @@ import (
 // staleTxns reports the transactions of dead processes and, in a repair, finishes or undoes them.
 // Errors: ErrBusy, the context's.
 func (c *checker) staleTxns(storeReport *Report) error {
+	c.foreignInTmp(storeReport)
 	dirs, err := c.s.txnDirs()
 	if err != nil {
 		storeReport.addFailure(err)
@@ -60,6 +61,22 @@ func (c *checker) staleTxns(storeReport *Report) error {
 	})
 }
 
+// foreignInTmp reports what no command has made in tmp/, and what a removal has left there.
+func (c *checker) foreignInTmp(storeReport *Report) {
+	entries, err := c.s.readDir(c.s.path(tmpDir))
+	if err != nil {
+		storeReport.addFailure(err)
+	}
+	for _, e := range entries {
+		if isTxnDir(e) {
+			continue
+		}
+		storeReport.add("entry of tmp", refused(c.s.path(tmpDir, e.Name()), "content",
+			"what cowblk makes, or nothing", "something else",
+			"it is not cowblk's, and stays as it is: move it out of the store")).Leftover = true
+	}
+}
+
 // locked runs f with the store locked. f changes the store only in a repair.
 func (c *checker) locked(f func() error) error {
 	if c.o.Repair {
@@ -100,8 +117,7 @@ func (s *Store) describeTxn(dir string) (string, error) {
 }
 
 // orphans reports layers that neither a manifest nor a journal names. A missing reference alone is
-// no reason to remove a layer: a manifest may be lost. A repair removes a layer that owns no
-// blocks; others need Prune.
+// no reason to remove a layer, even an empty one: a manifest may be lost. Only Prune removes it.
 func (c *checker) orphans(storeReport *Report) error {
 	exists, err := c.s.exists(c.s.path(layersDir))
 	if err != nil || !exists {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/shell"
 )
 
@@ -40,12 +41,35 @@ func (s *Store) planImage(v *survey, name string) (*Removal, error) {
 			"image %q is %w: it is the base of %s, whose directory was in %s and was moved away without rm\nput it back; if it is gone for good, see --prune in \"cowblk help check\"",
 			name, ErrInUse, strings.Join(away, ", "), shell.Text(s.path(disksDir)))
 	}
+	if err := v.unnamedOnImage(name); err != nil {
+		return nil, err
+	}
 	var freed int64
 	if !link {
 		freed = s.allocated(s.ImageData(name))
 	}
 	return &Removal{Name: name, Kind: "image", Freed: freed, Layers: []uuid.UUID{},
 		Kept: []uuid.UUID{}}, nil
+}
+
+// unnamedOnImage returns an ErrInUse if a layer that no disk names lies on the image, or may: its
+// disk may have been moved away, and the index may not know it.
+func (v *survey) unnamedOnImage(name string) error {
+	unnamed, err := v.unnamedLayers()
+	if err != nil {
+		return fmt.Errorf("image %q: cannot determine whether layers lie on it: %w", name, err)
+	}
+	image, ierr := v.s.Image(name)
+	for id, h := range unnamed {
+		if h != nil && (h.Base == layer.Fingerprint{} || ierr == nil &&
+			h.Base != image.Fingerprint) {
+			continue
+		}
+		return fmt.Errorf(
+			"image %q is %w: layer %s, which no disk names, lies on it or may: its disk may have been moved away without rm\nput the disk's directory back; if it is gone for good, see --prune in \"cowblk help check\"",
+			name, ErrInUse, id)
+	}
+	return nil
 }
 
 // removeImage makes one attempt to remove an image.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/layer"
 	"cowblk/cow/shell"
 	"cowblk/cow/vfs"
 )
@@ -40,7 +41,7 @@ func (s *Store) withReserve(keep int, f func() error) error {
 	defer s.restoreReserve()
 	for {
 		err := f()
-		if err == nil || !noSpace(err) {
+		if err == nil || !noSpace(err) || errors.Is(err, layer.ErrSyncFailed) {
 			return err
 		}
 		if !s.releaseReserve(err, keep) {

@@ -260,3 +260,10 @@ func (s *Store) Unclean(name string) bool {
 	_, open := s.Serving(name) // by the next process
 	return !open
 }
+
+// SyncFailed reports whether a process has failed to sync the data of a disk's head: a plain open
+// drops what it has not flushed.
+func (s *Store) SyncFailed(name string) bool {
+	m, err := s.Disk(name)
+	return err == nil && len(m.Layers) > 0 && layer.SyncFailed(s.fs, s.paths(m.Head()))
+}

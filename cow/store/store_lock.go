@@ -95,7 +95,11 @@ func (s *Store) openStoreLock() (vfs.File, error) {
 		}
 		f, err = s.fs.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, filePerm)
 		if err == nil {
-			_, _ = f.WriteAt([]byte(lockMagic), 0) // optional: see recognize
+			// Optional, see recognize. Durable before the store has anything else: a power cut must
+			// not leave a directory in tmp/ without it.
+			_, _ = f.WriteAt([]byte(lockMagic), 0)
+			_ = f.Datasync()
+			_ = s.fs.SyncDir(s.dir)
 		}
 	}
 	if err == nil {

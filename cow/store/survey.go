@@ -247,13 +247,13 @@ func (v *survey) findAway() error {
 }
 
 // mayComeBack reports whether a disk that was moved away still has its head: that is e.Head or an
-// announced layer, or, if these are sealed, a head that no disk names: a power cut may have taken
-// the index back to before the disk's last promotions.
+// announced layer, or, if these are sealed, an unnamed head that lies on one of them: a power cut
+// may have taken the index back to before the disk's last promotions.
 func (v *survey) mayComeBack(e *indexEntry) (bool, error) {
 	if e.Elsewhere {
 		return true, nil
 	}
-	sealed := false
+	var sealed []uuid.UUID
 	for _, id := range append([]uuid.UUID{e.Head}, e.announced()...) {
 		exists, err := v.s.exists(v.s.path(layersDir, id.String()))
 		if err != nil {
@@ -262,26 +262,68 @@ func (v *survey) mayComeBack(e *indexEntry) (bool, error) {
 		if exists && !v.s.isSealed(id) {
 			return true, nil
 		}
-		sealed = sealed || exists
+		if exists {
+			sealed = append(sealed, id)
+		}
 	}
-	if sealed {
-		return v.unnamedHead()
+	if len(sealed) > 0 {
+		return v.hasHeadAbove(sealed)
 	}
 	all, err := v.s.exists(v.s.path(layersDir))
 	return !all, err // layers/ itself was moved away
 }
 
-// unnamedHead reports whether there is a head, or a layer with an unreadable header, that no
-// readable disk names.
-func (v *survey) unnamedHead() (bool, error) {
-	list, err := v.s.readDir(v.s.path(layersDir))
+// hasHeadAbove reports whether there is a head that no readable disk names and that lies on one of
+// these layers, or a layer that may be one.
+func (v *survey) hasHeadAbove(below []uuid.UUID) (bool, error) {
+	unnamed, err := v.unnamedLayers()
 	if err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(list, func(e fs.DirEntry) bool {
+	for _, h := range unnamed {
+		if h == nil || h.State == layer.Head && v.mayLieOn(h.Parent, below) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// mayLieOn reports whether a layer is one of below or lies on one of them, or has a layer below it
+// that cannot be read.
+func (v *survey) mayLieOn(id uuid.UUID, below []uuid.UUID) bool {
+	for seen := map[uuid.UUID]bool{}; id != uuid.Nil && !seen[id]; {
+		if slices.Contains(below, id) {
+			return true
+		}
+		seen[id] = true
+		h, err := layer.ReadHeader(v.s.fs, v.s.path(layersDir, id.String(), mapFile))
+		if err != nil {
+			return true
+		}
+		id = h.Parent
+	}
+	return false
+}
+
+// unnamedLayers returns the headers of the layers in layers/ that no readable disk names; nil: one
+// that cannot be read.
+func (v *survey) unnamedLayers() (map[uuid.UUID]*layer.Header, error) {
+	list, err := v.s.readDir(v.s.path(layersDir))
+	if err != nil {
+		return nil, err
+	}
+	unnamed := map[uuid.UUID]*layer.Header{}
+	for _, e := range list {
 		id, err := uuid.Parse(e.Name())
-		return err == nil && len(v.users(id, "")) == 0 && !v.s.isSealed(id)
-	}), nil
+		if err != nil || len(v.users(id, "")) > 0 {
+			continue
+		}
+		unnamed[id] = nil
+		if h, err := layer.ReadHeader(v.s.fs, v.s.path(layersDir, e.Name(), mapFile)); err == nil {
+			unnamed[id] = &h
+		}
+	}
+	return unnamed, nil
 }
 
 // isSealed reports whether the header of a layer in layers/ can be read and says that the layer is

@@ -68,7 +68,8 @@ func (tx *txn) moveInDisk(m *Manifest) error {
 	return nil
 }
 
-// stageDisk creates the directory of a new disk with its manifest in the transaction.
+// stageDisk creates the directory of a new disk with its manifest in the transaction. Its name is
+// durable before the head is moved to its place: as long as it is there, the disk was not.
 func (tx *txn) stageDisk(m *Manifest) error {
 	if err := tx.s.fs.Mkdir(tx.path("disk"), dirPerm); err != nil {
 		return err
@@ -78,7 +79,10 @@ func (tx *txn) stageDisk(m *Manifest) error {
 	if err := tx.newLock(); err != nil {
 		return err
 	}
-	return tx.s.writeDocument(tx.path("disk", diskFile), m)
+	if err := tx.s.writeDocument(tx.path("disk", diskFile), m); err != nil {
+		return err
+	}
+	return tx.s.fs.SyncDir(tx.dir)
 }
 
 // moveIn durably renames a finished directory to its place. After an error it undoes the rename.

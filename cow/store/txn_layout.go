@@ -42,6 +42,7 @@ type dirLayout struct {
 	dirs   map[string]dirLayout // by name; "UUID": that of a layer
 	staged bool                 // it has the files of Pending.stage
 	top    bool                 // a directory in tmp/ itself: its proofs go durably last
+	proven bool                 // its proofs and its lock file stay
 }
 
 var (
@@ -229,7 +230,7 @@ const keptPrefix = "kept-"
 
 // removeTxnDir removes a directory of tmp/ except for foreign entries. The files that prove its
 // kind go last, so an interrupted removal is recognized. A directory with foreign entries is
-// renamed first: without these files it would be taken for something else.
+// renamed before these files go: without them it would be taken for something else.
 func (s *Store) removeTxnDir(dir string) error {
 	entries, err := s.readDir(dir)
 	if err != nil {
@@ -245,6 +246,11 @@ func (s *Store) removeTxnDir(dir string) error {
 		return err
 	}
 	if foreign != "" {
+		k.proven = true
+		if _, err := s.removeAllowed(k, dir); err != nil {
+			return err
+		}
+		k.proven = false
 		kept := s.path(tmpDir, keptPrefix+uuid.NewString())
 		if err := s.fs.Rename(dir, kept); err != nil {
 			return err
@@ -277,6 +283,10 @@ func (s *Store) removeAllowed(k dirLayout, dir string) (left string, err error) 
 	slices.SortStableFunc(entries, func(a, b fs.DirEntry) int { return rank(a) - rank(b) })
 	durable := true // the removal of files that prove nothing
 	for _, e := range entries {
+		if k.proven && rank(e) >= 0 {
+			left = e.Name()
+			break // they are the last
+		}
 		if !durable && rank(e) >= 0 {
 			if err := s.fs.SyncDir(dir); err != nil {
 				return "", err

@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"cowblk/cow/layer"
 	"cowblk/cow/vfs"
 )
 
@@ -215,7 +214,7 @@ func (s *Store) discardTxn(dir string, j journal) error {
 				"layers", joinIDs(existing), "err", damage)
 		case v.isAway(j.Disks, existing):
 			s.log.Warn("layers of an interrupted command are kept: the directory of its disk was moved away without rm", "layers", joinIDs(existing))
-		case !v.index.whole && v.lacks(j.Disks) && slices.ContainsFunc(existing, s.written):
+		case v.mayBeMovedAway(dir, j, existing):
 			s.log.Warn("layers of an interrupted command are kept: its disk is missing, and may have been moved away", "layers", joinIDs(existing))
 		default:
 			for _, name := range j.Disks {
@@ -240,16 +239,32 @@ func joinIDs(ids []uuid.UUID) string {
 	return strings.Join(texts, ", ")
 }
 
-// lacks reports whether one of the disks does not exist.
-func (v *survey) lacks(disks []string) bool {
-	return slices.ContainsFunc(disks, func(name string) bool { return v.disks[name] == nil })
+// mayBeMovedAway reports whether a disk for which a dead process made one of the layers in layers/
+// may have been there and been moved away since. A disk that was being created and is still in the
+// transaction was not.
+//
+// The journals of earlier versions name no disks: then a layer is the new head of a promotion that
+// did not come to its end if it lies on the head of a disk that is there.
+func (v *survey) mayBeMovedAway(txnDir string, j journal, existing []uuid.UUID) bool {
+	if staged, err := v.s.exists(filepath.Join(txnDir, "disk")); err == nil && staged {
+		return false
+	}
+	if len(j.Disks) > 0 {
+		return slices.ContainsFunc(j.Disks, func(name string) bool { return v.disks[name] == nil })
+	}
+	return slices.ContainsFunc(existing, func(id uuid.UUID) bool {
+		return len(v.users(id, "")) == 0 && !v.isHead(v.s.parentOf(id))
+	})
 }
 
-// written reports whether a layer in layers/ was opened for writing, or may have been: it cannot be
-// a new head.
-func (s *Store) written(id uuid.UUID) bool {
-	h, err := layer.ReadHeader(s.fs, s.path(layersDir, id.String(), mapFile))
-	return err != nil || h.State != layer.Head || !h.Clean || h.Owned > 0
+// isHead reports whether a layer is the head of a readable disk.
+func (v *survey) isHead(id uuid.UUID) bool {
+	for _, d := range v.disks {
+		if d.err == nil && d.entry.Head == id && id != uuid.Nil {
+			return true
+		}
+	}
+	return false
 }
 
 // removeStaleTxn is removeTxnDir for a dead process or a failed operation. It keeps layers that a

@@ -108,10 +108,10 @@ func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 	m := create(t, s, "vm1", CreateOptions{Size: 1 << 20})
 	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "t")
 	test.Must(t, err)
-	failed := false
+	failed := 0
 	s.fs = faultfs.Over(vfs.OS{}, func(c faultfs.Call) (f faultfs.Fault) {
-		if c.Op == "open" && c.Name == s.path(disksDir, "vm1", diskFile) && !failed {
-			failed, f.Err = true, syscall.EMFILE
+		if c.Op == "open" && c.Name == s.path(disksDir, "vm1", diskFile) && failed < 2 {
+			failed, f.Err = failed+1, syscall.EMFILE
 		}
 		return f
 	})

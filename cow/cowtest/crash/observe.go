@@ -131,15 +131,26 @@ func dismantle(m *faultfs.Machine, seen *observation, w *world, first int) error
 	} else if err := removeDamaged(); err != nil {
 		return err
 	}
+	prune := func() error {
+		if _, err := s.Check(context.Background(), store.CheckOptions{Repair: true,
+			Prune: true}); err != nil {
+			return fmt.Errorf("check with removal of layers that no disk names: %w", err)
+		}
+		return nil
+	}
+	if w.strays { // they keep their image
+		if err := prune(); err != nil {
+			return err
+		}
+	}
 	for _, name := range sortedKeys(seen.images) {
 		if _, err := s.Remove(context.Background(), name); err != nil {
 			return fmt.Errorf("remove image %s, which no disk uses: %w", name, err)
 		}
 	}
 	if w.strays {
-		if _, err := s.Check(context.Background(), store.CheckOptions{Repair: true,
-			Prune: true}); err != nil {
-			return fmt.Errorf("check with removal of layers that no disk names: %w", err)
+		if err := prune(); err != nil {
+			return err
 		}
 	}
 	for _, dir := range []string{"layers", "images", "tmp"} {
