@@ -26,8 +26,8 @@ const DefaultQueues = 64
 const (
 	segMax           = 126              // data descriptors: a ring of 128 less header and status
 	sizeMax          = 1 << 20          // bytes in one of them
-	maxWipeSectors   = 1 << 22          // of 512 bytes, 2 GiB, in one segment of a DISCARD
-	maxWipeSegs      = 64               // segments of a DISCARD or WRITE_ZEROES
+	maxRangeSectors  = 1 << 22          // of 512 bytes, 2 GiB, in one segment of a DISCARD
+	maxRangeSegs     = 64               // segments of a DISCARD or WRITE_ZEROES
 	errorLogInterval = 10 * time.Second // one I/O error line a disk in this time
 )
 
@@ -79,7 +79,9 @@ type Device struct {
 	broken   atomic.Int64  // queues that are broken now
 	rejected atomic.Uint64 // connections closed because the front-end broke the protocol
 
-	ioErrors *rate.Limiter // of lines and events about failed requests
+	// ioErrors limits events about failed requests, and their lines with them. The disk's logger,
+	// which has a limit for each message, limits no events.
+	ioErrors *rate.Limiter
 	observer Observer
 }
 
@@ -113,11 +115,11 @@ func NewDevice(disk *cow.Disk, o DeviceOptions) (*Device, error) {
 			ReadOnly: o.ReadOnly || disk.ReadOnly(),
 			ID:       o.Serial,
 
-			MaxDiscardSectors:     maxWipeSectors,
-			MaxDiscardSeg:         maxWipeSegs,
+			MaxDiscardSectors:     maxRangeSectors,
+			MaxDiscardSeg:         maxRangeSegs,
 			DiscardAlign:          block / blk.SectorSize,
-			MaxWriteZeroesSectors: maxWipeSectors,
-			MaxWriteZeroesSeg:     maxWipeSegs,
+			MaxWriteZeroesSectors: maxRangeSectors,
+			MaxWriteZeroesSeg:     maxRangeSegs,
 			WriteZeroesMayUnmap:   true,
 		},
 	}
@@ -224,7 +226,7 @@ func (d *Device) StartQueue(q vhost.Queue) error {
 	}
 	// After a reset the session does not repeat features that are the same.
 	d.negotiate(q.Features)
-	d.recallCache(cacheMark(&q))
+	d.loadCacheMark(cacheMark(&q))
 	w, err := newWorker(d, q)
 	if err != nil {
 		return err

@@ -57,7 +57,7 @@ func TestForeignEventFDs(t *testing.T) {
 }
 
 // A front-end makes its eventfds blocking again, and full or empty, so that a write or read of them
-// waits. The queue may wait; its end may not, nor those who ask how it is.
+// waits. The queue may wait; its end and queries of its state may not.
 func TestEventFDsThatBlock(t *testing.T) {
 	for _, name := range []string{"call", "err", "kick"} {
 		t.Run(name, func(t *testing.T) {

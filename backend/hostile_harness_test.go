@@ -258,8 +258,8 @@ func save(t *testing.T, fuzz string, in []byte) string {
 	return name
 }
 
-// settle lets what has ended go.
-func settle() {
+// dropGarbage lets goroutines end that have nothing left to do.
+func dropGarbage() {
 	runtime.Gosched()
 	time.Sleep(time.Millisecond)
 }

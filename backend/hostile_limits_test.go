@@ -123,7 +123,7 @@ func startGrowth(t testing.TB, to *target) *growth {
 // on n.
 func (g *growth) check(n int, what string, texts int64) {
 	g.t.Helper()
-	settle()
+	dropGarbage()
 	took := time.Since(g.start)
 	lines, text := g.to.log.lines.Load(), g.to.log.bytes.Load() // since the beginning
 	grown, rss := int64(heap())-int64(g.heap), resident(g.t)-g.resident

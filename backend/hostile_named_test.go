@@ -74,7 +74,7 @@ func TestHostileRequests(t *testing.T) {
 			chain(typ, 0, nil, virtq.Desc{Addr: atkData, Len: uint32(16 * len(segs))})(a)
 		}
 	}
-	many := make([][3]uint64, maxWipeSegs+1)
+	many := make([][3]uint64, maxRangeSegs+1)
 	for _, tc := range []struct {
 		name string
 		do   func(*attacker)
@@ -191,7 +191,7 @@ func TestHostileRequests(t *testing.T) {
 		{"discard beyond the end", segments(blk.TypeDiscard, [3]uint64{sectors, 1, 0}), 1},
 		{"discard over the end", segments(blk.TypeDiscard, [3]uint64{sectors - 1, 2, 0}), 1},
 		{"discard, sector wraps", segments(blk.TypeDiscard, [3]uint64{math.MaxUint64, 2, 0}), 1},
-		{"discard, too long", segments(blk.TypeDiscard, [3]uint64{0, maxWipeSectors + 1, 0}), 1},
+		{"discard, too long", segments(blk.TypeDiscard, [3]uint64{0, maxRangeSectors + 1, 0}), 1},
 		{"discard, too many segments", segments(blk.TypeDiscard, many...), 1},
 		{"discard, no segment", chain(blk.TypeDiscard, 0, nil), 1},
 		{"discard, half a segment", chain(blk.TypeDiscard, 0, nil, virtq.Desc{Addr: atkData,

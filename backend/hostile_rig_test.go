@@ -161,7 +161,7 @@ func (a *attacker) leave() error {
 		return nil
 	}
 	a.served = false
-	// Not a close: an answer to somebody who has gone would end the session.
+	// Not a close: an answer to a closed connection would end the session.
 	_ = unix.Shutdown(a.sock, unix.SHUT_WR)
 	defer unix.Close(a.sock)
 	timeout := time.NewTimer(patience)

@@ -75,7 +75,7 @@ func (r *ringRig) execute(t testing.TB, raw []byte) {
 		test.Must(t, r.cuts[1].Truncate(atkRegion))
 	}
 	_ = eventfd.Signal(r.kick)
-	if r.settled() {
+	if r.waitDone() {
 		test.Equal(t, r.to.dev.Stats().Broken, broken+1, "broken queues counted")
 		if !drain(r.err) {
 			t.Error("the queue broke and did not signal its error eventfd")
@@ -90,9 +90,9 @@ func (r *ringRig) execute(t testing.TB, raw []byte) {
 	}
 }
 
-// settled waits until the queue has taken and completed all that is available (false) or is broken
+// waitDone waits until the queue has taken and completed all that is available (false) or is broken
 // (true).
-func (r *ringRig) settled() (broken bool) {
+func (r *ringRig) waitDone() (broken bool) {
 	r.t.Helper()
 	w := r.to.dev.worker(0)
 	for end := time.Now().Add(patience); ; {

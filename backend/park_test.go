@@ -104,7 +104,7 @@ func TestParkedUntilThereIsSpace(t *testing.T) {
 		s.fill(err)
 		s.fillUp(d, 20)
 		if n := s.calls.Load(); n != 20 {
-			t.Errorf("told of %d requests, expected 20", n)
+			t.Errorf("the observer saw %d requests, expected 20", n)
 		}
 		if d.InFlight() != 20 || len(d.Poll(nil)) != 0 {
 			t.Error("a parked request was given back")

@@ -10,7 +10,7 @@ import (
 )
 
 // A queue that looks for work finds what a driver sends without being kicked, completions of the
-// flusher, and mail; and counts it.
+// flusher, and scheduled functions; and counts it.
 func TestQueueLooksBeforeItSleeps(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	for name, o := range map[string]frontend.Options{
@@ -77,7 +77,7 @@ func TestQueueSleepsDuringSync(t *testing.T) {
 }
 
 // Stop, memory changes and resets reach a queue that looks as they reach one that sleeps.
-func TestMailReachesALookingQueue(t *testing.T) {
+func TestScheduledFunctionReachesAPollingQueue(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4))
 	s := serve(t, DeviceOptions{Poll: MaxPoll})
 	f := s.dial(frontend.Options{Poll: true, Queues: 2})

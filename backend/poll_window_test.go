@@ -9,8 +9,8 @@ import (
 
 const us = time.Microsecond
 
-// simulate runs idle periods of the given lengths through a pace. A worker that slept sees its
-// period longer by wake.
+// simulate runs idle periods of the given lengths through a pollWindow. A worker that slept sees
+// its period longer by wake.
 func simulate(p *pollWindow, limit, wake time.Duration, gaps ...time.Duration) (hits, misses int,
 	spun time.Duration) {
 	for _, gap := range gaps {

@@ -30,11 +30,11 @@ func (w *worker) runScheduled() {
 		return
 	}
 	w.scheduledMu.Lock()
-	mail := w.scheduled
+	functions := w.scheduled
 	w.scheduled = nil
 	w.hasScheduled.Store(false)
 	w.scheduledMu.Unlock()
-	for _, f := range mail {
+	for _, f := range functions {
 		f()
 	}
 }

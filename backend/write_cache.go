@@ -130,9 +130,9 @@ func (c *writeCache) connect() {
 	c.known = false
 }
 
-// recall notes that the front-end showed its driver a writeback of 0 while another process served
+// restore notes that the front-end showed its driver a writeback of 0 while another process served
 // it.
-func (c *writeCache) recall() {
+func (c *writeCache) restore() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.known {

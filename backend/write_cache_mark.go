@@ -23,8 +23,8 @@ func cacheMark(q *vhost.Queue) []byte {
 	return spare[:len(cacheOffMark)]
 }
 
-// recallCache reads the mark of an earlier process.
-func (d *Device) recallCache(mark []byte) {
+// loadCacheMark reads the mark of an earlier process.
+func (d *Device) loadCacheMark(mark []byte) {
 	marked := false
 	// An unreadable region says nothing here; the ring will report it.
 	_ = touch(func() error {
@@ -32,7 +32,7 @@ func (d *Device) recallCache(mark []byte) {
 		return nil
 	})
 	if marked {
-		d.cache.recall()
+		d.cache.restore()
 	}
 }
 

@@ -144,7 +144,7 @@ func TestWriteCacheAfterAnotherProcess(t *testing.T) {
 	}
 }
 
-// Drivers that follow each other on one front-end, told as QEMU tells it.
+// Drivers that follow each other on one front-end, with the messages that QEMU sends.
 func TestWriteCacheFollowsTheDrivers(t *testing.T) {
 	const flush, wce = blk.FeatureFlush, blk.FeatureConfigWCE
 	for _, c := range []struct{ name, steps string }{
@@ -154,12 +154,12 @@ func TestWriteCacheFollowsTheDrivers(t *testing.T) {
 		{"nothing negotiated", "R!"},
 		{"firmware, then a system", "R! s! -! FW. -! FW."},
 		{"off, then a reset that is not told", "R! s! FW. q. 0! Q! -! FW! F. FW!"},
-		{"off, then a reset that is told: QEMU shows 0", "R! s! FW. 0! R! -! FW! 1. R! FW."},
+		{"off, then a reset with a message: QEMU shows 0", "R! s! FW. 0! R! -! FW! 1. R! FW."},
 		{"off, then the front-end reads the field again", "R! FW. 0! R! FW! s. R! FW."},
 		{"off, then a new connection of the same", "R! s! FW. 0! r! R! R! FW!"},
 		{"CONFIG_WCE alone", "R! s! W! r! q! 1. Q. W. s. R! W! r!"},
 		{"on, then another driver with CONFIG_WCE alone", "R! FW. q. 0! 1. Q. W!"},
-		{"written before the features are told", "R! s! 1! W. W. q."},
+		{"written before the features are set", "R! s! 1! W. W. q."},
 		{"the operator's change is for the next driver",
 			"R! FW. o. s. -! FW. R! FW! r! O! FW! R! FW! s. FW."},
 	} {
@@ -221,8 +221,8 @@ func TestStableWriteFailsWithItsRound(t *testing.T) {
 	}
 }
 
-// A flush that nobody has asked for and that fails is told as an event; a request that waited for
-// the same flush does not tell it again.
+// A failed background flush emits an event. A request that waited for the same flush emits no
+// second one.
 func TestFailedFlushIsOneEvent(t *testing.T) {
 	for _, asked := range []bool{false, true} {
 		s := serveInMemory(t, DeviceOptions{})

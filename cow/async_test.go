@@ -118,7 +118,7 @@ func bothWays(t *testing.T, f func(t *testing.T, ioUring bool)) {
 func disableIOUring(d *cow.Disk) { d.DisableIOUring() }
 
 // Cold reads go through the engine or the thread pool, many at once, over every layer, with
-// requests split into many pieces; a promotion seals meanwhile.
+// requests split into many pieces; a promotion seals at the same time.
 func TestColdReads(t *testing.T) {
 	bothWays(t, func(t *testing.T, ioUring bool) {
 		for _, direct := range []bool{false, true} {

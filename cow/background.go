@@ -89,7 +89,7 @@ func (f *flusher) clearUnflushed() {
 // endRound handles the outcome of a round. After an error that is not sticky (no space for the map,
 // say) the changes are still dirty: the timer repeats the round. background: the timer has asked
 // for the round, so no request returns the error. It is logged once, and not again until a round
-// has succeeded.
+// has succeeded: a limit of the rate, as in package loglimit, would repeat it.
 func (f *flusher) endRound(err error, background bool) {
 	switch {
 	case err == nil:

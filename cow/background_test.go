@@ -59,7 +59,7 @@ func (b *background) open(t *testing.T, interval time.Duration) {
 	test.Must(t, err)
 }
 
-// rounds lets time pass and returns the number of flush rounds meanwhile.
+// rounds lets time pass and returns the number of flush rounds in it.
 func (b *background) rounds(d time.Duration) uint64 {
 	before := b.Disk.Stats().FlushRounds
 	time.Sleep(d)

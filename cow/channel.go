@@ -76,8 +76,8 @@ func (d *Disk) makeChannel() *Channel {
 }
 
 // Submit starts r. What needs no waiting is done at once, on the caller's thread: positional I/O
-// into the page cache is faster than any hand-over. Flushes run on the disk's flusher. In either
-// case r.Err is valid once Completed has returned r.
+// into the page cache is faster than passing it to another thread. Flushes run on the disk's
+// flusher. In either case r.Err is valid once Completed has returned r.
 func (c *Channel) Submit(r *Request) {
 	r.prefetched.view = 0
 	c.submit(r)

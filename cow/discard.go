@@ -117,9 +117,9 @@ func (s *source) punchHole(off, n int64) error {
 		return s.file.PunchHole(off, n)
 	}
 	s.mapping.BeginWrite(off, n)
-	s.mapping.Forget(off, n)
+	s.mapping.Unmark(off, n)
 	err := s.file.PunchHole(off, n)
-	s.mapping.Forget(off, n) // reads have marked pages meanwhile
+	s.mapping.Unmark(off, n) // reads have marked pages meanwhile
 	s.mapping.EndWrite(off, n, 0)
 	return err
 }

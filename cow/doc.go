@@ -7,9 +7,10 @@
 //
 //   - stack: a base, sealed layers, and one head on top
 //   - base: the immutable bottom of a stack, a file or block device; optional
-//   - layer: one copy-on-write delta, a map and a data file
-//   - head: the layer that takes writes; sealed layer: one that never changes again
-//   - block: the unit of ownership, 512 bytes to 64 KiB; sector: 512 bytes
+//   - layer: one copy-on-write delta: a map (one bit per block) and data
+//   - head: the layer that takes writes
+//   - block: the unit of ownership, 512 bytes to 64 KiB
+//   - sector: 512 bytes
 //   - map: a layer's bitmap on disk, one bit per block; bitmap: the same in memory
 //   - owner: the newest layer whose bit is set for a block; 0: the base, or nothing
 //   - index: the table that finds the owner of a block in constant time (package index)
@@ -20,29 +21,32 @@
 //   - first write: a write, discard or write-zeroes of a block that the head does not own yet
 //   - overwrite: a write of a block that the head owns
 //   - copy-up: reading the rest of a block from its owner for a first write of a part of it
-//   - guard: the range lock over blocks that orders first writes; claim: one range in it
-//   - raise: to tell the index that the head owns a block; owners only rise
-//   - superseded: written, meanwhile, by a write of a newer view
+//   - guard, claim: the range lock over blocks that orders first writes; one range in it
+//   - raise: record in the index that the head owns a block; owners only rise
+//   - superseded: written by a newer view's write while an older view's write was under way
 //
 // A change of the stack:
 //
-//   - view: one immutable state of a stack; every request finishes on the view it began with
-//   - pin: the mark of a channel that it has requests on a view; several async operations share
-//     it by reference counts (asyncRef)
-//   - gate: what holds new writes back while several disks are swapped at once
-//   - promote: to make the head a sealed layer below a new head; swap: the store that does it
-//   - seal: to end a head's writable life; former head: one that is not sealed yet
-//   - synchronize: to wait until no request is on an older view (as synchronize_rcu in Linux)
+//   - view: one immutable state of a stack; a request finishes on the view that it began with
+//   - pin: a mark that requests in flight use a view, or a memory table, which must stay until then
+//   - gate: holds back new writes while several disks are swapped at once
+//   - promote: turn the head into a sealed layer and put a new, empty head on top
+//   - swap: the instant of a promotion: the store of the view with the new head
+//   - seal: make a former head durable and mark it as never changing again
+//   - synchronize: wait until no request is on an older view (as synchronize_rcu in Linux)
+//
+// A channel has one pin for its requests on a view; several asynchronous operations share it by
+// reference counts (asyncRef). A former head is one that is not sealed yet.
 //
 // Durability:
 //
-//   - flush round: one run of data sync, map write and map sync for all waiting flushes
+//   - flush round: one run of data sync, map write and map sync that serves all waiting flushes
 //   - unflushed: completed and not covered by a flush round yet
 //   - clean: said of a head that was closed in order; its header then has a checksum of its map
 //   - shared map: a file in memory (tmpfs) with the bits that are not in the head's map yet; it
 //     survives the process, not the kernel
-//   - recover: to load the bits of the shared map of a process that was killed
-//   - detach: to close a disk at once and leave its unflushed bits to the next process
+//   - recover: load the bits of the shared map of a process that was killed
+//   - detach: close a disk at once and leave its unflushed bits to the next process
 //
 // Threads and queues:
 //
@@ -52,7 +56,7 @@
 //   - completion queue: completions that other goroutines post to a channel
 //   - notifier: an eventfd that wakes one goroutine
 //   - resident: said of a page that is in the page cache, as far as is known
-//   - prefetch: to look up the owners of all reads of a batch before the first is served
+//   - prefetch: look up the owners of all reads of a batch before the first is served
 //
 // # A stack
 //
@@ -81,8 +85,8 @@
 //
 // # A write finds a newer owner
 //
-// A write that began on a view before a promotion finds a newer owner when a write of the new view
-// has taken its block meanwhile. The two overlap in time, and the newer one replaced the whole
+// A write that began on a view before a promotion finds a newer owner if a write of the new view
+// has taken its block in between. The two overlap in time, and the newer one replaced the whole
 // block (a partial first write would have waited for the older one, see waitOldWriters). So the
 // older write may be the one that loses: it is skipped. This holds after a power cut too: the flush
 // that makes the older write durable covers all heads, and with them the newer write.
@@ -158,7 +162,6 @@
 //   - One goroutine per promotion, from Swap to the end of sealing; Close waits for it.
 //
 // Why views can be swapped under running queues is explained at pins (channel.go) and synchronize
-// (view.go); promote.go has the swap.
-// This package knows nothing of virtio: buffers arrive as [][]byte and go to the kernel as they
-// are.
+// (view.go); promote.go has the swap. This package knows nothing of virtio: buffers arrive as
+// [][]byte and go to the kernel as they are.
 package cow

@@ -40,3 +40,14 @@ func (d *Disk) ViewChanged() bool {
 	v := d.view.Load()
 	return v.seq > 1 || v.gate != nil
 }
+
+// QueuedFlushes returns the number of flushes that wait for a round to begin.
+func (d *Disk) QueuedFlushes() int {
+	d.flusher.mu.Lock()
+	defer d.flusher.mu.Unlock()
+	n := 0
+	for r := d.flusher.waiting.head; r != nil; r = r.next {
+		n++
+	}
+	return n
+}

@@ -22,7 +22,7 @@ import (
 var blockSizes = []uint32{512, 1024, 2048, 4096, 8192, 16384, 32768, 65536}
 
 // TestModel compares random operations on random stacks of every block size with the model: many
-// channels, overlapping in time, with promotions meanwhile, reopened in between. COWBLK_MODEL_OPS
+// channels, overlapping in time and with promotions, and reopened in between. COWBLK_MODEL_OPS
 // is the total number of operations (48,000 unless set), COWBLK_MODEL_SEED repeats a run.
 func TestModel(t *testing.T) {
 	total := envInt(t, "COWBLK_MODEL_OPS", 48_000)

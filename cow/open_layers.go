@@ -75,7 +75,7 @@ func (k *stack) logUnflushed(l *layer.Layer, readOnly bool) {
 	const lost = "unflushed writes of a killed process are lost: the disk is as after a power cut"
 	switch {
 	case readOnly && errors.Is(dropped, layer.ErrDropRequested):
-		k.log.Info("what a guest had written and not flushed is not read, as it was asked for (--drop-unflushed); it stays, and is there again when the disk is opened without", "map", l.Paths().Map)
+		k.log.Info("unflushed writes of a killed process are not read, as requested (--drop-unflushed): they stay, and a later open without that option reads them", "map", l.Paths().Map)
 	case errors.Is(dropped, layer.ErrRestarted):
 		k.log.Info(lost, "map", l.Paths().Map, "err", dropped)
 	case errors.Is(dropped, layer.ErrWriteBack):

@@ -269,8 +269,8 @@ func (p *Promotion) finish(v *view) {
 	log := p.disk.log.With("map", p.old.Paths().Map)
 	p.err = p.sealWithPath(v)
 	p.sealErr = p.err
-	if p.err != nil {
-		log.Error("a former head could not be sealed", "err", p.err)
+	if p.err != nil && !errors.Is(p.err, ErrFailed) { // fail has logged that
+		log.Error("a former head could not be sealed and is tried again", "err", p.err)
 	}
 	close(p.done)
 	for wait := sealRetryMin; p.sealErr != nil && p.disk.failure() == nil; wait = min(2*wait,

@@ -71,7 +71,7 @@ func TestSwapGatesWritesUntilAllDisksAreSwapped(t *testing.T) {
 		return err
 	})
 	read.Must(t) // reads pass the gate
-	if !both.Waits() {
+	if !both.WaitsIn(t, "cow.(*Channel).pinWrite") {
 		t.Error("a write got through between the cuts of two disks")
 	}
 	release()

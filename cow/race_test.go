@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
@@ -17,25 +18,27 @@ import (
 // new view, copies up the rest of that block. The first must not be lost: it is acknowledged.
 // (Rule: waitOldWriters.)
 func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
-	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	write(t, rig.Disk, 'a', 0, 4096) // the old head owns block 0
+	synctest.Test(t, func(t *testing.T) {
+		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+		write(t, rig.Disk, 'a', 0, 4096) // the old head owns block 0
 
-	hold := setTrap(t, x, "write", "0000.data")
-	old := startWrite(rig.Disk, 'o', 0, 512)
-	<-hold.caught // on the old view, past every check
-	p := promote(t, rig)
-	newer := startWrite(rig.Disk, 'n', 1024, 512)
-	if !newer.Waits() {
-		t.Error("the copy-up did not wait for the overwrite under way")
-	}
-	hold.open()
-	old.Must(t)
-	newer.Must(t)
-	sealed(t, p)
-	want(t, rig.Disk, 'o', 0, 512)
-	want(t, rig.Disk, 'a', 512, 512)
-	want(t, rig.Disk, 'n', 1024, 512)
-	want(t, rig.Disk, 'a', 1536, 4096-1536)
+		hold := setTrap(t, x, "write", "0000.data")
+		old := startWrite(rig.Disk, 'o', 0, 512)
+		<-hold.caught // on the old view, past every check
+		p := promote(t, rig)
+		newer := startWrite(rig.Disk, 'n', 1024, 512)
+		if newer.Ends() {
+			t.Error("the copy-up did not wait for the overwrite under way")
+		}
+		hold.open()
+		old.Must(t)
+		newer.Must(t)
+		sealed(t, p)
+		want(t, rig.Disk, 'o', 0, 512)
+		want(t, rig.Disk, 'a', 512, 512)
+		want(t, rig.Disk, 'n', 1024, 512)
+		want(t, rig.Disk, 'a', 1536, 4096-1536)
+	})
 }
 
 // The same with a first write of the whole block on the old view, which holds the guard, and with
@@ -43,21 +46,23 @@ func TestCopyUpAfterPromotionWaitsForOldOverwrite(t *testing.T) {
 func TestCopyUpAfterPromotionWaitsForOldFirstWrite(t *testing.T) {
 	for _, n := range []int{4096, 512} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-			hold := setTrap(t, x, "write", "0000.data")
-			old := startWrite(rig.Disk, 'o', 0, n)
-			<-hold.caught
-			p := promote(t, rig)
-			late := startWrite(rig.Disk, 'n', 1024, 512)
-			if !late.Waits() {
-				t.Error("the copy-up did not wait for the first write under way")
-			}
-			hold.open()
-			old.Must(t)
-			late.Must(t)
-			sealed(t, p)
-			want(t, rig.Disk, 'o', 0, 512)
-			want(t, rig.Disk, 'n', 1024, 512)
+			synctest.Test(t, func(t *testing.T) {
+				rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+				hold := setTrap(t, x, "write", "0000.data")
+				old := startWrite(rig.Disk, 'o', 0, n)
+				<-hold.caught
+				p := promote(t, rig)
+				late := startWrite(rig.Disk, 'n', 1024, 512)
+				if late.Ends() {
+					t.Error("the copy-up did not wait for the first write under way")
+				}
+				hold.open()
+				old.Must(t)
+				late.Must(t)
+				sealed(t, p)
+				want(t, rig.Disk, 'o', 0, 512)
+				want(t, rig.Disk, 'n', 1024, 512)
+			})
 		})
 	}
 }
@@ -85,52 +90,57 @@ func TestPromotionBlocksNoOtherRequest(t *testing.T) {
 // A write that waits for the guard on the old view finds the block owned by the new head
 // afterwards: it is superseded and completes.
 func TestOldFirstWriteFindsNewerOwner(t *testing.T) {
-	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	// Blocks 0 and 1, first write on the old view, held while it has the guard.
-	hold := setTrap(t, x, "write", "0000.data")
-	first := startWrite(rig.Disk, 'a', 0, 8192)
-	<-hold.caught
-	p := promote(t, rig)
-	// New view: waits for the guard.
-	second := startWrite(rig.Disk, 'b', 4096, 4096)
-	if !second.Waits() {
-		t.Error("two first writes of one block at once")
-	}
-	hold.open()
-	first.Must(t)
-	second.Must(t)
-	sealed(t, p)
-	want(t, rig.Disk, 'a', 0, 4096)
-	want(t, rig.Disk, 'b', 4096, 4096)
-	tag, err := rig.OpenTag(1)
-	test.Must(t, err)
-	defer tag.Close()
-	want(t, tag, 'a', 0, 8192)
+	synctest.Test(t, func(t *testing.T) {
+		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+		// Blocks 0 and 1, first write on the old view, held while it has the guard.
+		hold := setTrap(t, x, "write", "0000.data")
+		first := startWrite(rig.Disk, 'a', 0, 8192)
+		<-hold.caught
+		p := promote(t, rig)
+		// New view: waits for the guard.
+		second := startWrite(rig.Disk, 'b', 4096, 4096)
+		if second.Ends() {
+			t.Error("two first writes of one block at once")
+		}
+		hold.open()
+		first.Must(t)
+		second.Must(t)
+		sealed(t, p)
+		want(t, rig.Disk, 'a', 0, 4096)
+		want(t, rig.Disk, 'b', 4096, 4096)
+		tag, err := rig.OpenTag(1)
+		test.Must(t, err)
+		defer tag.Close()
+		want(t, tag, 'a', 0, 8192)
+	})
 }
 
-// Two writes of parts of one unowned block: the second waits for the guard and then finds the block
-// owned. It must look up the owner again and write its own part only: a copy-up would undo a third
-// write meanwhile. (Rule: ownership is rechecked under the guard.)
+// Two writes of parts of one block that the head does not own: the second waits for the guard and
+// then finds the block owned. It must look up the owner again and write its own part only: a
+// copy-up would undo a third write that completed in between. (Rule: ownership is rechecked under
+// the guard.)
 func TestOwnershipIsRecheckedUnderTheGuard(t *testing.T) {
-	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "write", "0000.data")
-	first := startWrite(rig.Disk, 'a', 0, 512)
-	<-hold.caught
-	second := startWrite(rig.Disk, 'b', 512, 512)
-	if !second.Waits() {
-		t.Error("two first writes of one block at once")
-	}
-	again := setTrap(t, x, "write", "0000.data")
-	hold.open()
-	first.Must(t)
-	<-again.caught // the second, with all that it is going to write
-	x.OnCall(nil)
-	write(t, rig.Disk, 'c', 1024, 512)
-	again.open()
-	second.Must(t)
-	want(t, rig.Disk, 'a', 0, 512)
-	want(t, rig.Disk, 'b', 512, 512)
-	want(t, rig.Disk, 'c', 1024, 512)
+	synctest.Test(t, func(t *testing.T) {
+		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+		hold := setTrap(t, x, "write", "0000.data")
+		first := startWrite(rig.Disk, 'a', 0, 512)
+		<-hold.caught
+		second := startWrite(rig.Disk, 'b', 512, 512)
+		if second.Ends() {
+			t.Error("two first writes of one block at once")
+		}
+		again := setTrap(t, x, "write", "0000.data")
+		hold.open()
+		first.Must(t)
+		<-again.caught // the second, with all that it is going to write
+		x.OnCall(nil)
+		write(t, rig.Disk, 'c', 1024, 512)
+		again.open()
+		second.Must(t)
+		want(t, rig.Disk, 'a', 0, 512)
+		want(t, rig.Disk, 'b', 512, 512)
+		want(t, rig.Disk, 'c', 1024, 512)
+	})
 }
 
 // A write on the old view reaches a block that a write on the new view has taken as a whole
@@ -156,56 +166,62 @@ func TestOldWriteIsSuperseded(t *testing.T) {
 // Copy-ups of different sectors of one block must not overwrite each other with the old content.
 // (Rule: guard.)
 func TestTwoCopyUpsOfOneBlock(t *testing.T) {
-	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "write", "0000.data")
-	one := startWrite(rig.Disk, '1', 0, 512)
-	<-hold.caught
-	two := startWrite(rig.Disk, '2', 512, 512)
-	if !two.Waits() {
-		t.Error("the second copy-up did not wait")
-	}
-	hold.open()
-	one.Must(t)
-	two.Must(t)
-	want(t, rig.Disk, '1', 0, 512)
-	want(t, rig.Disk, '2', 512, 512)
-	want(t, rig.Disk, 0, 1024, 3072)
+	synctest.Test(t, func(t *testing.T) {
+		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+		hold := setTrap(t, x, "write", "0000.data")
+		one := startWrite(rig.Disk, '1', 0, 512)
+		<-hold.caught
+		two := startWrite(rig.Disk, '2', 512, 512)
+		if two.Ends() {
+			t.Error("the second copy-up did not wait")
+		}
+		hold.open()
+		one.Must(t)
+		two.Must(t)
+		want(t, rig.Disk, '1', 0, 512)
+		want(t, rig.Disk, '2', 512, 512)
+		want(t, rig.Disk, 0, 1024, 3072)
+	})
 }
 
 // A copy-up that has read the old content must not write it over a whole-block write that completed
 // meanwhile. (Rule: whole first writes hold the guard too.)
 func TestCopyUpAgainstWholeBlockWrite(t *testing.T) {
-	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	hold := setTrap(t, x, "write", "0000.data")
-	part := startWrite(rig.Disk, 'p', 1024, 512)
-	<-hold.caught // has read, is about to write
-	whole := startWrite(rig.Disk, 'w', 0, 4096)
-	if !whole.Waits() {
-		t.Error("the whole-block write did not wait for the copy-up")
-	}
-	hold.open()
-	part.Must(t)
-	whole.Must(t)
-	want(t, rig.Disk, 'w', 0, 4096)
+	synctest.Test(t, func(t *testing.T) {
+		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+		hold := setTrap(t, x, "write", "0000.data")
+		part := startWrite(rig.Disk, 'p', 1024, 512)
+		<-hold.caught // has read, is about to write
+		whole := startWrite(rig.Disk, 'w', 0, 4096)
+		if whole.Ends() {
+			t.Error("the whole-block write did not wait for the copy-up")
+		}
+		hold.open()
+		part.Must(t)
+		whole.Must(t)
+		want(t, rig.Disk, 'w', 0, 4096)
+	})
 }
 
 // The same against a discard.
 func TestCopyUpAgainstDiscard(t *testing.T) {
-	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	hold := setTrap(t, x, "write", "0000.data")
-	part := startWrite(rig.Disk, 'p', 1024, 512)
-	<-hold.caught
-	discard := test.Go(func() error {
-		return do(rig.Disk, &cow.Request{Op: cow.OpDiscard,
-			Ranges: []cow.Range{{Offset: 0, Length: 4096}}})
+	synctest.Test(t, func(t *testing.T) {
+		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+		hold := setTrap(t, x, "write", "0000.data")
+		part := startWrite(rig.Disk, 'p', 1024, 512)
+		<-hold.caught
+		discard := test.Go(func() error {
+			return do(rig.Disk, &cow.Request{Op: cow.OpDiscard,
+				Ranges: []cow.Range{{Offset: 0, Length: 4096}}})
+		})
+		if discard.Ends() {
+			t.Error("the discard did not wait for the copy-up")
+		}
+		hold.open()
+		part.Must(t)
+		discard.Must(t)
+		want(t, rig.Disk, 0, 0, 4096)
 	})
-	if !discard.Waits() {
-		t.Error("the discard did not wait for the copy-up")
-	}
-	hold.open()
-	part.Must(t)
-	discard.Must(t)
-	want(t, rig.Disk, 0, 0, 4096)
 }
 
 // While the data of a first write is being written, reads return the old content and a flush round
@@ -259,23 +275,25 @@ func TestOldReadFindsNewerOwner(t *testing.T) {
 
 // The former head's writable file is not closed while a read uses it.
 func TestOldFileStaysOpenForReads(t *testing.T) {
-	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
-	write(t, rig.Disk, 'a', 0, 4096)
-	hold := setTrap(t, x, "read", "0000.data")
-	p := make([]byte, 4096)
-	read := test.Go(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
-	<-hold.caught
-	done := promote(t, rig)
-	test.Eventually(t, "the former head is sealed",
-		func() bool { return rig.Disk.Stats().Unsealed == 0 })
-	if !test.Go(func() error { <-done.Done(); return nil }).Waits() {
-		t.Error("the promotion has finished while a read is on the old view")
-	}
-	write(t, rig.Disk, 'b', 0, 4096)
-	hold.open()
-	read.Must(t)
-	sealed(t, done)
-	if c := strings.Count(string(p), "a"); c != 4096 {
-		t.Errorf("expected the old content, found %d bytes of it", c)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
+		write(t, rig.Disk, 'a', 0, 4096)
+		hold := setTrap(t, x, "read", "0000.data")
+		p := make([]byte, 4096)
+		read := test.Go(func() error { _, err := rig.Disk.ReadAt(p, 0); return err })
+		<-hold.caught
+		done := promote(t, rig)
+		test.Eventually(t, "the former head is sealed",
+			func() bool { return rig.Disk.Stats().Unsealed == 0 })
+		if test.Go(func() error { <-done.Done(); return nil }).Ends() {
+			t.Error("the promotion has finished while a read is on the old view")
+		}
+		write(t, rig.Disk, 'b', 0, 4096)
+		hold.open()
+		read.Must(t)
+		sealed(t, done)
+		if c := strings.Count(string(p), "a"); c != 4096 {
+			t.Errorf("expected the old content, found %d bytes of it", c)
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package cow_test
 
 import (
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -21,7 +22,8 @@ func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096})
 		test.Must(t, rig.Close())
 		var events atomic.Int32
-		d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true,
+		var log test.Log
+		d, err := cow.Open(rig.Spec, cow.Options{FS: x, LoseUnflushed: true, Log: log.Logger(),
 			OnFailure: func(error) { events.Add(1) }})
 		test.Must(t, err)
 		rig.Disk = d
@@ -51,8 +53,9 @@ func TestFailedSyncOfSealingIsSticky(t *testing.T) {
 		test.ErrorIs(t, d.Flush(), cow.ErrFailed, n)
 		test.ErrorIs(t, test.Err(d.WriteAt(fill('c', 512), 0)), cow.ErrFailed, n)
 		want(t, d, 'b', 4096, 4096) // reads go on
-		if events.Load() != 1 {
-			t.Errorf("sync %d failed: %d events", n, events.Load())
+		if events.Load() != 1 || log.Count(slog.LevelError) != 1 {
+			t.Errorf("sync %d failed: %d events, expected one event and one error logged\n%s", n,
+				events.Load(), &log)
 		}
 		test.ErrorIs(t, d.Close(), cow.ErrFailed, n)
 		rig.Disk = nil

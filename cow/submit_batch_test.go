@@ -3,6 +3,7 @@ package cow_test
 import (
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
@@ -51,36 +52,38 @@ func TestSubmitBatch(t *testing.T) {
 // pins the old view only for its reads, and no longer than they last. (Rules: a reader that finds a
 // newer owner takes a newer view; the pin is cached for reads only.)
 func TestBatchFindsNewerOwner(t *testing.T) {
-	rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
-	write(t, rig.Disk, 'a', 4096, 4096)
-	hold := setTrap(t, x, "read", "base")
-	first, second, third := make([]byte, 4096), make([]byte, 4096), make([]byte, 4096)
-	rs := []*cow.Request{
-		{Op: cow.OpRead, Length: 4096, Data: [][]byte{first}},
-		{Op: cow.OpRead, Offset: 4096, Length: 4096, Data: [][]byte{second}},
-		{Op: cow.OpWrite, Offset: 8192, Length: 4096, Data: [][]byte{fill('c', 4096)}},
-		{Op: cow.OpRead, Offset: 8192, Length: 4096, Data: [][]byte{third}},
-	}
-	ch := channel(t, rig.Disk, false)
-	batch := test.Go(func() error { ch.SubmitBatch(rs); return waitCompletions(ch, len(rs)) })
-	<-hold.caught
-	done := promote(t, rig)
-	write(t, rig.Disk, 'b', 4096, 4096)
-	stop := setTrap(t, x, "write", "0001.data")
-	if !test.Go(func() error { <-done.Done(); return nil }).Waits() {
-		t.Error("the promotion has finished while a read is on the old view")
-	}
-	hold.open()
-	<-stop.caught
-	sealed(t, done) // the batch is in its write
-	stop.open()
-	batch.Must(t)
-	for i, r := range rs {
-		if r.Err != nil {
-			t.Errorf("request %d: %v", i, r.Err)
+	synctest.Test(t, func(t *testing.T) {
+		rig, x := newRig(t, cowtest.Shape{Size: 1 << 20, BlockSize: 4096, BaseSize: 1 << 20})
+		write(t, rig.Disk, 'a', 4096, 4096)
+		hold := setTrap(t, x, "read", "base")
+		first, second, third := make([]byte, 4096), make([]byte, 4096), make([]byte, 4096)
+		rs := []*cow.Request{
+			{Op: cow.OpRead, Length: 4096, Data: [][]byte{first}},
+			{Op: cow.OpRead, Offset: 4096, Length: 4096, Data: [][]byte{second}},
+			{Op: cow.OpWrite, Offset: 8192, Length: 4096, Data: [][]byte{fill('c', 4096)}},
+			{Op: cow.OpRead, Offset: 8192, Length: 4096, Data: [][]byte{third}},
 		}
-	}
-	if got := string([]byte{second[0], third[0]}); got != "bc" {
-		t.Errorf("blocks 1 and 2: expected the acknowledged writes, found %q", got)
-	}
+		ch := channel(t, rig.Disk, false)
+		batch := test.Go(func() error { ch.SubmitBatch(rs); return waitCompletions(ch, len(rs)) })
+		<-hold.caught
+		done := promote(t, rig)
+		write(t, rig.Disk, 'b', 4096, 4096)
+		stop := setTrap(t, x, "write", "0001.data")
+		if test.Go(func() error { <-done.Done(); return nil }).Ends() {
+			t.Error("the promotion has finished while a read is on the old view")
+		}
+		hold.open()
+		<-stop.caught
+		sealed(t, done) // the batch is in its write
+		stop.open()
+		batch.Must(t)
+		for i, r := range rs {
+			if r.Err != nil {
+				t.Errorf("request %d: %v", i, r.Err)
+			}
+		}
+		if got := string([]byte{second[0], third[0]}); got != "bc" {
+			t.Errorf("blocks 1 and 2: expected the acknowledged writes, found %q", got)
+		}
+	})
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -16,8 +15,8 @@ import (
 
 	"cowblk/cow"
 	"cowblk/cow/cowtest"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
-	"cowblk/cow/pagecache"
 	"cowblk/cow/vfs"
 	"cowblk/internal/test"
 )
@@ -237,59 +236,20 @@ func TestCopyUpOfDamagedData(t *testing.T) {
 	}
 }
 
-// corruptingFS returns a wrong byte in every n-th read of a data file, as a bad disk or cable, or a
-// guest that writes to a buffer during the comparison.
-type corruptingFS struct {
-	vfs.OS
-	reads atomic.Int64
-	every atomic.Int64 // 0: never
-}
-
-func (x *corruptingFS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := x.OS.OpenFile(name, flag, perm)
-	if err != nil || !strings.HasSuffix(name, "data") {
-		return f, err
-	}
-	return &corruptingFile{f, x}, nil
-}
-
-type corruptingFile struct {
-	vfs.File
-	x *corruptingFS
-}
-
-func (f *corruptingFile) AsyncFD([]vfs.Iovec, int64) int { return -1 }
-
-func (f *corruptingFile) Map(int64, bool) (*pagecache.Mapping, error) {
-	return nil, pagecache.ErrNotMappable
-}
-
-func (f *corruptingFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
-	return f.corrupt(f.File.Preadv, iov, off)
-}
-
-func (f *corruptingFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
-	return f.corrupt(f.File.PreadvNowait, iov, off)
-}
-
-func (f *corruptingFile) corrupt(read func([]vfs.Iovec, int64) (int, error), iov []vfs.Iovec,
-	off int64) (int, error) {
-	n, err := read(iov, off)
-	if every := f.x.every.Load(); n > 0 && every > 0 && f.x.reads.Add(1)%every == 0 {
-		*iov[0].Base ^= 1
-	}
-	return n, err
-}
-
 // Data that is wrong only in transfer is read again, and the caller gets the right data.
 func TestDataCorruptedInTransfer(t *testing.T) {
 	for _, async := range []bool{false, true} {
-		x := &corruptingFS{}
+		x := faultfs.Over(vfs.OS{}, nil)
 		rig := verified(t, x, 4096, false, async)
 		ch := channel(t, rig.Disk, async)
-		x.every.Store(2) // each first read is right, or each second one
+		var reads atomic.Int64
+		// Each first read of the data is right, or each second one.
+		x.SetHook(func(c faultfs.Call) faultfs.Fault {
+			return faultfs.Fault{Corrupt: c.Op == "read" && strings.HasSuffix(c.Name, "data") &&
+				reads.Add(1)%2 == 0}
+		})
 		for _, first := range []int64{0, 1} {
-			x.reads.Store(first)
+			reads.Store(first)
 			for off := first * (1 << 20); off < (first+1)<<20; off += 4096 {
 				r := &cow.Request{Op: cow.OpRead, Offset: off, Length: 4096,
 					Data: splitBuffers(4096, 1024)}
@@ -366,10 +326,10 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 	rig, _ := newRig(t, cowtest.Shape{Size: 4 << 20, BlockSize: 4096})
 	write(t, rig.Disk, 7, 0, 4<<20)
 	sealed(t, promote(t, rig))
-	resting := make(chan struct{}, 64)
+	throttled := make(chan struct{}, 64)
 	work := test.Go(func() error {
 		return rig.Disk.AddChecksums(context.Background(), func(ctx context.Context) error {
-			resting <- struct{}{}
+			throttled <- struct{}{}
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Hour):
@@ -377,7 +337,7 @@ func TestCloseEndsAddChecksums(t *testing.T) {
 			return ctx.Err()
 		})
 	})
-	<-resting
+	<-throttled
 	test.Must(t, rig.Reopen())
 	test.ErrorIs(t, work.Wait(), cow.ErrClosed, "AddChecksums")
 	if h := rig.Disk.Layers()[0]; h.HasChecksums() {

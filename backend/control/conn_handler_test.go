@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,67 +77,58 @@ func TestRegisterConn(t *testing.T) {
 	})
 }
 
+// SuspendCommands waits for the commands that run, however long they take, unless its context ends.
+func TestSuspendCommandsWaitsForThoseThatRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, ctx := NewServer(Options{}), context.Background()
+		test.Must(t, s.beginCommand(ctx))
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		test.ErrorIs(t, test.Err(s.SuspendCommands(short)), context.DeadlineExceeded,
+			"while a command runs")
+		var resume func()
+		suspended := test.Go(func() (err error) {
+			resume, err = s.SuspendCommands(ctx)
+			return err
+		})
+		if suspended.Ends() {
+			t.Fatal("commands are suspended while one runs")
+		}
+		s.endCommand()
+		test.Must(t, suspended.Wait())
+		if _, err := s.SuspendCommands(ctx); err == nil {
+			t.Error("suspended twice")
+		}
+		next := test.Go(func() error { return s.beginCommand(ctx) })
+		if next.Ends() {
+			t.Fatal("a command runs while commands are suspended")
+		}
+		resume()
+		test.Must(t, next.Wait())
+		s.endCommand()
+	})
+}
+
 // While commands are suspended, none runs and no client is accepted; all continue afterwards.
 func TestSuspendCommands(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "c")
-	s := NewServer(Options{})
-	entered, leave := make(chan struct{}), make(chan struct{})
-	s.Register("long", func(context.Context, json.RawMessage) (any, error) {
-		entered <- struct{}{}
-		<-leave
-		return nil, nil
+	s, path := start(t, Options{}, map[string]Handler{
+		"nothing": func(context.Context, json.RawMessage) (any, error) { return nil, nil },
 	})
-	test.Must(t, s.Listen(path))
-	go s.Serve()
-	defer s.Close()
-	c, err := Dial(path, 0)
+	c := dialScript(t, path).ready()
+	resume, err := s.SuspendCommands(context.Background())
 	test.Must(t, err)
-	run := func() chan error {
-		done := make(chan error, 1)
-		go func() { done <- c.Run(context.Background(), "long", nil, nil) }()
-		return done
+	c.send(`{"execute":"nothing"}`)
+	second := test.Go(func() error { return test.Err(c.in.Peek(1)) })
+	if !second.WaitsIn(t, "control.(*Server).beginCommand") {
+		t.Error("a command ran while commands were suspended")
 	}
-	first := run()
-	<-entered
-	short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
-	defer cancel()
-	test.ErrorIs(t, test.Err(s.SuspendCommands(short)), context.DeadlineExceeded,
-		"while a command runs")
-	held := make(chan func(), 1)
-	go func() {
-		release, err := s.SuspendCommands(context.Background())
-		test.Check(t, err)
-		held <- release
-	}()
-	select {
-	case <-held:
-		t.Fatal("held while a command runs")
-	case <-time.After(20 * time.Millisecond):
-	}
-	leave <- struct{}{}
-	test.Must(t, <-first)
-	release := <-held
-	if _, err := s.SuspendCommands(context.Background()); err == nil {
-		t.Error("held twice")
-	}
-	second := run()
-	conn, err := net.Dial("unix", path)
-	test.Must(t, err)
-	defer conn.Close()
-	select {
-	case <-entered:
-		t.Fatal("a command runs that should be held")
-	case <-time.After(50 * time.Millisecond):
-	}
-	release()
-	<-entered
-	leave <- struct{}{}
-	test.Must(t, <-second)
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line,
-		"QMP") {
-		t.Errorf("who came meanwhile: %q, %v", line, err)
-	}
+	test.Eventually(t, "the accept loop waits for the end of the suspension",
+		func() bool { return test.Waiting("control.(*Server).accept") })
+	later := dialScript(t, path)
+	resume()
+	second.Must(t)
+	c.want(`{"return":{}}`)
+	later.ready()
 }
 
 func TestAdoptUnix(t *testing.T) {

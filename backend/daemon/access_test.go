@@ -13,7 +13,7 @@ import (
 )
 
 // The table of access has every registered command and no other, and docs/control.md lists them
-// with those who may give them.
+// with those that may give them.
 func TestCommandsAreListed(t *testing.T) {
 	d := start(t, newStore(t, nil, "a"), Options{}, "a")
 	var registered []struct{ Name string }

@@ -101,26 +101,26 @@ func newThrottle(served func() uint64) *throttle {
 
 // pause waits after a piece.
 func (s *throttle) pause(ctx context.Context) error {
-	rest := time.NewTimer(s.rest(time.Now()))
-	defer rest.Stop()
+	timer := time.NewTimer(s.length(time.Now()))
+	defer timer.Stop()
 	select {
-	case <-rest.C:
+	case <-timer.C:
 	case <-ctx.Done():
 	}
 	s.began = time.Now()
 	return ctx.Err()
 }
 
-// rest returns the length of the pause after a piece that ends now.
-func (s *throttle) rest(now time.Time) time.Duration {
-	rest := min(throttleRatio*now.Sub(s.began), maxThrottle)
+// length returns the length of the pause after a piece that ends now.
+func (s *throttle) length(now time.Time) time.Duration {
+	d := min(throttleRatio*now.Sub(s.began), maxThrottle)
 	if since := now.Sub(s.at); since >= busyThrottle {
 		n := s.requests()
 		s.busy = float64(n-s.counted) > busyRate*since.Seconds()
 		s.counted, s.at = n, now
 	}
 	if s.busy {
-		rest = max(rest, busyThrottle)
+		d = max(d, busyThrottle)
 	}
-	return rest
+	return d
 }

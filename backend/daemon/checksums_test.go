@@ -15,7 +15,7 @@ func TestThrottle(t *testing.T) {
 		s.began = now
 		served += requests
 		now = now.Add(work)
-		got := s.rest(now)
+		got := s.length(now)
 		if got != want {
 			t.Errorf("after %v and %d requests: %v, want %v", work, requests, got, want)
 		}

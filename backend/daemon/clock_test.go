@@ -26,7 +26,7 @@ func TestHooksWhenTheClockIsSet(t *testing.T) {
 		"reset-20261122T180432Z", "reset-20251122T180432Z", "reset-20271122T180432Z",
 		"reset-20161124T180432Z", "reset-20161124T180443Z",
 	}
-	if got := d.names.Tags("test"); !slices.Equal(got, want) {
+	if got := d.manifests.Tags("test"); !slices.Equal(got, want) {
 		t.Errorf("tags %v, want %v", got, want)
 	}
 
@@ -41,14 +41,14 @@ func TestHooksWhenTheClockIsSet(t *testing.T) {
 		// the clock was set between our noting and QEMU's
 		d.hooks.handle(stop(time.Now().Add(jump)))
 		end()
-		during := len(d.names.Tags("test"))
+		during := len(d.manifests.Tags("test"))
 		// A later pause of somebody else counts, and one of ours does not, by the new clock or the
 		// old.
 		d.hooks.handle(stop(time.Now().Add(2 * time.Hour)))
 		end = d.hooks.beginPause()
 		d.hooks.handle(stop(time.Now()))
 		end()
-		if got := d.names.Tags("test"); during > 1 || len(got) != during+1 {
+		if got := d.manifests.Tags("test"); during > 1 || len(got) != during+1 {
 			t.Errorf("the clock set by %s during a pause of our own: tags %v", jump, got)
 		}
 	}

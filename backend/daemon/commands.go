@@ -60,7 +60,7 @@ func (d *Daemon) registerCommands(s *control.Server) {
 		return nil, d.space.resume(a.Disk)
 	}))
 	s.RegisterChange("cow-forget-guest", control.Typed(d.forgetGuest))
-	s.RegisterConn(takeover.Command, d.handOver)
+	s.RegisterConn(takeover.Command, d.serveTakeover)
 	s.RegisterChange("cow-attach", control.Typed(d.attach))
 	s.RegisterChange("cow-detach", control.Typed(d.detach))
 	s.RegisterChange("quit", func(context.Context, json.RawMessage) (any, error) {

@@ -65,10 +65,10 @@ func (d *Daemon) confine() error {
 	case err != nil:
 		return fmt.Errorf("--sandbox %s: %w", mode, err)
 	case done.ABI == 0:
-		d.log.Warn("the process is not confined, apart from no_new_privs", "reason", done.Reason)
+		d.log.Warn("the process is not confined, apart from no_new_privs", "err", done.Reason)
 	default:
 		d.log.Info("confined to the store's files", "landlock", done.ABI,
-			"not_denied_by_this_kernel", done.Missing)
+			"not_denied_by_this_kernel", strings.Join(done.Missing, ", "))
 	}
 	return nil
 }

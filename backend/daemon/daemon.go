@@ -18,7 +18,7 @@ type Daemon struct {
 	opts      Options
 	log       *slog.Logger
 	control   *control.Server // nil: none
-	names     *manifests      // nil: a raw file is served
+	manifests *manifests      // nil: a raw file is served
 	quiesced  quiescedGuests
 	hooks     *hooks
 	nbd       *nbdExports
@@ -48,7 +48,7 @@ func newDaemon(o Options) *Daemon {
 	d.checksums = newChecksummer(d)
 	d.nbd = newNBDExports(d)
 	if o.Store != nil {
-		d.names = &manifests{store: o.Store, byDisk: map[string]*store.Manifest{}}
+		d.manifests = &manifests{store: o.Store, byDisk: map[string]*store.Manifest{}}
 		d.control = control.NewServer(control.Options{Log: d.log, Version: o.Version,
 			Group: o.ControlGroup, GroupMay: groupMay})
 		d.registerCommands(d.control)
@@ -82,7 +82,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	d.background.Go(func() { d.space.run(aside) })
 	d.background.Go(func() { d.checksums.run(aside) })
 	if d.old != nil {
-		d.background.Go(func() { d.nbd.inherit(aside, d.oldNBD, d.old.offer.Exports) })
+		d.background.Go(func() { d.nbd.takeOver(aside, d.oldNBD, d.old.offer.Exports) })
 	}
 	d.thawLeftovers(ctx)
 	errs := make([]error, len(exports))

@@ -1,7 +1,7 @@
 // Package daemon is a process that serves disks. Serve does all of it: it opens the disks, makes or
-// inherits the sockets, offers each disk as a backend.Device, answers commands on control sockets,
-// promotes, watches space, and hands the disks to the next process or closes them. Open, Daemon.Run
-// and Daemon.Close are its steps. ExportTags serves tags over NBD, without a Daemon.
+// takes over the sockets, offers each disk as a backend.Device, answers commands on control
+// sockets, promotes, watches space, and hands the disks to the next process or closes them. Open,
+// Daemon.Run and Daemon.Close are its steps. ExportTags serves tags over NBD, without a Daemon.
 //
 // Serve and Open change the process: they ignore SIGPIPE, Serve gives SIGQUIT to Go's runtime, and
 // Options.Sandbox confines the process for good.
@@ -28,8 +28,8 @@
 //
 // # Failures of dependencies
 //
-// What a serving process does when something that it depends on fails, and the test of it (cmd:
-// in cmd/cowblk):
+// What a serving process does when something that it depends on fails, and the test of it (cmd: in
+// cmd/cowblk):
 //
 //	failure                                  behaviour                                                         test
 //	disk takes seconds to answer a write     its queue waits; other queues, disks and commands do not          TestSlowDiskHoldsUpItsQueueOnly

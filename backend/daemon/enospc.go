@@ -185,21 +185,21 @@ func (m *spaceMonitor) pauseGuest(ctx context.Context, disks []string) {
 	if m.paused == nil {
 		guest, err := m.guest.Open(m.daemon.log, m.daemon.monitorFor(m.guest.QMP))
 		if err != nil {
-			m.guestFailed("paused", err)
+			m.guestFailed("stop", err)
 			return
 		}
 		m.paused, m.endPause = guest, m.daemon.hooks.beginPause()
 	}
 	// The next process continues the guest if this one dies. On a full file system there may be no
 	// room for the record.
-	if err := m.note(disks, &m.guest); err != nil {
+	if err := m.setQuiesceRecord(disks, &m.guest); err != nil {
 		m.daemon.log.Warn("a guest is being paused, and the record of that could not be written: "+
 			"if this process is killed, run cont on QEMU's monitor", "err", err)
 	}
 	limit, cancel := context.WithTimeout(ctx, enospcGuestLimit)
 	defer cancel()
 	if err := m.paused.Freeze(limit); err != nil {
-		m.guestFailed("paused", err)
+		m.guestFailed("stop", err)
 	}
 }
 
@@ -211,10 +211,10 @@ func (m *spaceMonitor) continueGuest(ctx context.Context, disks []string) error 
 	limit, cancel := context.WithTimeout(ctx, enospcGuestLimit)
 	defer cancel()
 	if err := m.paused.Thaw(limit); err != nil {
-		m.guestFailed("continued", err)
+		m.guestFailed("cont", err)
 		return err
 	}
-	if err := m.note(disks, nil); err != nil {
+	if err := m.setQuiesceRecord(disks, nil); err != nil {
 		m.daemon.log.Warn("the guest continues, and the record that it was paused is left",
 			"err", err)
 	}
@@ -230,18 +230,20 @@ func (m *spaceMonitor) closeGuest() {
 	}
 }
 
-func (m *spaceMonitor) note(disks []string, spec *qmp.Spec) error {
-	if m.daemon.names == nil {
+func (m *spaceMonitor) setQuiesceRecord(disks []string, spec *qmp.Spec) error {
+	if m.daemon.manifests == nil {
 		return nil
 	}
-	return m.daemon.names.Note(disks, spec)
+	return m.daemon.manifests.SetQuiesceRecord(disks, spec)
 }
 
-// guestFailed logs an error of the guest unless it equals the last one logged.
-func (m *spaceMonitor) guestFailed(what string, err error) {
+// guestFailed logs an error of the guest unless it equals the last one logged. Package loglimit,
+// which bounds a rate, does not fit: the same error for hours is one event.
+func (m *spaceMonitor) guestFailed(command string, err error) {
 	if text := err.Error(); text != m.lastError {
 		m.lastError = text
-		m.daemon.log.Error("the guest cannot be "+what+" for want of space", "err", err)
+		m.daemon.log.Error("the guest of a full file system could not be paused or continued",
+			"command", command, "err", err)
 	}
 }
 

@@ -54,8 +54,8 @@ func (f *FrontEnd) String() string {
 	return fmt.Sprintf("process %d%s of user %d", f.PID, name, f.UID)
 }
 
-// hangupPoll is the interval of checks whether a waiting front-end has left.
-const hangupPoll = time.Second
+// pendingPoll is the interval of checks whether a waiting front-end has left.
+const pendingPoll = time.Second
 
 // watchPending accepts the next front-end while one is served, and logs that it waits: in the
 // backlog its process would be unknown. It is served when the present one has left. end ends the
@@ -139,7 +139,7 @@ func (e *Export) setPending(conn *net.UnixConn) {
 
 // watchHangup notices when the waiting front-end leaves.
 func (e *Export) watchHangup(conn *net.UnixConn, quit <-chan struct{}) bool {
-	tick := time.NewTicker(hangupPoll)
+	tick := time.NewTicker(pendingPoll)
 	defer tick.Stop()
 	for {
 		select {

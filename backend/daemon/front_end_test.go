@@ -49,8 +49,8 @@ func awaitInfo(t *testing.T, e *Export, what string, ok func(DiskInfo) bool) {
 	test.Eventually(t, what, func() bool { return ok(e.info()) })
 }
 
-// A second front-end on a disk waits until the first has gone. It is told of, with who has the disk
-// and since when, and is served then, unless it has given up.
+// A second front-end on a disk waits until the first has disconnected, and is then served, unless
+// it has disconnected too. A log line names the process that uses the disk and since when.
 func TestSecondFrontEnd(t *testing.T) {
 	if _, err := exec.LookPath("socat"); err != nil {
 		t.Skip("socat is not installed; make deps installs it")

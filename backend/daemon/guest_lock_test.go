@@ -54,7 +54,7 @@ func TestStoreLockedWhileGuestQuiesced(t *testing.T) {
 				t.Errorf("promote: %v; lock: %v, %v", err, taken, given)
 			}
 			for _, disk := range c.disks {
-				if tags := d.names.Tags(disk); len(tags) != 1 {
+				if tags := d.manifests.Tags(disk); len(tags) != 1 {
 					t.Errorf("disk %s has tags %v, expected 1", disk, tags)
 				}
 			}

@@ -64,7 +64,7 @@ func TestGuestHangsDuringPromotion(t *testing.T) {
 			if !errors.Is(err, qmp.ErrNotThawed) || errors.Is(err, errPromoted) != c.promoted {
 				t.Errorf("the promotion: %v", err)
 			}
-			if made := len(d.names.Tags("a")) == 1; made != c.promoted {
+			if made := len(d.manifests.Tags("a")) == 1; made != c.promoted {
 				t.Errorf("promoted: %v, expected %v", made, c.promoted)
 			}
 			// Promotions that do not need the guest work.

@@ -215,9 +215,9 @@ func (h *hooks) promote(
 ) (disks []string, tag string, err error) {
 	var tags []string
 	for _, e := range h.daemon.snapshot() {
-		if !e.dev.ReadOnly() && h.daemon.names != nil {
+		if !e.dev.ReadOnly() && h.daemon.manifests != nil {
 			disks = append(disks, e.dev.Name())
-			tags = append(tags, h.daemon.names.Tags(e.dev.Name())...)
+			tags = append(tags, h.daemon.manifests.Tags(e.dev.Name())...)
 		}
 	}
 	// A second tag in one second gets the next second.
@@ -243,7 +243,7 @@ func (h *hooks) checkKeep(disks []string, o *HookOptions) error {
 	}
 	for _, disk := range disks {
 		n := 0
-		for _, tag := range h.daemon.names.Tags(disk) {
+		for _, tag := range h.daemon.manifests.Tags(disk) {
 			if isHookTag(tag, o.Events) {
 				n++
 			}

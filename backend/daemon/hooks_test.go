@@ -36,7 +36,7 @@ func TestHooksCollapseBursts(t *testing.T) {
 	}
 	want := []string{"guest-panicked-20261122T180432Z", "reset-20261122T180442Z",
 		"shutdown-20261122T170432Z"}
-	if got := d.names.Tags("test"); !slices.Equal(got, want) {
+	if got := d.manifests.Tags("test"); !slices.Equal(got, want) {
 		t.Errorf("tags %v, want %v", got, want)
 	}
 	if dropped := log.Values("events"); !slices.Contains(dropped, "RESET 1, SHUTDOWN 1, STOP 1") ||
@@ -49,7 +49,7 @@ func TestHooksInOneSecond(t *testing.T) {
 	d := quietDaemon(t, &test.Log{}, HookOptions{Interval: time.Nanosecond})
 	tag(t, d, "reset-20261122T180432Z", "reset-20261122T180433Z")
 	d.hooks.handle(event("RESET", 0))
-	if got := d.names.Tags("test"); len(got) != 3 || got[2] != "reset-20261122T180434Z" {
+	if got := d.manifests.Tags("test"); len(got) != 3 || got[2] != "reset-20261122T180434Z" {
 		t.Errorf("tags %v", got)
 	}
 }
@@ -61,12 +61,12 @@ func TestHooksKeep(t *testing.T) {
 		"20261122T180432Z")
 	d.hooks.handle(event("RESET", 0))
 	d.hooks.handle(event("RESET", time.Hour))
-	if got := d.names.Tags("test"); len(got) != 5 || log.Count(slog.LevelError) != 1 {
+	if got := d.manifests.Tags("test"); len(got) != 5 || log.Count(slog.LevelError) != 1 {
 		t.Errorf("tags %v\n%s", got, &log)
 	}
 	test.Must(t, test.Err(d.set(SetArgs{Keep: new(int)})))
 	d.hooks.handle(event("RESET", 2*time.Hour))
-	if got := d.names.Tags("test"); len(got) != 6 {
+	if got := d.manifests.Tags("test"); len(got) != 6 {
 		t.Errorf("tags %v after the limit was lifted", got)
 	}
 }
@@ -90,12 +90,12 @@ func TestHooksIgnoreOwnPauses(t *testing.T) {
 	d.hooks.handle(at(time.Now().Add(time.Second)))
 	open()
 	d.hooks.handle(at(during[len(during)-1])) // it comes late
-	if got := d.names.Tags("test"); len(got) != 0 {
+	if got := d.manifests.Tags("test"); len(got) != 0 {
 		t.Errorf("tags for pauses of our own: %v", got)
 	}
 	d.hooks.handle(at(before))
 	d.hooks.handle(at(time.Now().Add(time.Second)))
-	if got := d.names.Tags("test"); len(got) != 2 {
+	if got := d.manifests.Tags("test"); len(got) != 2 {
 		t.Errorf("tags for pauses of others: %v", got)
 	}
 }

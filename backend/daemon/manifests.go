@@ -57,9 +57,10 @@ func (n *manifests) set(all ...*store.Manifest) {
 	}
 }
 
-// Note durably records that a guest of the disks is being quiesced, so that the next process that
-// serves one of them thaws the guest if this process is killed; nil removes the record.
-func (n *manifests) Note(disks []string, spec *qmp.Spec) error {
+// SetQuiesceRecord durably records that a guest of the disks is being quiesced, so that the next
+// process that serves one of them thaws the guest if this process is killed; nil removes the
+// record.
+func (n *manifests) SetQuiesceRecord(disks []string, spec *qmp.Spec) error {
 	if spec == nil {
 		var errs []error
 		for _, name := range disks {
@@ -70,7 +71,7 @@ func (n *manifests) Note(disks []string, spec *qmp.Spec) error {
 	for i, name := range disks {
 		if err := n.store.SetQuiesceRecord(name, spec); err != nil {
 			// Nothing is quiesced yet, so no record may remain.
-			return errors.Join(err, n.Note(disks[:i], nil))
+			return errors.Join(err, n.SetQuiesceRecord(disks[:i], nil))
 		}
 	}
 	return nil

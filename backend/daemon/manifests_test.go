@@ -11,7 +11,8 @@ import (
 func TestQuiesceRecordForAllOrNone(t *testing.T) {
 	s := newStore(t, nil, "a")
 	n := &manifests{store: s}
-	if err := n.Note([]string{"a", "gone"}, &qmp.Spec{Mode: qmp.QuiescePause}); err == nil {
+	if err := n.SetQuiesceRecord([]string{"a", "gone"},
+		&qmp.Spec{Mode: qmp.QuiescePause}); err == nil {
 		t.Fatal("a record was made for a disk that does not exist")
 	}
 	if left, err := s.QuiesceRecord("a", &qmp.Spec{}); err != nil || left {

@@ -18,7 +18,7 @@ func (d *Daemon) openStored(ctx context.Context, name string) (*store.Opened, er
 	o, err := d.opts.Store.OpenDisk(ctx, name, store.OpenOptions{ReadOnly: d.opts.Device.ReadOnly,
 		Serve: true, Cow: d.opts.Cow})
 	if err == nil {
-		d.names.set(o.Manifest)
+		d.manifests.set(o.Manifest)
 	}
 	return o, err
 }

@@ -58,7 +58,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	if err != nil {
 		return nil, err
 	}
-	if d.names == nil {
+	if d.manifests == nil {
 		return nil, errors.New("this process serves raw files: there are no layers to promote")
 	}
 	if args.Mode == "" {
@@ -67,7 +67,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 		}
 	}
 	args.Spec.Instance = "" // this process finds out which run of the guest it is
-	limit := quiesceLimit(args.Timeout)
+	limit := guestLimit(args.Timeout)
 	var guest *qmp.Handle
 	if args.Active() {
 		if guest, err = args.Open(d.log, d.monitorFor(args.QMP)); err != nil {
@@ -85,7 +85,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	}
 
 	// Everything slow comes before the guest is quiesced.
-	pending, err := d.names.Prepare(ctx, args.Disks, args.Tag)
+	pending, err := d.manifests.Prepare(ctx, args.Disks, args.Tag)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (d *Daemon) promote(ctx context.Context, args PromoteArgs, trigger string) 
 	if !c.swapped {
 		return nil, err
 	}
-	d.names.set(pending.Manifests()...)
+	d.manifests.set(pending.Manifests()...)
 	d.log.Info("promoted", "disks", strings.Join(args.Disks, ", "), "tag", result.Tag,
 		"quiesce", result.Quiesce, "trigger", trigger, "swap_us", result.SwapTime)
 	d.emit("COW_PROMOTED", result)
@@ -129,7 +129,7 @@ func (d *Daemon) swapQuiesced(
 		return fmt.Errorf("the guest was not quiesced: %w", err)
 	}
 	args.Spec.Instance = instance
-	if err := d.names.Note(args.Disks, &args.Spec); err != nil {
+	if err := d.manifests.SetQuiesceRecord(args.Disks, &args.Spec); err != nil {
 		return err
 	}
 	if args.Mode == qmp.QuiescePause {
@@ -147,14 +147,14 @@ func (d *Daemon) swapQuiesced(
 		d.retryThaw(args.Disks, args.Spec) // the record stays until the guest continues
 		return err
 	}
-	return errors.Join(err, d.names.Note(args.Disks, nil))
+	return errors.Join(err, d.manifests.SetQuiesceRecord(args.Disks, nil))
 }
 
-// quiesceLimit is the limit, given in seconds or 0, of reaching a guest, of quiescing it, and of
+// guestLimit is the limit, given in seconds or 0, of reaching a guest, of quiescing it, and of
 // thawing it.
-func quiesceLimit(s float64) time.Duration {
+func guestLimit(s float64) time.Duration {
 	if s <= 0 {
-		return 10 * time.Second
+		return qmp.QuiesceLimit
 	}
 	return seconds(s)
 }
@@ -224,9 +224,9 @@ func (d *Daemon) watchSeals(exports []*Export, promotions []*cow.Promotion, tag 
 			if err != nil && err == ctx.Err() {
 				return // the sealing goes on: closing the disk waits for it
 			}
-			if err != nil {
-				d.log.Error("a former head is not sealed; the next start will seal it",
-					"disk", name, "tag", tag, "err", err)
+			if err != nil { // the disk has logged it
+				d.log.Info("a former head is not sealed: the next start will seal it",
+					"disk", name, "tag", tag)
 				return
 			}
 			d.emit("COW_SEALED", map[string]string{"disk": name, "tag": tag})

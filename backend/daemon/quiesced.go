@@ -97,7 +97,7 @@ func (d *Daemon) retryThaw(disks []string, spec qmp.Spec) {
 const guestEnded = "the guest has ended: it needs no thaw"
 
 // thawInBackground starts one goroutine for the guest.
-func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, cause string) {
+func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, occasion string) {
 	d.background.Go(func() {
 		defer close(h.thawed)
 		defer d.quiesced.remove(h)
@@ -105,20 +105,21 @@ func (d *Daemon) thawInBackground(ctx context.Context, h *QuiescedGuest, cause s
 		defer cancel()
 		defer context.AfterFunc(h.forgotten, cancel)()
 		err := h.thaw(limited, d)
-		outcome := "the guest continues"
-		switch {
-		case errors.Is(err, qmp.ErrGone):
-			outcome, err = guestEnded, nil
-		case err != nil && h.forgotten.Err() != nil:
-			outcome, err = "the record of the guest is removed, as requested", nil
+		gone, forgotten := errors.Is(err, qmp.ErrGone), err != nil && h.forgotten.Err() != nil
+		if gone || forgotten {
+			err = nil
 		}
 		if err == nil {
-			err = d.names.Note(append([]string{h.Disk}, h.otherDisks...), nil)
+			err = d.manifests.SetQuiesceRecord(append([]string{h.Disk}, h.otherDisks...), nil)
 		}
-		log := d.log.With("disk", h.Disk, "quiesce", h.Mode, "cause", cause)
+		log := d.log.With("disk", h.Disk, "quiesce", h.Mode, "occasion", occasion)
 		switch {
+		case err == nil && gone:
+			log.Info(guestEnded)
+		case err == nil && forgotten:
+			log.Info("the record of the guest is removed, as requested")
 		case err == nil:
-			log.Info(outcome)
+			log.Info("the guest continues")
 		case ctx.Err() != nil:
 			log.Warn("the guest was not thawed before the end of this process; "+
 				"the next process tries again", "err", err)
@@ -136,7 +137,7 @@ func (d *Daemon) forgetGuest(ctx context.Context, a diskArgs) (any, error) {
 	if _, err := d.named(disks); err != nil {
 		return nil, err
 	}
-	if d.names == nil {
+	if d.manifests == nil {
 		return nil, errors.New(
 			"this process serves raw files: there are no promotions, and no guest is quiesced")
 	}
@@ -154,7 +155,7 @@ func (d *Daemon) forgetGuest(ctx context.Context, a diskArgs) (any, error) {
 	}
 	d.promoting.Lock() // else the record could be that of a promotion in progress
 	defer d.promoting.Unlock()
-	return nil, d.names.Note(disks, nil)
+	return nil, d.manifests.SetQuiesceRecord(disks, nil)
 }
 
 // waitThawed returns when no guest of the disks is still to be thawed. A promotion that quiesces a

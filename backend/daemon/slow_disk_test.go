@@ -33,7 +33,7 @@ type slow struct {
 func serveSlow(t *testing.T) *slow {
 	files := faultfs.Over(vfs.OS{}, nil)
 	s := &slow{running: start(t, newStore(t, files, "test"), Options{}, "test"), files: files}
-	s.head = filepath.Dir(s.names.Data("test"))
+	s.head = filepath.Dir(s.manifests.Data("test"))
 	return s
 }
 
@@ -86,7 +86,7 @@ func TestSlowDiskHoldsUpItsQueueOnly(t *testing.T) {
 	goesOn(t, "query-cow-stats", func() error { s.exports[0].dev.Stats(); return nil })
 
 	stop := test.Go(f.Stop) // GET_VRING_BASE of each ring
-	if !stop.Waits() {
+	if !stop.WaitsIn(t, "backend.(*worker).stop") {
 		t.Fatalf("the rings were stopped with a request in flight: %v", stop.Wait())
 	}
 	goesOn(t, "query-cow-stats, while a ring is being stopped,",

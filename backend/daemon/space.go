@@ -169,10 +169,10 @@ func (m *spaceMonitor) survey(limit Threshold) []*SpaceLow {
 
 // head returns the path of the head's data; empty: none.
 func (m *spaceMonitor) head(e *Export) string {
-	if m.daemon.names == nil {
+	if m.daemon.manifests == nil {
 		return ""
 	}
-	return m.daemon.names.Data(e.dev.Name())
+	return m.daemon.manifests.Data(e.dev.Name())
 }
 
 // query returns every file system of heads, low or not: the answer to query-cow-space.

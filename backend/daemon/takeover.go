@@ -23,7 +23,7 @@ import (
 // errTaken: another process serves the disk.
 var errTaken = errors.New("another process serves the disk")
 
-// Limits of a handover. Commands and promotions wait during it.
+// Limits of a takeover. Commands and promotions wait during it.
 const (
 	// for commands, promotions and the sealing of former heads to end
 	readyLimit   = time.Minute
@@ -35,18 +35,18 @@ const (
 	takenGrace  = 500 * time.Millisecond // a process that has held the disks this long serves them
 )
 
-// handover is one attempt to hand the disks to another process. It runs on the control session's
-// goroutine. Package takeover has the conversation.
-type handover struct {
+// takeoverSession is one attempt to hand the disks to another process. It runs on the control
+// session's goroutine. Package takeover has the conversation.
+type takeoverSession struct {
 	daemon  *Daemon
 	c       *takeover.Conn
 	exports []*Export
 	began   time.Time // when the exports were suspended
 }
 
-// handOver is the control command takeover.Command.
-func (d *Daemon) handOver(ctx context.Context, conn *net.UnixConn, raw json.RawMessage) {
-	h := &handover{daemon: d, c: takeover.NewConn(conn), exports: d.snapshot()}
+// serveTakeover is the control command takeover.Command.
+func (d *Daemon) serveTakeover(ctx context.Context, conn *net.UnixConn, raw json.RawMessage) {
+	h := &takeoverSession{daemon: d, c: takeover.NewConn(conn), exports: d.snapshot()}
 	release, err := h.begin(ctx, raw)
 	if err == nil {
 		defer release()
@@ -70,7 +70,8 @@ func (d *Daemon) handOver(ctx context.Context, conn *net.UnixConn, raw json.RawM
 }
 
 // begin checks the request and blocks commands and promotions.
-func (h *handover) begin(ctx context.Context, raw json.RawMessage) (release func(), err error) {
+func (h *takeoverSession) begin(ctx context.Context, raw json.RawMessage) (release func(),
+	err error) {
 	d := h.daemon
 	if err := h.check(raw); err != nil {
 		return nil, err
@@ -94,7 +95,7 @@ func (h *handover) begin(ctx context.Context, raw json.RawMessage) (release func
 	return release, nil
 }
 
-func (h *handover) check(raw json.RawMessage) error {
+func (h *takeoverSession) check(raw json.RawMessage) error {
 	var a takeover.Args
 	if err := control.Decode(raw, &a); err != nil {
 		return err
@@ -135,7 +136,7 @@ func lockWithin(ctx context.Context, mu *sync.Mutex) error {
 
 // waitIdle waits until former heads are sealed, and flushes: a guest's flush that is in progress
 // during the drain is then short.
-func (h *handover) waitIdle(ctx context.Context) error {
+func (h *takeoverSession) waitIdle(ctx context.Context) error {
 	for _, e := range h.exports {
 		if err := e.dev.Disk().Stats().Failed; err != nil {
 			return fmt.Errorf("disk %q: %w: restart it on purpose, after having looked into it",
@@ -160,7 +161,7 @@ func (h *handover) waitIdle(ctx context.Context) error {
 }
 
 // offer sends everything that can be sent while the disks are served, and waits for go.
-func (h *handover) offer(ctx context.Context) error {
+func (h *takeoverSession) offer(ctx context.Context) error {
 	for _, e := range h.exports {
 		m := takeover.Message{Kind: takeover.Socket, Disk: e.dev.Name(),
 			Path: e.listener.Addr().String(), KeepFile: e.listener.KeepsFile()}
@@ -189,7 +190,7 @@ func (h *handover) offer(ctx context.Context) error {
 }
 
 // pass sends a message with a duplicate of the descriptor of s.
-func (h *handover) pass(m takeover.Message, s syscall.Conn) error {
+func (h *takeoverSession) pass(m takeover.Message, s syscall.Conn) error {
 	fd, err := control.Duplicate(s)
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.Path, err)
@@ -200,7 +201,7 @@ func (h *handover) pass(m takeover.Message, s syscall.Conn) error {
 }
 
 // detach suspends all exports, detaches their disks and sends their connections.
-func (h *handover) detach() error {
+func (h *takeoverSession) detach() error {
 	h.began = time.Now()
 	var wg sync.WaitGroup
 	for _, e := range h.exports {
@@ -228,7 +229,7 @@ func (h *handover) detach() error {
 }
 
 // awaitServing waits for serving. An error: the new process has gone, or hangs.
-func (h *handover) awaitServing() error {
+func (h *takeoverSession) awaitServing() error {
 	h.c.Deadline(time.Now().Add(servingLimit))
 	_, err := h.c.Expect(takeover.Serving)
 	return explainEOF(err)
@@ -242,21 +243,21 @@ func explainEOF(err error) error {
 }
 
 // end lets Run return and leaves the sockets' files to the new process.
-func (h *handover) end() {
+func (h *takeoverSession) end() {
 	for _, e := range h.exports {
 		e.listener.SetKeepFile(true)
 	}
 	for _, l := range h.daemon.control.Listeners() {
 		l.SetKeepFile(true)
 	}
-	h.daemon.nbd.keep()
+	h.daemon.nbd.keepFiles()
 	h.daemon.log.Info("another process has taken over the disks", "after_ms",
 		time.Since(h.began).Milliseconds())
 	h.daemon.quit()
 }
 
 // resume opens detached disks again and continues to serve: the new process does not.
-func (h *handover) resume(why error) {
+func (h *takeoverSession) resume(why error) {
 	d := h.daemon
 	d.log.Error("a takeover failed: this process continues", "err", why)
 	for _, e := range h.exports {
@@ -280,7 +281,7 @@ func (h *handover) resume(why error) {
 
 // reopen waits for the new process to release the disk, at its end at the latest. The new process
 // may serve after all, with a message that came too late.
-func (h *handover) reopen(e *Export) error {
+func (h *takeoverSession) reopen(e *Export) error {
 	var taken time.Time
 	for end := time.Now().Add(reopenLimit); ; time.Sleep(reopenPoll) {
 		err := h.daemon.reopen(context.Background(), e)

@@ -13,7 +13,7 @@ import (
 )
 
 // offer sends the server's sockets and the names of its exports, if it runs.
-func (r *nbdExports) offer(h *handover) error {
+func (r *nbdExports) offer(h *takeoverSession) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.server == nil {
@@ -36,8 +36,8 @@ func (r *nbdExports) offer(h *handover) error {
 	return nil
 }
 
-// keep leaves the sockets' files to the new process.
-func (r *nbdExports) keep() {
+// keepFiles leaves the sockets' files to the new process.
+func (r *nbdExports) keepFiles() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.server != nil {
@@ -45,9 +45,9 @@ func (r *nbdExports) keep() {
 	}
 }
 
-// inherit continues the server of the old process: its sockets (messages of kind NBD) and exports.
+// takeOver continues the server of the old process: its sockets (messages of kind NBD) and exports.
 // New clients wait meanwhile.
-func (r *nbdExports) inherit(ctx context.Context, sockets []takeover.Message, exports []string) {
+func (r *nbdExports) takeOver(ctx context.Context, sockets []takeover.Message, exports []string) {
 	if len(sockets) == 0 {
 		return
 	}

@@ -96,7 +96,9 @@ func TestEndBeforeThaw(t *testing.T) {
 		Agent: "unix:" + filepath.Join(t.TempDir(), "none")}))
 	d := start(t, st, Options{}, "a")
 	d.end()
-	left := func(r test.Record) bool { return r.Level == slog.LevelWarn && r.Attrs["cause"] != "" }
+	left := func(r test.Record) bool {
+		return r.Level == slog.LevelWarn && r.Attrs["occasion"] != ""
+	}
 	if d.log.Count(slog.LevelError) != 0 || !slices.ContainsFunc(d.log.Records(), left) {
 		t.Errorf("log:\n%s", d.log)
 	}

@@ -26,13 +26,14 @@ func ends(c net.Conn) bool {
 
 // inBubble runs f beside a server with the export x, in a bubble of testing/synctest, where time
 // passes at once. connect returns a new client.
-func inBubble(t *testing.T, o Options, d Disk, f func(t *testing.T, connect func() *script)) {
+func inBubble(t *testing.T, o Options, d Disk,
+	f func(t *testing.T, s *Server, connect func() *script)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		o.Log = quiet
 		s := New(o)
 		test.Must(t, s.AddExport("x", d))
-		f(t, func() *script {
+		f(t, s, func() *script {
 			c, theirs := net.Pipe()
 			s.admit(theirs, Address{Network: "unix"})
 			test.Must(t, c.SetDeadline(time.Now().Add(time.Hour)))
@@ -44,7 +45,7 @@ func inBubble(t *testing.T, o Options, d Disk, f func(t *testing.T, connect func
 
 func TestHandshakeTime(t *testing.T) {
 	inBubble(t, Options{HandshakeTime: time.Second}, randomDisk(1<<20),
-		func(t *testing.T, connect func() *script) {
+		func(t *testing.T, _ *Server, connect func() *script) {
 			silent, slow, c := connect(), connect(), connect()
 			slow.greet()
 			go func() {
@@ -68,7 +69,7 @@ func TestHandshakeTime(t *testing.T) {
 
 func TestIdleTime(t *testing.T) {
 	inBubble(t, Options{IdleTime: time.Minute}, randomDisk(512),
-		func(t *testing.T, connect func() *script) {
+		func(t *testing.T, _ *Server, connect func() *script) {
 			c, began := connect(), time.Now()
 			c.greet()
 			c.choose("x")
@@ -80,7 +81,7 @@ func TestIdleTime(t *testing.T) {
 
 func TestStallTime(t *testing.T) {
 	inBubble(t, Options{StallTime: time.Second}, randomDisk(maxRequest),
-		func(t *testing.T, connect func() *script) {
+		func(t *testing.T, _ *Server, connect func() *script) {
 			half, payload, deaf, c := connect(), connect(), connect(), connect()
 			for _, c := range []*script{half, payload, deaf, c} {
 				c.greet()
@@ -158,13 +159,15 @@ func TestFlood(t *testing.T) {
 		test.Equal(t, c.reply(1), 0, "error")
 		c.take(512)
 	}
-	test.Eventually(t, "only those who talk are left", func() bool {
+	test.Eventually(t, "only the established clients are left", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return len(s.clients) == 8
 	})
 }
 
+// RemoveExport waits for a read, however long it takes, and disconnects only the clients of its
+// export.
 func TestRemoveExport(t *testing.T) {
 	d := randomDisk(1 << 20)
 	d.wait, d.into = make(chan struct{}), make(chan struct{}, 1)
@@ -172,17 +175,10 @@ func TestRemoveExport(t *testing.T) {
 	other, reading := ready(t, a, "y"), ready(t, a, "x")
 	reading.give(command(cmdRead, 0, 1, 0, 512))
 	<-d.into
-	removed := make(chan error, 1)
-	go func() { removed <- s.RemoveExport("x") }()
+	removed := test.Go(func() error { return s.RemoveExport("x") })
 	test.Eventually(t, "the export is not offered", func() bool { return len(s.Exports()) == 1 })
-	select {
-	case err := <-removed:
-		t.Error("removed while the disk is being read")
-		removed <- err
-	case <-time.After(20 * time.Millisecond):
-	}
 	close(d.wait)
-	test.Must(t, <-removed)
+	removed.Must(t)
 	if !ends(reading) {
 		t.Error("the client stays")
 	}
@@ -191,6 +187,24 @@ func TestRemoveExport(t *testing.T) {
 	test.ErrorIs(t, s.RemoveExport("x"), ErrNotFound, "again")
 	test.Must(t, s.AddExport("x", randomDisk(512)))
 	ready(t, a, "x")
+}
+
+func TestRemoveExportWaitsForReads(t *testing.T) {
+	d := randomDisk(1 << 20)
+	inBubble(t, Options{}, d, func(t *testing.T, s *Server, connect func() *script) {
+		d.wait, d.into = make(chan struct{}), make(chan struct{}, 1) // of the bubble
+		c := connect()
+		c.greet()
+		c.choose("x")
+		c.give(command(cmdRead, 0, 1, 0, 512))
+		<-d.into
+		removed := test.Go(func() error { return s.RemoveExport("x") })
+		if removed.Ends() {
+			t.Error("removed while the disk is being read")
+		}
+		close(d.wait)
+		test.Must(t, removed.Wait())
+	})
 }
 
 func TestAddExportErrors(t *testing.T) {

@@ -95,7 +95,7 @@ func (m *Monitor) loop(ctx context.Context) {
 		} else {
 			m.setLink(nil, err)
 		}
-		// Repeated errors are logged once.
+		// The same error is logged once, however long it lasts: package loglimit would repeat it.
 		if text := err.Error(); ctx.Err() == nil && text != lastLogged {
 			lastLogged = text
 			m.opts.Log.Warn("no connection to QEMU's monitor, retrying",

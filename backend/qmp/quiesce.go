@@ -28,19 +28,19 @@ type Quiescer interface {
 }
 
 // WhileQuiesced freezes the guest, calls f, and thaws the guest in any case, even if ctx has ended.
-// f is not called if Freeze fails. freeze and thaw are the time limits of Freeze and Thaw, 0 for 10
-// s each.
+// f is not called if Freeze fails. freeze and thaw are the time limits of Freeze and Thaw, 0 for
+// QuiesceLimit each.
 func WhileQuiesced(
 	ctx context.Context, q Quiescer, freeze, thaw time.Duration, f func(context.Context) error,
 ) (err error) {
 	defer func() {
-		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(thaw, quiesceLimit))
+		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(thaw, QuiesceLimit))
 		defer cancel()
 		if terr := q.Thaw(tctx); terr != nil {
 			err = errors.Join(err, terr)
 		}
 	}()
-	fctx, cancel := context.WithTimeout(ctx, cmp.Or(freeze, quiesceLimit))
+	fctx, cancel := context.WithTimeout(ctx, cmp.Or(freeze, QuiesceLimit))
 	defer cancel()
 	if err := q.Freeze(fctx); err != nil {
 		return fmt.Errorf("the guest was not quiesced: %w", err)
@@ -48,7 +48,8 @@ func WhileQuiesced(
 	return f(ctx)
 }
 
-const quiesceLimit = 10 * time.Second
+// QuiesceLimit is the default time limit of Freeze, of Thaw, and of reaching a guest.
+const QuiesceLimit = 10 * time.Second
 
 // Retries of Thaw: the first attempt at once, then with increasing delays.
 const (

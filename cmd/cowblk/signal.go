@@ -40,7 +40,7 @@ func signalContext(parent context.Context) (ctx context.Context, stop func()) {
 		case <-stopped:
 			return
 		}
-		select { // what comes meanwhile is not looked at
+		select { // signals that arrive during this time count as the first
 		case <-time.After(signalGrace):
 		case <-stopped:
 		}

@@ -13,8 +13,8 @@ import (
 // operations overlap in time.
 //
 // A read may see a write unless another write began after it had ended and itself ended before the
-// read began. That is a regular register for each sector. CheckIdle then settles open alternatives:
-// content that an idle disk shows once it must show from then on.
+// read began. That is a regular register for each sector. CheckIdle then decides between open
+// alternatives: content that an idle disk shows once it must show from then on.
 type Model struct {
 	clock   atomic.Uint64
 	content atomic.Uint64

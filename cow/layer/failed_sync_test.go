@@ -1,59 +1,15 @@
 package layer
 
 import (
-	"io/fs"
 	"maps"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 	"cowblk/internal/test"
 )
-
-// failingSyncs fails the n-th sync of one file with ENOSPC, as a delayed allocation may.
-type failingSyncs struct {
-	vfs.OS
-	name  string
-	n     int
-	syncs *int
-}
-
-func (x failingSyncs) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := x.OS.OpenFile(name, flag, perm)
-	if err != nil || name != x.name {
-		return f, err
-	}
-	return failingFile{f, x}, nil
-}
-
-// inner returns the file that vfs.OS has opened.
-func (x failingSyncs) inner(f vfs.File) vfs.File {
-	if w, is := f.(failingFile); is {
-		return w.File
-	}
-	return f
-}
-
-func (x failingSyncs) Instance(f vfs.File) (string, error) { return x.OS.Instance(x.inner(f)) }
-func (x failingSyncs) Changed(f vfs.File) (int64, error)   { return x.OS.Changed(x.inner(f)) }
-func (x failingSyncs) Evicted(f vfs.File) (bool, error)    { return x.OS.Evicted(x.inner(f)) }
-
-func (x failingSyncs) Resident(f vfs.File, off, n int64) (bool, error) {
-	return x.OS.Resident(x.inner(f), off, n)
-}
-
-type failingFile struct {
-	vfs.File
-	x failingSyncs
-}
-
-func (f failingFile) Datasync() error {
-	if *f.x.syncs++; *f.x.syncs == f.x.n {
-		return unix.ENOSPC
-	}
-	return f.File.Datasync()
-}
 
 // A sync of the map that fails, at the open after a kill, in a flush or at the close, loses nothing
 // of what the guest has written: the next process finds it. After a failed sync of the data it is
@@ -66,8 +22,16 @@ func TestUnflushedAfterAFailedSync(t *testing.T) {
 			owned := killHead(t, p, dir, blocks)
 			name := map[string]string{"map": p.Map, "data": p.Data}[file]
 			syncs := 0
-			l, err := Open(failingSyncs{name: name, n: n, syncs: &syncs}, p,
-				OpenParams{Write: true, SharedDir: dir})
+			x := faultfs.OverShared(vfs.OS{}, nil)
+			x.OnCall(func(c faultfs.Call) error { // ENOSPC, as a delayed allocation may fail
+				if c.Op == "sync" && c.Name == name {
+					if syncs++; syncs == n {
+						return unix.ENOSPC
+					}
+				}
+				return nil
+			})
+			l, err := Open(x, p, OpenParams{Write: true, SharedDir: dir})
 			if err == nil {
 				write(t, l, 200, 2)
 				owned[200], owned[201] = true, true

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 	"cowblk/internal/test"
 )
@@ -76,9 +77,8 @@ func TestNoPlaceForASharedMap(t *testing.T) {
 func TestSharedMapIsFull(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	test.Must(t, newHead(t, p, CreateParams{Size: 1 << 40}).Close())
-	l := openHead(t, p, dir)
-	full := &fullFile{SharedFile: l.shared.file}
-	l.shared.file = full
+	x := faultfs.OverShared(vfs.OS{}, nil)
+	l := reopenOn(t, x, p, OpenParams{Write: true, SharedDir: dir})
 	add := func(first, n, done uint64, kept bool) {
 		t.Helper()
 		_, err := l.Data().WriteAt(make([]byte, n*DefaultBlockSize), int64(first)*DefaultBlockSize)
@@ -89,28 +89,21 @@ func TestSharedMapIsFull(t *testing.T) {
 		}
 	}
 	add(blocksPerPage-1, 5, 1, true)
-	full.err = syscall.ENOSPC
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op == "reserve" {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
 	add(blocksPerPage, 4, 4, false)
 	add(0, 4, 4, true)
 	flush(t, l)
-	full.err = nil
+	x.OnCall(nil)
 	add(blocksPerPage+4, 4, 4, true)
 	test.Must(t, l.Abandon())
 	if n := openHead(t, p, dir).Bitmap().Count(); n != 13 {
 		t.Errorf("%d blocks, expected 13", n)
 	}
-}
-
-type fullFile struct {
-	vfs.SharedFile
-	err error
-}
-
-func (f *fullFile) Reserve(off, n int64) error {
-	if f.err != nil {
-		return f.err
-	}
-	return f.SharedFile.Reserve(off, n)
 }
 
 // A fault on the shared map does not end the process: from then on bits are flushed, and the next

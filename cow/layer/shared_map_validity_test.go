@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 	"cowblk/internal/test"
 )
@@ -59,9 +60,11 @@ func TestInvalidSharedMap(t *testing.T) {
 			test.Must(t, os.WriteFile(shared, raw, 0o600))
 		},
 		"a sync has failed": func(t *testing.T, p Paths, _ string) {
-			l := reopen(t, p, OpenParams{Write: true})
-			l.data = failingSync{l.data}
+			x := faultfs.OverShared(vfs.OS{}, nil)
+			l := reopenOn(t, x, p, OpenParams{Write: true})
+			x.OnCall(func(faultfs.Call) error { return syscall.EIO })
 			test.ErrorIs(t, l.SyncData(), syscall.EIO, "error")
+			x.OnCall(nil)
 			test.Must(t, l.Abandon())
 		},
 	} {
@@ -149,45 +152,39 @@ func TestUnreadableSharedMapIsRefused(t *testing.T) {
 	}
 }
 
-// openFails is a file system on which one kind of call fails.
-type openFails struct {
-	vfs.OS
-	boot, open, instance, syncFS error
-	evicted                      bool
-	reclaimed                    int64 // bytes of the data, from the first on
+// kernel is what the kernel answers when a layer is opened.
+type kernel struct {
+	boot, open, instance, syncFS, sync error
+	evicted                            bool
+	reclaimed                          int64 // bytes of the data, from the first on
 }
 
-func (f openFails) Boot() (string, error) {
-	name, err := f.OS.Boot()
-	return name, errors.Join(err, f.boot)
-}
-
-func (f openFails) Evicted(vfs.File) (bool, error) { return f.evicted, nil }
-
-func (f openFails) Resident(o vfs.File, off, n int64) (bool, error) {
-	if f.evicted || off < f.reclaimed {
-		return false, nil
-	}
-	return true, nil
-}
-
-func (f openFails) SyncFS(vfs.File) error { return f.syncFS }
-
-func (f openFails) Instance(o vfs.File) (string, error) {
-	name, err := f.OS.Instance(o)
-	return name, errors.Join(err, f.instance)
-}
-
-func (f openFails) OpenShared(name string, flag int, perm fs.FileMode) (vfs.SharedFile, error) {
-	if f.open != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: f.open}
-	}
-	return f.OS.OpenShared(name, flag, perm)
+// fs returns a file system of the kernel.
+func (k kernel) fs() vfs.SharedFS {
+	return faultfs.OverShared(vfs.OS{}, func(c faultfs.Call) (f faultfs.Fault) {
+		switch c.Op {
+		case "boot":
+			f.Err = k.boot
+		case "open shared":
+			f.Err = k.open
+		case "instance":
+			f.Err = k.instance
+		case "sync":
+			f.Err = k.sync
+		case "sync file system":
+			f.Err, f.Skip = k.syncFS, true
+		case "evicted":
+			f.Cold, f.Skip = k.evicted, true
+		case "resident":
+			f.Cold, f.Skip = k.evicted || c.Off < k.reclaimed, true
+		}
+		return f
+	})
 }
 
 // An open that fails once loses nothing: it is refused, and the next open finds everything.
 func TestOpenThatFailsOnce(t *testing.T) {
-	for name, f := range map[string]openFails{
+	for name, f := range map[string]kernel{
 		"too many open files":             {open: syscall.EMFILE},
 		"too many open files in all":      {open: syscall.ENFILE},
 		"no memory":                       {open: syscall.ENOMEM},
@@ -200,7 +197,8 @@ func TestOpenThatFailsOnce(t *testing.T) {
 			p, dir := paths(t), sharedDir(t)
 			owned := killHead(t, p, dir, 200)
 			for _, write := range []bool{true, false} {
-				if l, err := Open(f, p, OpenParams{Write: write, SharedDir: dir}); !errors.Is(err,
+				if l, err := Open(f.fs(), p, OpenParams{Write: write, SharedDir: dir}); !errors.Is(
+					err,
 					ErrUnflushed) {
 					t.Errorf("write %v: %v, expected ErrUnflushed", write, err)
 					_ = l.Abandon()

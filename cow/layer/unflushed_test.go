@@ -2,13 +2,13 @@ package layer
 
 import (
 	"errors"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 	"cowblk/internal/test"
 )
@@ -188,24 +188,18 @@ func TestMadeDurableMeanwhile(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
 	other := reopen(t, p, OpenParams{})
-	l := reopenOn(t, &meanwhile{do: func() { test.Must(t, other.MakeDurable()) }}, p, OpenParams{})
+	x := faultfs.OverShared(vfs.OS{}, nil)
+	x.OnCall(func(c faultfs.Call) error {
+		if c.Op != "open shared" {
+			return nil
+		}
+		x.OnCall(nil)
+		return other.MakeDurable()
+	})
+	l := reopenOn(t, x, p, OpenParams{})
 	if got := sourceBits(t, l); !maps.Equal(got, owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(owned))
 	}
-}
-
-// meanwhile runs a function just before a shared map is first opened.
-type meanwhile struct {
-	vfs.OS
-	do func()
-}
-
-func (m *meanwhile) OpenShared(name string, flag int, perm fs.FileMode) (vfs.SharedFile, error) {
-	if do := m.do; do != nil {
-		m.do = nil
-		do()
-	}
-	return m.OS.OpenShared(name, flag, perm)
 }
 
 // A map that an open after a kill has to write again, for its last sync may have failed, is written

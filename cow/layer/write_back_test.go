@@ -2,7 +2,6 @@ package layer
 
 import (
 	"errors"
-	"io/fs"
 	"maps"
 	"os"
 	"strings"
@@ -11,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/vfs"
 	"cowblk/internal/test"
 )
@@ -28,34 +28,34 @@ func TestWriteBackFailedAfterAKill(t *testing.T) {
 		p := paths(t)
 		disks = append(disks, disk{p, killHead(t, p, dir, 200)})
 	}
-	l := reopenOn(t, openFails{evicted: true}, disks[0].p, OpenParams{})
+	l := reopenOn(t, kernel{evicted: true}.fs(), disks[0].p, OpenParams{})
 	if got := sourceBits(t, l); !maps.Equal(got, disks[0].owned) || dropped(l) != nil {
 		t.Errorf("no error: %d blocks, expected %d; lost: %v", len(got), len(disks[0].owned),
 			dropped(l))
 	}
 	test.Must(t, l.Abandon())
-	for i, f := range []openFails{{evicted: true, syncFS: syscall.EIO}, {evicted: true}} {
-		l := reopenOn(t, f, disks[i].p, OpenParams{Write: true, SharedDir: dir})
+	for i, f := range []kernel{{evicted: true, syncFS: syscall.EIO}, {evicted: true}} {
+		l := reopenOn(t, f.fs(), disks[i].p, OpenParams{Write: true, SharedDir: dir})
 		if n := l.Bitmap().Count(); n != 3 || dropped(l) == nil {
 			t.Errorf("disk %d: %d blocks, expected 3; lost: %v", i, n, dropped(l))
 		}
 		write(t, l, 50, 1) // in a head that was opened after the error
 		test.Must(t, l.Abandon())
-		l = reopenOn(t, openFails{evicted: true}, disks[i].p, OpenParams{Write: true})
+		l = reopenOn(t, kernel{evicted: true}.fs(), disks[i].p, OpenParams{Write: true})
 		if n := l.Bitmap().Count(); n != 4 || dropped(l) != nil {
 			t.Errorf("disk %d, once more: %d blocks, expected 4; lost: %v", i, n, dropped(l))
 		}
 		test.Must(t, l.Abandon())
 	}
 	// Still in memory: its own sync reports errors.
-	l = reopenOn(t, openFails{}, disks[2].p, OpenParams{Write: true})
+	l = reopenOn(t, kernel{}.fs(), disks[2].p, OpenParams{Write: true})
 	if got := sourceBits(t, l); !maps.Equal(got, disks[2].owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(disks[2].owned))
 	}
 	flush(t, l) // succeeds: the earlier error does not concern this head
 	write(t, l, 120, 1)
 	test.Must(t, l.Abandon())
-	n := reopenOn(t, openFails{evicted: true}, disks[2].p, OpenParams{}).Bitmap().Count()
+	n := reopenOn(t, kernel{evicted: true}.fs(), disks[2].p, OpenParams{}).Bitmap().Count()
 	if n != uint64(len(disks[2].owned))+1 {
 		t.Errorf("%d blocks after another death, expected %d", n, len(disks[2].owned)+1)
 	}
@@ -66,14 +66,15 @@ func TestWriteBackFailedAfterAKill(t *testing.T) {
 func TestPagesReclaimedAfterAKill(t *testing.T) {
 	p, dir := paths(t), sharedDir(t)
 	owned := killHead(t, p, dir, 200)
-	l, err := Open(&syncFails{openFails{reclaimed: 40 * DefaultBlockSize}}, p, OpenParams{})
+	l, err := Open(kernel{sync: syscall.EIO, reclaimed: 40 * DefaultBlockSize}.fs(), p,
+		OpenParams{})
 	test.Must(t, err)
 	if n := l.Bitmap().Count(); n != 3 || !errors.Is(dropped(l), ErrWriteBack) {
 		t.Errorf("%d blocks, expected 3; dropped: %v", n, dropped(l))
 	}
 	test.Must(t, l.Abandon())
 	// nothing was lost
-	l = reopenOn(t, openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{})
+	l = reopenOn(t, kernel{reclaimed: 40 * DefaultBlockSize}.fs(), p, OpenParams{})
 	if got := sourceBits(t, l); !maps.Equal(got, owned) {
 		t.Errorf("%d blocks, expected %d", len(got), len(owned))
 	}
@@ -83,26 +84,8 @@ func TestPagesReclaimedAfterAKill(t *testing.T) {
 	test.Must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
 		8*DefaultBlockSize, 8*DefaultBlockSize))
 	test.Must(t, f.Close())
-	test.ErrorIs(t, test.Err(Open(openFails{reclaimed: 40 * DefaultBlockSize}, p, OpenParams{})),
+	test.ErrorIs(t, test.Err(Open(kernel{reclaimed: 40 * DefaultBlockSize}.fs(), p, OpenParams{})),
 		ErrUnflushed, "error")
-}
-
-// syncFails is openFails with files whose sync fails.
-type syncFails struct{ openFails }
-
-func (f *syncFails) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	o, err := f.openFails.OpenFile(name, flag, perm)
-	if err != nil {
-		return nil, err
-	}
-	return failingSync{o}, nil
-}
-
-func (f *syncFails) Instance(o vfs.File) (string, error) {
-	return f.OS.Instance(o.(failingSync).File)
-}
-func (f *syncFails) Changed(o vfs.File) (int64, error) {
-	return f.OS.Changed(o.(failingSync).File)
 }
 
 // A hole under an unflushed bit, evicted since: its former content is unknown.
@@ -114,12 +97,12 @@ func TestHoleAfterAKill(t *testing.T) {
 	test.Must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
 		40*DefaultBlockSize, 8*DefaultBlockSize))
 	test.Must(t, f.Close())
-	if _, err := Open(openFails{evicted: true}, p, OpenParams{}); !errors.Is(err, ErrUnflushed) ||
+	if _, err := Open(kernel{evicted: true}.fs(), p, OpenParams{}); !errors.Is(err, ErrUnflushed) ||
 		!strings.Contains(err.Error(), "--keep-unflushed") {
 		t.Errorf("%v, expected ErrUnflushed with advice", err)
 	}
-	for _, l := range []*Layer{reopenOn(t, openFails{}, p, OpenParams{}),
-		reopenOn(t, openFails{evicted: true}, p, OpenParams{Unflushed: KeepUnflushed})} {
+	for _, l := range []*Layer{reopenOn(t, kernel{}.fs(), p, OpenParams{}),
+		reopenOn(t, kernel{evicted: true}.fs(), p, OpenParams{Unflushed: KeepUnflushed})} {
 		if got := sourceBits(t, l); !maps.Equal(got, owned) {
 			t.Errorf("%d blocks, expected %d", len(got), len(owned))
 		}
@@ -143,7 +126,7 @@ func TestDiscardedHoleAfterAKill(t *testing.T) {
 			test.Must(t, l.Data().PunchHole(7*DefaultBlockSize, DefaultBlockSize))
 		}
 		test.Must(t, l.Abandon())
-		l, err := Open(openFails{evicted: true}, p, OpenParams{Write: true})
+		l, err := Open(kernel{evicted: true}.fs(), p, OpenParams{Write: true})
 		if refused := errors.Is(err, ErrUnflushed); refused != flushed || !refused && err != nil {
 			t.Errorf("flushed %v: %v", flushed, err)
 		}
@@ -186,7 +169,14 @@ func TestCacheIsDropped(t *testing.T) {
 			write(t, l, 1, 1)
 			test.Must(t, c.end(l))
 			drops := 0
-			l, err := Open(&dropCounter{drops: &drops}, p, OpenParams{Write: c.write})
+			x := faultfs.OverShared(vfs.OS{}, nil)
+			x.OnCall(func(c faultfs.Call) error {
+				if c.Op == "drop cache" {
+					drops++
+				}
+				return nil
+			})
+			l, err := Open(x, p, OpenParams{Write: c.write})
 			test.Must(t, err)
 			if drops != c.drops {
 				t.Errorf("the cache was dropped %d times, expected %d", drops, c.drops)
@@ -195,50 +185,6 @@ func TestCacheIsDropped(t *testing.T) {
 		})
 	}
 }
-
-// dropCounter counts DropCache; as a SharedFS it has the files of the OS.
-type dropCounter struct {
-	vfs.OS
-	drops *int
-}
-
-func (d *dropCounter) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
-	f, err := d.OS.OpenFile(name, flag, perm)
-	if err != nil {
-		return nil, err
-	}
-	return &countedFile{f, d.drops}, nil
-}
-
-func (d *dropCounter) Instance(f vfs.File) (string, error) {
-	return d.OS.Instance(f.(*countedFile).File)
-}
-
-func (d *dropCounter) Evicted(f vfs.File) (bool, error) {
-	return d.OS.Evicted(f.(*countedFile).File)
-}
-
-func (d *dropCounter) Resident(f vfs.File, off, n int64) (bool, error) {
-	return d.OS.Resident(f.(*countedFile).File, off, n)
-}
-
-func (d *dropCounter) Changed(f vfs.File) (int64, error) {
-	return d.OS.Changed(f.(*countedFile).File)
-}
-
-type countedFile struct {
-	vfs.File
-	drops *int
-}
-
-func (c *countedFile) DropCache() error {
-	*c.drops++
-	return c.File.DropCache()
-}
-
-type failingSync struct{ vfs.File }
-
-func (failingSync) Datasync() error { return syscall.EIO }
 
 // dropped returns the reason why unflushed bits were not recovered.
 func dropped(l *Layer) error {

@@ -103,8 +103,8 @@ func pagesInside(off, n int64) (first, end int64) {
 	return (off + page - 1) &^ (page - 1), (off + n) &^ (page - 1)
 }
 
-// Forget clears the marks of all pages that n bytes from off touch.
-func (m *Mapping) Forget(off, n int64) {
+// Unmark clears the marks of all pages that n bytes from off touch.
+func (m *Mapping) Unmark(off, n int64) {
 	if off >= 0 && n > 0 && off < int64(len(m.mem)) {
 		m.pages.unset(off, min(n, int64(len(m.mem))-off))
 	}

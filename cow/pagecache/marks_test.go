@@ -46,9 +46,9 @@ func TestWritesMarkPages(t *testing.T) {
 			t.Errorf("page %d: copied %t, expected %t", n, !want, want)
 		}
 	}
-	m.Forget(2*page-1, 2) // of pages 1 and 2
-	m.Forget(-1, 5)
-	m.Forget(1<<40, 5)
+	m.Unmark(2*page-1, 2) // of pages 1 and 2
+	m.Unmark(-1, 5)
+	m.Unmark(1<<40, 5)
 	for n, want := range []bool{false, false, false, false, true} {
 		if m.copies(p, int64(n)*page) != want {
 			t.Errorf("page %d after a hole was made: copied %t, expected %t", n, !want, want)

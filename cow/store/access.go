@@ -37,7 +37,7 @@ func (s *Store) Access(disks []*Manifest) (Access, error) {
 			a.Read = append(a.Read, m.Base.Path)
 		}
 		// The files of a table. Sealed layers are opened again for reading when they are sealed,
-		// and by a process that takes a disk back after a failed hand-over.
+		// and by a process that takes a disk back after a failed takeover.
 		for i, l := range m.Layers {
 			if l.inStore() {
 				continue

@@ -139,7 +139,7 @@ func (h *hurt) unsealed() {
 	h.header("SEALED", true, atSealedAt, make([]byte, 8)...)
 }
 
-// work leaves a work directory without a process.
+// work leaves a transaction directory without a process.
 func (h *hurt) work(file string, content any) {
 	h.t.Helper()
 	dir := h.path(tmpDir, uuid.NewString())
@@ -204,11 +204,11 @@ type damage struct {
 // otherwise lists the results of a repair whose first step changes the later ones.
 var otherwise = map[string][]string{
 	"interrupted promotion of two disks": {
-		"repaired store work directory: work of a process that is gone",
+		"repaired store transaction directory: work of a process that is gone",
 		"repaired vm1 layer SEALED: state of a layer below the head",
 		"repaired vm2 layer SEALED: state of a layer below the head",
 	},
-	"promotion of two disks interrupted while it was undone": {"repaired store work directory: work of a process that is gone"},
+	"promotion of two disks interrupted while it was undone": {"repaired store transaction directory: work of a process that is gone"},
 }
 
 var vms = []string{"vm1", "vm2"}

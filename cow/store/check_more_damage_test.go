@@ -95,7 +95,8 @@ func moreDamages() []damage {
 			func(h *hurt) { h.orphan(0); h.truncate(h.path(disksDir, "vm1", diskFile), 100) },
 			[]string{"left vm1 manifest: content", orphaned, orphaned}, vm1, vm1},
 		{"interrupted command", func(h *hurt) { h.work("0"+stagedAfter, "half done") },
-			[]string{"repairable store work directory: work of a process that is gone"}, nil, nil},
+			[]string{"repairable store transaction directory: work of a process that is gone"}, nil,
+			nil},
 		{"interrupted command with layers", func(h *hurt) {
 			h.orphan(3)
 			entries, _ := os.ReadDir(h.path(layersDir))
@@ -104,23 +105,26 @@ func moreDamages() []damage {
 				j.Layers = append(j.Layers, uuid.MustParse(e.Name()))
 			}
 			h.work(journalFile, j)
-		}, []string{"repairable store work directory: work of a process that is gone"}, nil, nil},
+		}, []string{"repairable store transaction directory: work of a process that is gone"}, nil,
+			nil},
 		{"interrupted promotion of two disks", func(h *hurt) { h.decided(false) },
-			[]string{"repairable store work directory: work of a process that is gone"}, nil, nil},
+			[]string{"repairable store transaction directory: work of a process that is gone"}, nil,
+			nil},
 		{"promotion of two disks interrupted while it was undone",
 			func(h *hurt) { h.decided(true) },
-			[]string{"repairable store work directory: work of a process that is gone"}, nil, nil},
+			[]string{"repairable store transaction directory: work of a process that is gone"}, nil,
+			nil},
 		{"damaged record of a promotion",
 			func(h *hurt) { h.work(commitFile, `{"from":["`+uuid.NewString()+`"],"to":[null]}`) },
 			[]string{
 				"left bare change of several disks: record of a change of several disks",
 				"left place change of several disks: record of a change of several disks",
-				"left store work directory: work of a process that is gone",
+				"left store transaction directory: work of a process that is gone",
 				"left vm1 change of several disks: record of a change of several disks",
 				"left vm2 change of several disks: record of a change of several disks",
 			}, []string{"vm1", "vm2", "bare", "place"}, []string{"vm1", "vm2", "bare", "place"}},
 		{"damaged journal", func(h *hurt) { h.work(journalFile, "{") },
-			[]string{"left store work directory: work of a process that is gone"}, nil, nil},
+			[]string{"left store transaction directory: work of a process that is gone"}, nil, nil},
 
 		{"image changed", func(h *hurt) {
 			path := h.ImageData("img")

@@ -45,8 +45,9 @@ func (c *checker) staleTxns(storeReport *Report) error {
 				continue
 			}
 			text, err := c.s.describeTxn(dir)
-			p := storeReport.add("work directory", refused(dir, "work of a process that is gone",
-				"none", text, ""))
+			p := storeReport.add("transaction directory",
+				refused(dir, "work of a process that is gone",
+					"none", text, ""))
 			p.Leftover = true
 			if err != nil {
 				p.Found, p.Leftover = err.Error(), false

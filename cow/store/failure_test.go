@@ -113,7 +113,7 @@ func consistent(t *testing.T, s *Store, want []byte) {
 	test.Must(t, err)
 	w.close()
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {
-		t.Errorf("%d work directories", len(works))
+		t.Errorf("%d transaction directories", len(works))
 	}
 	disks, err := s.Disks()
 	if err != nil {

@@ -143,7 +143,7 @@ func (v *survey) releaseAbove(m *Manifest, low int, to, except string) error {
 	}
 	if why != "" {
 		v.s.log.Warn("layers are kept: cowblk check shows those that no disk names", "layers_of",
-			m.Name, "why", why)
+			m.Name, "err", why)
 	}
 	if lastNeeded == len(m.Layers)-1 {
 		return nil
@@ -166,7 +166,7 @@ func (v *survey) release(layers []uuid.UUID, to string) error {
 		return why != ""
 	})
 	for _, why := range reasons {
-		v.s.log.Warn("layers of an interrupted command are kept: cowblk check shows those that no disk names", "why", why)
+		v.s.log.Warn("layers of an interrupted command are kept: cowblk check shows those that no disk names", "err", why)
 	}
 	// In any order: repeat for layers that were below others.
 	taken := false

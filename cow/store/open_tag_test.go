@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"cowblk/cow"
+	"cowblk/cow/cowtest/faultfs"
 	"cowblk/cow/layer"
+	"cowblk/cow/vfs"
 	"cowblk/internal/test"
 )
 
@@ -123,40 +126,39 @@ func TestOpenTagErrors(t *testing.T) {
 // TestOpenTagWaitsForSeal: between the change of the manifest and the seal, the tag's layer belongs
 // to the process that promotes.
 func TestOpenTagWaitsForSeal(t *testing.T) {
-	s := newStore(t)
-	_, _, now := taggedDisk(t, s)
-	before := openDisk(t, s, "vm1")
-	m := before.Manifest
-	p, err := s.PreparePromotion(ctx, []*Manifest{m}, "three")
-	test.Must(t, err)
-	test.Must(t, p.Commit())
-	short, cancel := context.WithTimeout(ctx, 3*sealPoll)
-	defer cancel()
-	ref := Ref{Name: "vm1", Tag: "three"}
-	test.ErrorIs(t, test.Err(s.OpenTag(short, ref, cow.Options{})), context.DeadlineExceeded,
-		"while the head is still written")
-	type result struct {
-		r   *Reading
-		err error
-	}
-	opened := make(chan result, 1)
-	go func() {
-		r, err := s.OpenTag(ctx, ref, cow.Options{})
-		opened <- result{r, err}
-	}()
-	time.Sleep(2 * sealPoll)
-	swapped, err := before.Disk.Promote(p.Heads()[0])
-	test.Must(t, err)
-	<-swapped.Done()
-	test.Must(t, swapped.Err())
-	p.Close(true)
-	r := <-opened
-	if r.err != nil {
-		t.Fatal(r.err)
-	}
-	checkContent(t, r.r, now)
-	if h := r.r.Layers(); h[len(h)-1].State != layer.Sealed {
-		t.Error("the tag's layer is not sealed")
-	}
-	test.Must(t, errors.Join(r.r.Close(), before.Close()))
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(t.TempDir()+"/store", Options{FS: faultfs.Over(vfs.OS{}, nil), Getenv: noEnv,
+			Log: slog.New(slog.DiscardHandler)})
+		test.Must(t, err)
+		_, _, now := taggedDisk(t, s)
+		before := openDisk(t, s, "vm1")
+		m := before.Manifest
+		p, err := s.PreparePromotion(ctx, []*Manifest{m}, "three")
+		test.Must(t, err)
+		test.Must(t, p.Commit())
+		short, cancel := context.WithTimeout(ctx, 3*sealPoll)
+		defer cancel()
+		ref := Ref{Name: "vm1", Tag: "three"}
+		test.ErrorIs(t, test.Err(s.OpenTag(short, ref, cow.Options{})), context.DeadlineExceeded,
+			"while the head is still written")
+		var r *Reading
+		opened := test.Go(func() (err error) {
+			r, err = s.OpenTag(ctx, ref, cow.Options{})
+			return err
+		})
+		if opened.EndsWithin(sealWait / 2) {
+			t.Error("the tag was opened while its layer was still written")
+		}
+		swapped, err := before.Disk.Promote(p.Heads()[0])
+		test.Must(t, err)
+		<-swapped.Done()
+		test.Must(t, swapped.Err())
+		p.Close(true)
+		test.Must(t, opened.Wait())
+		checkContent(t, r, now)
+		if h := r.Layers(); h[len(h)-1].State != layer.Sealed {
+			t.Error("the tag's layer is not sealed")
+		}
+		test.Must(t, errors.Join(r.Close(), before.Close()))
+	})
 }

@@ -210,11 +210,11 @@ func TestKilledImport(t *testing.T) {
 	dead.cmd.Process.Kill()
 	dead.end()
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 2 {
-		t.Fatalf("%d work directories, want both", len(works))
+		t.Fatalf("%d transaction directories, want both", len(works))
 	}
 	create(t, s, "vm1", CreateOptions{Size: 512})
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 1 {
-		t.Errorf("%d work directories, want the live one", len(works))
+		t.Errorf("%d transaction directories, want the live one", len(works))
 	}
 	alive.in.Close()
 	for got := "half"; got != "done"; got = alive.line(t) {
@@ -227,7 +227,7 @@ func TestKilledImport(t *testing.T) {
 		t.Error(err)
 	}
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 0 {
-		t.Errorf("%d work directories", len(works))
+		t.Errorf("%d transaction directories", len(works))
 	}
 }
 

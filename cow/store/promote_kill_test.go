@@ -196,7 +196,7 @@ func TestKillAtEveryStepOfPromotion(t *testing.T) {
 				for n := 1; ; n++ {
 					c, m := killedAt(t, n, disks, behind)
 					t.Run(fmt.Sprint(n), func(t *testing.T) {
-						if promoted := survivors(t, c); !promoted {
+						if promoted := openAfterKill(t, c); !promoted {
 							old++
 						}
 					})
@@ -251,8 +251,8 @@ func killedAt(t *testing.T, n, disks int, behind bool) (*scene, *faultfs.KillFS)
 	return c, m
 }
 
-// survivors opens the disks of a dead process and checks them.
-func survivors(t *testing.T, c *scene) (promoted bool) {
+// openAfterKill opens the disks of a dead process and checks them.
+func openAfterKill(t *testing.T, c *scene) (promoted bool) {
 	t.Helper()
 	s := openStore(t, c.dir)
 	s.fs = withoutSync()

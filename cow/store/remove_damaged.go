@@ -71,7 +71,7 @@ func (s *Store) removeDamagedOnce(ctx context.Context, name string) (plan *Remov
 	}
 	defer lock.Unlock()
 	err = s.locked(ctx, func() error {
-		_ = s.recoverStaleTxns()
+		_ = s.recoverStaleTxns("")
 		if plan, err = s.planDamaged(name); err != nil {
 			return err
 		}

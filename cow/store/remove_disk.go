@@ -41,7 +41,7 @@ func (s *Store) removeDisk(ctx context.Context, name string) (plan *Removal, err
 		return nil, err
 	}
 	err = s.locked(ctx, func() error {
-		_ = s.recoverStaleTxns() // an interrupted promotion has left a layer on the disk's head
+		_ = s.recoverStaleTxns("") // an interrupted promotion has left a layer on the disk's head
 		m, err := s.Disk(name)
 		if err != nil {
 			return err

@@ -75,7 +75,7 @@ func (v *survey) unnamedOnImage(name string) error {
 // removeImage makes one attempt to remove an image.
 func (s *Store) removeImage(ctx context.Context, name string) (plan *Removal, err error) {
 	err = s.locked(ctx, func() error {
-		_ = s.recoverStaleTxns()
+		_ = s.recoverStaleTxns("")
 		v, err := s.survey(true)
 		if err != nil {
 			return err

@@ -80,7 +80,7 @@ func (s *Store) releaseReserve(why error, keep int) bool {
 		s.released.Add(1)
 		s.releasedSize.Store(size)
 		s.log.Warn("the file system is full: a file of the store's reserve is removed", "left", i,
-			"reason", why)
+			"err", why)
 		// Some file systems free the space only when the removal is durable.
 		_ = s.fs.SyncDir(s.path(reserveDir))
 		return true

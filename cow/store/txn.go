@@ -42,7 +42,7 @@ func (s *Store) begin(ctx context.Context) (*txn, error) {
 	tx := &txn{s: s, dir: s.path(tmpDir, uuid.NewString())}
 	err := s.locked(ctx, func() error {
 		// errors are logged, and concern the commands that open those disks
-		_ = s.recoverStaleTxns()
+		_ = s.recoverStaleTxns("")
 		if err := s.fs.MkdirAll(s.path(tmpDir), dirPerm); err != nil {
 			return err
 		}

@@ -50,12 +50,7 @@ func (s *Store) recoverKeeping(ctx context.Context, disk string, keep int) error
 	}
 	err = s.withReserve(keep, func() error {
 		return s.locked(ctx, func() (err error) {
-			for _, u := range s.recoverStaleTxns() {
-				if u.concerns(disk) {
-					err = errors.Join(err, u)
-				}
-			}
-			return err
+			return s.recoverStaleTxns(disk)
 		})
 	})
 	if cannotWrite(err) {
@@ -64,23 +59,25 @@ func (s *Store) recoverKeeping(ctx context.Context, disk string, keep int) error
 	return err
 }
 
-// recoverStaleTxns finishes or undoes the transactions of dead processes. It logs its errors and
-// returns those that make disks unusable. The caller holds the store's lock.
-func (s *Store) recoverStaleTxns() (unfinished []*unfinishedError) {
+// recoverStaleTxns finishes or undoes the transactions of dead processes. It returns the errors
+// that make the disk unusable, and logs the others. Without a disk it logs all. The caller holds
+// the store's lock.
+func (s *Store) recoverStaleTxns(disk string) (unusable error) {
 	dirs, err := s.txnDirs()
 	if err != nil {
 		return nil // the operation itself will get the same error
 	}
 	for _, dir := range dirs {
 		if err := s.recoverTxn(dir); err != nil {
-			s.log.Warn("cannot clean up after an interrupted command", "directory", dir, "err", err)
 			var u *unfinishedError
-			if errors.As(err, &u) {
-				unfinished = append(unfinished, u)
+			if disk != "" && errors.As(err, &u) && u.concerns(disk) {
+				unusable = errors.Join(unusable, u)
+				continue
 			}
+			s.log.Warn("cannot clean up after an interrupted command", "directory", dir, "err", err)
 		}
 	}
-	return unfinished
+	return unusable
 }
 
 // txnDirs returns the paths of the transactions in tmp/.
@@ -214,11 +211,11 @@ func (s *Store) discardTxn(dir string, j journal) error {
 			return transient // temporary: the next command tries again
 		case damage != nil:
 			s.log.Warn("layers of an interrupted command are kept: an unreadable disk may need them",
-				"layers", existing, "err", damage)
+				"layers", joinIDs(existing), "err", damage)
 		case v.isAway(j.Disks, existing):
-			s.log.Warn("layers of an interrupted command are kept: the directory of its disk was moved away without rm", "layers", existing)
+			s.log.Warn("layers of an interrupted command are kept: the directory of its disk was moved away without rm", "layers", joinIDs(existing))
 		case v.mayBeMovedAway(dir, j, existing):
-			s.log.Warn("layers of an interrupted command are kept: its disk is missing, and may have been moved away", "layers", existing)
+			s.log.Warn("layers of an interrupted command are kept: its disk is missing, and may have been moved away", "layers", joinIDs(existing))
 		default:
 			for _, name := range j.Disks {
 				if v.disks[name] != nil {
@@ -231,6 +228,15 @@ func (s *Store) discardTxn(dir string, j journal) error {
 		}
 	}
 	return s.removeStaleTxn(dir)
+}
+
+// joinIDs returns the UUIDs of layers as a text for the log.
+func joinIDs(ids []uuid.UUID) string {
+	texts := make([]string, 0, len(ids))
+	for _, id := range ids {
+		texts = append(texts, id.String())
+	}
+	return strings.Join(texts, ", ")
 }
 
 // mayBeMovedAway reports whether a disk for which a dead process made one of the layers in layers/

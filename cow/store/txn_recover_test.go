@@ -21,9 +21,9 @@ import (
 	"cowblk/internal/test"
 )
 
-// The next command removes the work directory of a dead process, even if it cannot know which
-// layers of the journal are needed. Layers that an unreadable disk may need stay. This is reported
-// once, and cowblk check shows them when the disk can be read.
+// The next command removes the transaction directory of a dead process, even if it cannot know
+// which layers of the journal are needed. Layers that an unreadable disk may need stay. This is
+// reported once, and cowblk check shows them when the disk can be read.
 func TestDeadWorkIsDroppedBesideDamage(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -117,7 +117,7 @@ func TestErrorThatPassesKeepsTheWork(t *testing.T) {
 	})
 	p.Close(false)
 	if works, _ := os.ReadDir(s.path(tmpDir)); len(works) != 1 {
-		t.Fatalf("%d work directories, expected the one whose manifest could not be read",
+		t.Fatalf("%d transaction directories, expected the one whose manifest could not be read",
 			len(works))
 	}
 	create(t, s, "vm2", CreateOptions{Size: 1 << 20})
@@ -172,7 +172,7 @@ func TestJournalStaysWhileTheStoreIsLocked(t *testing.T) {
 		p.Close(true)
 		works, err := os.ReadDir(s.path(tmpDir))
 		if err != nil || len(works) != 1 {
-			t.Fatalf("work directories: %v, %v", works, err)
+			t.Fatalf("transaction directories: %v, %v", works, err)
 		}
 		j, err := s.readJournal(s.path(tmpDir, works[0].Name()))
 		if err != nil || len(j.Layers) != 1 || j.Layers[0] != p.Manifests()[0].Head().UUID {

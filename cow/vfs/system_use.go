@@ -68,7 +68,7 @@ func CheckSystemUse(fsys FS, path string) error {
 }
 
 // loopsOn returns the loop devices on the files and devices in extents. It opens no device: that
-// would disturb those who set one up or free it.
+// would disturb processes that set one up or free it.
 func loopsOn(fsys FS, extents []Extent) (loops []Extent) {
 	if _, ok := fsys.(HostFS); !ok {
 		return nil

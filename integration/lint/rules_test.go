@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -149,6 +150,28 @@ func TestEventfdsAreMadeInOnePlace(t *testing.T) {
 			test.Must(t, err)
 			if p.ImportPath != module+"eventfd" && strings.Contains(string(text), "unix.Eventfd(") {
 				t.Errorf("%s/%s: unix.Eventfd belongs in package eventfd", p.ImportPath, f)
+			}
+		}
+	}
+}
+
+// ownFileSystems lists the tests that have a file system of their own, each with the reason why
+// faultfs does not do.
+var ownFileSystems = map[string]string{
+	"cow/store/call_counts_test.go": "counts calls as the kernel sees them; faultfs splits some into steps",
+}
+
+// Files that fail, block or are watched in tests are those of faultfs.
+func TestOneFaultFileSystem(t *testing.T) {
+	own := regexp.MustCompile(`(?m)^\t\*?vfs\.(OS|FS|SharedFS|File|SharedFile)$`)
+	for _, p := range packages(t) {
+		for _, f := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+			text, err := os.ReadFile(filepath.Join(p.Dir, f))
+			test.Must(t, err)
+			name := strings.TrimPrefix(p.ImportPath, module) + "/" + f
+			if found := own.Match(text); found != (ownFileSystems[name] != "") {
+				t.Errorf("%s: has a file system of its own: %v, in ownFileSystems: %v", name, found,
+					!found)
 			}
 		}
 	}

@@ -12,16 +12,24 @@ import (
 	"testing"
 )
 
-// sleeps lists the test files that may call time.Sleep, each with the reason why no result depends
-// on how long it takes.
+// sleeps lists the test files that may let time pass (see passesTime), each with the reason why no
+// result depends on how long it takes.
 var sleeps = map[string]string{
+	"backend/control/client_test.go":        "a command that ends with its context only; a peer that does not answer",
+	"backend/control/conn_handler_test.go":  "in a bubble of synctest",
 	"backend/control/hostile_test.go":       "a slow client",
 	"backend/control/server_test.go":        "gives a wrong server the time to err",
+	"backend/hostile_crowd_test.go":         "the pace of a load",
 	"backend/hostile_driver_test.go":        "a poll that is called a million times",
 	"backend/hostile_harness_test.go":       "a pause between checks that are repeated",
 	"backend/hostile_limits_test.go":        "a measurement that is shown, not judged",
+	"backend/hostile_rig_test.go":           "a pause between checks that are repeated",
 	"backend/nbd/limits_test.go":            "in a bubble of synctest",
+	"backend/qmp/address_test.go":           "a deadline that has passed",
+	"backend/qmp/agent_test.go":             "a slow agent",
 	"backend/qmp/machine_test.go":           "a slow QEMU",
+	"backend/qmp/main_test.go":              "faults block for ever: the deadline alone ends the call",
+	"cmd/cowblk/enospc_test.go":             "a pause between checks that are repeated",
 	"cmd/cowblk/idle_test.go":               "an idle period is what is measured",
 	"cmd/cowblk/killed_under_load_test.go":  "kills at random moments",
 	"cmd/cowblk/open_files_test.go":         "gives a wrong process the time to err",
@@ -33,14 +41,21 @@ var sleeps = map[string]string{
 	"cow/background_test.go":                "in a bubble of synctest",
 	"cow/layer/checksums_test.go":           "gives wrong reads the time to arrive",
 	"cow/layer/fault_test.go":               "in a bubble of synctest",
+	"cow/model_test.go":                     "the pace of a load",
 	"cow/store/disk_lock_test.go":           "in a bubble of synctest",
-	"cow/store/open_tag_test.go":            "gives a wrong open the time to end",
+	"cow/store/open_tag_test.go":            "in a bubble of synctest",
+	"eventfd/eventfd_test.go":               "a pause between checks that are repeated",
 	"integration/bench/scale/calls_test.go": "a disk must have been unchanged for three seconds, which other processes measure",
 	"integration/every_qemu_test.go":        "kills at random moments",
+	"integration/hotplug_test.go":           "a poll with two ends",
 	"integration/kill_test.go":              "kills at random moments",
+	"integration/libvirt_test.go":           "a poll with two ends",
 	"integration/outage/disk_test.go":       "a poll with three ends",
+	"integration/outage/full_test.go":       "gives the server time before there is space: it passes without",
 	"integration/outage/host_test.go":       "a poll with three ends",
 	"integration/outage/machine_test.go":    "a poll with three ends",
+	"vhost/load/load_test.go":               "a load that would run for an hour ends with its context",
+	"vhost/virtq/notify_test.go":            "reached only if a wake-up is lost, which fails the test",
 }
 
 // proseDirs lists the directories whose tests may look for words in the text of an error or a log.
@@ -60,7 +75,27 @@ var (
 		`^"|(?i)\b(want|wanterr|wants|text|says|word|words|message|part|advice)$`)
 )
 
-// TestTests refuses sleeps in tests, and comparisons of prose: tests use events, attributes,
+var (
+	// passesTime matches the calls by which a test can let time pass and then judge.
+	passesTime = regexp.MustCompile(`^time\.(Sleep|After|NewTimer|Tick)$|^context\.With(Timeout|Deadline)$`)
+	// patient matches durations that are reached only if something hangs.
+	patient = regexp.MustCompile(`\b(waitTimeout|waitLimit|patience|time\.Minute|time\.Hour)\b`)
+	fails   = regexp.MustCompile(`\.(Fatal|Fatalf|Error|Errorf)\(`)
+)
+
+// receivesFrom returns the call in "case <-call():".
+func receivesFrom(s ast.Stmt) *ast.CallExpr {
+	if e, ok := s.(*ast.ExprStmt); ok {
+		if u, ok := e.X.(*ast.UnaryExpr); ok && u.Op == token.ARROW {
+			call, _ := u.X.(*ast.CallExpr)
+			return call
+		}
+	}
+	return nil
+}
+
+// TestTests refuses in tests what judges by time: sleeps, and time-outs that do not fail the test.
+// It also refuses comparisons of prose: tests use events, attributes,
 // sentinels, and the golden texts of test.Texts.
 func TestTests(t *testing.T) {
 	out, err := exec.Command("git", "-C", "../..", "ls-files", "*_test.go").Output()
@@ -86,12 +121,20 @@ func TestTests(t *testing.T) {
 			_ = printer.Fprint(&b, set, n)
 			return b.String()
 		}
+		failing := map[*ast.CallExpr]bool{} // time-outs that fail the test
 		ast.Inspect(file, func(n ast.Node) bool {
 			line := func() int { return set.Position(n.Pos()).Line }
 			switch n := n.(type) {
+			case *ast.CommClause:
+				if call := receivesFrom(n.Comm); call != nil {
+					for _, s := range n.Body {
+						failing[call] = failing[call] || fails.MatchString(source(s))
+					}
+				}
 			case *ast.CallExpr:
 				switch f := source(n.Fun); {
-				case f == "time.Sleep":
+				case passesTime.MatchString(f) && (f == "time.Sleep" || !failing[n] &&
+					!patient.MatchString(source(n.Args[len(n.Args)-1]))):
 					slept[name] = true
 					if sleeps[name] == "" {
 						t.Errorf(

@@ -41,7 +41,7 @@ func TestFilesOfARequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	limits := map[string]int{"read of the base": 12, "read of the head": 12,
-		"first write beside another": 14}
+		"first write beside another": 15}
 	documented := 0
 	for _, d := range []struct {
 		document string

@@ -266,7 +266,7 @@ func (pl *player) detach(s Step) error {
 	return pl.stop(s, v, at, func() (bool, error) { return v.detach() })
 }
 
-// detach is the old process's part of a hand-over. detached: it no longer has the disk.
+// detach is the old process's part of a takeover. detached: it no longer has the disk.
 func (v *served) detach() (detached bool, err error) {
 	detached, err = v.o.Disk.Detach()
 	if !detached {

@@ -47,7 +47,7 @@
 //
 //   - readers in other processes, which prevent the sealing of former heads and outlive the server
 //     (hold, release), or read a disk between two servers (peek)
-//   - kills within an open, a close, a hand-over or a change of the store (kill N), and between the
+//   - kills within an open, a close, a takeover or a change of the store (kill N), and between the
 //     swap of a promotion and its end (kill swapped)
 //   - opens and changes of the store of which one call fails (open-fault, fault)
 //   - a file system without space, the store's or the one in memory (full)

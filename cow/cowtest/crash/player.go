@@ -278,8 +278,8 @@ func (pl *player) step(s Step) error {
 	switch s.Verb {
 	case "open":
 		return pl.openDisk(s)
-	case "hand-over":
-		return pl.handOver(s)
+	case "take-over":
+		return pl.takeOver(s)
 	case "close":
 		return pl.closeDisk(s)
 	case "stop":

@@ -111,7 +111,7 @@ func (g *generator) step() {
 	case k < 96:
 		g.kill("")
 	case k < 97 && d.open:
-		g.add(Step{Verb: "hand-over", Name: name})
+		g.add(Step{Verb: "take-over", Name: name})
 	case k < 98 && len(g.images) < 2:
 		g.importAny()
 	case k < 99:

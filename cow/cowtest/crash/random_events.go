@@ -284,7 +284,7 @@ func (g *generator) killDuring(name string, d *plannedDisk) {
 	case 1:
 		g.writes(name, d)
 		g.add(Step{Verb: "kill", Name: g.randomNumber(40)})
-		g.add(Step{Verb: "hand-over", Name: name})
+		g.add(Step{Verb: "take-over", Name: name})
 	case 2:
 		g.close(name, d)
 		g.add(Step{Verb: "kill", Name: g.randomNumber(40)})

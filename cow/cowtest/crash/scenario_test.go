@@ -35,11 +35,11 @@ var scenarios = []struct{ name, script string }{
 		write vm 0+8192
 		flush vm
 		write vm 16384+4096
-		hand-over vm
+		take-over vm
 		write vm 32768+4096
 		flush vm
 		write vm 4096+4096
-		hand-over vm
+		take-over vm
 		kill
 		open vm
 		close vm`},

@@ -162,8 +162,8 @@ func (pl *player) closeDisk(s Step) error {
 	return nil
 }
 
-// handOver detaches a disk and opens it again, as the old and the new process of a takeover do.
-func (pl *player) handOver(s Step) error {
+// takeOver detaches a disk and opens it again, as the old and the new process of a takeover do.
+func (pl *player) takeOver(s Step) error {
 	v := pl.open[s.Name]
 	if v == nil {
 		return nil

@@ -14,7 +14,7 @@ import (
 //	create DISK SIZE BLOCKSIZE [FROM]
 //	open DISK [share] | close DISK     share: with --force-share, for a locked base
 //	stop DISK                          as cowblk stop: a last flush, which waits for space, then close
-//	hand-over DISK                     to another process, while it is open
+//	take-over DISK                     to another process, while it is open
 //	write|discard|write-zeroes DISK OFFSET+LENGTH [fua]
 //	flush DISK
 //	promote DISK[,DISK] TAG            live if the disks are open

@@ -32,8 +32,9 @@
 // reached the device nevertheless. The rest is lost but stays readable, as in Linux, where the
 // pages are clean afterwards: the next sync succeeds and proves nothing.
 //
-// An FS has a Hook on the calls to another file system, such as that of the host. KillFS, one of
-// these, kills its user at its n-th change.
+// An FS, or a SharedFS, has a Hook on the calls to another file system, such as that of the host. A
+// hook on these may also corrupt what is read. KillFS, one of these, kills its user at its n-th
+// change.
 //
 // SetFreePages limits the free space of the file system. Flip inverts single bits.
 package faultfs

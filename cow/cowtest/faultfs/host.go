@@ -218,7 +218,7 @@ func (f *hostFile) Preadv(iov []vfs.Iovec, off int64) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return f.File.Preadv(fault.shorten(iov), off)
+	return fault.corrupt(iov, f.File.Preadv, off)
 }
 
 func (f *hostFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
@@ -230,7 +230,7 @@ func (f *hostFile) PreadvNowait(iov []vfs.Iovec, off int64) (int, error) {
 	case err != nil:
 		return 0, err
 	}
-	return f.File.PreadvNowait(fault.shorten(iov), off)
+	return fault.corrupt(iov, f.File.PreadvNowait, off)
 }
 
 func (f *hostFile) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
@@ -239,6 +239,16 @@ func (f *hostFile) Pwritev(iov []vfs.Iovec, off int64) (int, error) {
 		return 0, err
 	}
 	return f.File.Pwritev(fault.shorten(iov), off)
+}
+
+// corrupt makes a read, short or with a wrong bit if f says so.
+func (f Fault) corrupt(iov []vfs.Iovec, read func([]vfs.Iovec, int64) (int, error),
+	off int64) (int, error) {
+	n, err := read(f.shorten(iov), off)
+	if f.Corrupt && n > 0 {
+		*iov[0].Base ^= 1
+	}
+	return n, err
 }
 
 // shorten returns the first bytes of iov that a short call transfers.

@@ -21,7 +21,8 @@ var errNotDir = error(unix.ENOTDIR)
 // Call is one call of a process, as a Hook sees it.
 type Call struct {
 	// Op is open, create, read, write, punch, truncate, sync, sync directory, mkdir, rename,
-	// remove, list, stat, set time, next data or drop cache.
+	// remove, list, stat, set time, next data or drop cache; on a SharedFS also boot, instance,
+	// evicted, resident, sync file system, open shared or reserve.
 	Op   string
 	Name string // of a rename: the new one
 	From string // the old name of a rename on an FS
@@ -60,10 +61,14 @@ type Fault struct {
 	Through Through
 	// Short, unless 0, is the maximum of a vectored read or write, in bytes.
 	Short int64
-	// Cold makes a read without waiting return vfs.ErrWouldBlock.
+	// Cold makes a read without waiting return vfs.ErrWouldBlock. On a SharedFS it says that the
+	// inode was evicted, or that pages are not resident.
 	Cold bool
-	// Skip, on an FS, makes a change or sync succeed without happening.
+	// Skip, on an FS, makes a change or sync succeed without happening. On a SharedFS it says that
+	// the inode was not evicted, or that all pages are resident.
 	Skip bool
+	// Corrupt, on an FS, inverts a bit of the first byte of a vectored read.
+	Corrupt bool
 }
 
 // Hook is called before each call, on the caller's goroutine, concurrently. It may block.
