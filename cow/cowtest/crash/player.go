@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing/synctest"
 	"time"
 
@@ -45,10 +46,15 @@ type Played struct {
 	DiedAfterStep bool    // the death came after the step's end
 	Broken        error   // a promise of the programs that was broken without a cut
 
+	mu     sync.Mutex     // a promotion counts beside the steps
 	counts map[string]int // number of steps and cuts of each kind
 }
 
-func (p *Played) count(what string) { p.counts[what]++ }
+func (p *Played) count(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counts[what]++
+}
 
 // player carries a script out. It runs in a synctest bubble: all goroutines of the process are in
 // it, and only one of them at a time gets a turn.
