@@ -43,7 +43,7 @@ otherwise --yes is needed. Input from a pipe never confirms.`,
 
 func (a *app) rollback(ctx context.Context, s *store.Store, ref store.Ref, yes,
 	discardTags bool) error {
-	plan, err := s.PlanRollback(ref)
+	plan, err := s.PlanRollback(ctx, ref)
 	if err != nil {
 		return err
 	}

@@ -27,8 +27,8 @@ type Rollback struct {
 }
 
 // PlanRollback returns what Rollback would do, or the errors known beforehand.
-func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
-	m, err := s.rollbackTarget(ref)
+func (s *Store) PlanRollback(ctx context.Context, ref Ref) (*Rollback, error) {
+	m, err := s.rollbackTarget(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -39,8 +39,10 @@ func (s *Store) PlanRollback(ref Ref) (*Rollback, error) {
 	return s.planRollback(v, m, ref.Tag)
 }
 
-// rollbackTarget returns the manifest of a disk that nobody has open and that has the tag.
-func (s *Store) rollbackTarget(ref Ref) (*Manifest, error) {
+// rollbackTarget returns the manifest of a disk that nobody has open and that has the tag. A tag
+// that is missing may be that of a promotion that was decided and interrupted: it is finished
+// first.
+func (s *Store) rollbackTarget(ctx context.Context, ref Ref) (*Manifest, error) {
 	if ref.Tag == "" {
 		return nil, finding.Invalidf(
 			"rollback: %s has no tag: expected NAME@TAG (%s shows the tags)", ref.Name,
@@ -53,7 +55,15 @@ func (s *Store) rollbackTarget(ref Ref) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = m.Tagged(ref.Tag)
+	if _, err = m.Tagged(ref.Tag); err == nil {
+		return m, nil
+	}
+	if err := s.recoverFor(ctx, ref.Name); err != nil {
+		return nil, err
+	}
+	if m, err = s.Disk(ref.Name); err == nil {
+		_, err = m.Tagged(ref.Tag)
+	}
 	return m, err
 }
 
@@ -92,7 +102,7 @@ func (s *Store) Rollback(ctx context.Context, ref Ref) (*Rollback, error) {
 // RollbackLosing is Rollback with a check of the lost tags: it fails with an ErrBusy if they differ
 // from lost, the list of PlanRollback that the user confirmed. nil accepts any.
 func (s *Store) RollbackLosing(ctx context.Context, ref Ref, lost []string) (*Rollback, error) {
-	if _, err := s.rollbackTarget(ref); err != nil {
+	if _, err := s.rollbackTarget(ctx, ref); err != nil {
 		return nil, err
 	}
 	lock, err := s.LockDisk(ref.Name)

@@ -25,7 +25,7 @@ func TestRollback(t *testing.T) {
 	create(t, s, "vm2", CreateOptions{From: "vm1@t2"})
 
 	before := snapshot(t, s.Dir())
-	plan, err := s.PlanRollback(Ref{"vm1", "t1"})
+	plan, err := s.PlanRollback(t.Context(), Ref{"vm1", "t1"})
 	test.Must(t, err)
 	if !slices.Equal(plan.Lost, []string{"t2", "t3"}) || len(plan.Layers) != 2 ||
 		len(plan.Kept) != 1 ||
@@ -79,4 +79,13 @@ func TestRollbackRefused(t *testing.T) {
 	test.ErrorIs(t, test.Err(s.Rollback(ctx, Ref{"vm1", "t"})), ErrRefused,
 		"rollback to a damaged layer")
 	sameFiles(t, before, snapshot(t, s.Dir()))
+}
+
+// A rollback to a tag of a promotion that was decided and interrupted finds the tag.
+func TestRollbackToATagOfAnInterruptedPromotion(t *testing.T) {
+	h := newMould(t).cast(t, damage{do: func(h *hurt) { h.decided(false) }})
+	_, err := h.Rollback(t.Context(), Ref{"vm2", "u"})
+	test.Must(t, err)
+	_, err = first(h.Disk("vm2")).Tagged("u")
+	test.Must(t, err)
 }
