@@ -36,7 +36,7 @@ func TestDropUnflushedReadOnly(t *testing.T) {
 	}
 	p, log := read(OpenOptions{ReadOnly: true, Cow: cow.Options{Unflushed: layer.DropUnflushed}})
 	if bytes.Equal(p, data) || strings.Contains(log, "is given up") || !strings.Contains(log,
-		"it stays") {
+		"they stay") {
 		t.Errorf("read-only: data there: %t, log %q", bytes.Equal(p, data), log)
 	}
 	if p, log = read(OpenOptions{}); !bytes.Equal(p, data) {
