@@ -127,7 +127,10 @@ func counted(t *testing.T, s *Store, c *counting) map[string]int64 {
 		_, err := s.Promote(ctx, []string{"x"}, "u")
 		return err
 	})
-	count("plan rollback", func() error { _, err := s.PlanRollback(t.Context(), Ref{"x", "t"}); return err })
+	count("plan rollback", func() error {
+		_, err := s.PlanRollback(t.Context(), Ref{"x", "t"})
+		return err
+	})
 	count("rollback", func() error { _, err := s.Rollback(ctx, Ref{"x", "t"}); return err })
 	count("check", func() error {
 		_, err := s.Check(ctx, CheckOptions{Names: []string{"x"}})
