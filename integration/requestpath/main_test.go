@@ -13,8 +13,9 @@ import (
 
 // around is the code that runs around a request or beside it, and that of this program.
 var around = []string{"backend/poll.go", "backend/park.go", "backend/stats.go", "backend/waiter.go",
-	"backend/kick_watch.go", "backend/worker_control.go", "cow/pagecache/backoff.go", "eventfd/",
-	"vhost/frontend/", "integration/"}
+	"backend/kick_watch.go", "backend/worker_control.go", "cow/pagecache/backoff.go",
+	"cow/pagecache/look.go", "cow/pagecache/memory_unsafe.go", "eventfd/", "vhost/frontend/",
+	"integration/"}
 
 // aside is the code that runs beside a promotion: around, the caller of the command, checksums of
 // the new sealed layer, free space.
