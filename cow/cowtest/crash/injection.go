@@ -72,11 +72,12 @@ func (s *schedule) armSync(n int) {
 	s.inject.onlySyncs = true
 }
 
-// armed reports whether a call of the current step is to fail, or has failed.
+// armed reports whether a call of the current step is to fail, or has failed. A sync that armSync
+// makes fail may be one of a later step.
 func (s *schedule) armed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.inject.allCalls
+	return s.inject.allCalls || s.inject.onlySyncs && s.inject.fired
 }
 
 // disarm reports whether the call has failed, and whether it was a sync.
