@@ -16,23 +16,14 @@ import (
 // parents returns the layers below unnamed layers: leftovers, or those of a promotion in progress.
 // It ignores the layers in own and those that manifests name.
 func (v *survey) parents(own []uuid.UUID) (map[uuid.UUID]bool, error) {
-	s := v.s
-	list, err := s.readDir(s.path(layersDir))
+	unnamed, err := v.unnamedLayers(own)
 	if err != nil {
 		return nil, err
 	}
-	skip := map[uuid.UUID]bool{}
-	for _, id := range own {
-		skip[id] = true
-	}
 	on := map[uuid.UUID]bool{}
-	for _, e := range list {
-		id, err := uuid.Parse(e.Name())
-		if err != nil || skip[id] || len(v.users(id, "")) > 0 {
-			continue
-		}
-		if parent := s.parentOf(id); parent != uuid.Nil {
-			on[parent] = true
+	for id, h := range unnamed {
+		if h != nil && h.UUID == id && h.Parent != uuid.Nil {
+			on[h.Parent] = true
 		}
 	}
 	return on, nil
@@ -41,7 +32,7 @@ func (v *survey) parents(own []uuid.UUID) (map[uuid.UUID]bool, error) {
 // parentOf returns the parent in the header of a layer in layers/; zero: none, or an unreadable
 // header.
 func (s *Store) parentOf(id uuid.UUID) uuid.UUID {
-	h, err := layer.ReadHeader(s.fs, s.path(layersDir, id.String(), mapFile))
+	h, err := s.headerOf(id)
 	if err != nil || h.UUID != id {
 		return uuid.Nil
 	}

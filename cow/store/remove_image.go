@@ -55,7 +55,7 @@ func (s *Store) planImage(v *survey, name string) (*Removal, error) {
 // unnamedOnImage returns an ErrInUse if a layer that no disk names lies on the image, or may: its
 // disk may have been moved away, and the index may not know it.
 func (v *survey) unnamedOnImage(name string) error {
-	unnamed, err := v.unnamedLayers()
+	unnamed, err := v.unnamedLayers(nil)
 	if err != nil {
 		return fmt.Errorf("image %q: cannot determine whether layers lie on it: %w", name, err)
 	}

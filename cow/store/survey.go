@@ -276,7 +276,7 @@ func (v *survey) mayComeBack(e *indexEntry) (bool, error) {
 // hasHeadAbove reports whether there is a head that no readable disk names and that lies on one of
 // these layers, or a layer that may be one.
 func (v *survey) hasHeadAbove(below []uuid.UUID) (bool, error) {
-	unnamed, err := v.unnamedLayers()
+	unnamed, err := v.unnamedLayers(nil)
 	if err != nil {
 		return false, err
 	}
@@ -296,7 +296,7 @@ func (v *survey) mayLieOn(id uuid.UUID, below []uuid.UUID) bool {
 			return true
 		}
 		seen[id] = true
-		h, err := layer.ReadHeader(v.s.fs, v.s.path(layersDir, id.String(), mapFile))
+		h, err := v.s.headerOf(id)
 		if err != nil {
 			return true
 		}
@@ -305,21 +305,25 @@ func (v *survey) mayLieOn(id uuid.UUID, below []uuid.UUID) bool {
 	return false
 }
 
-// unnamedLayers returns the headers of the layers in layers/ that no readable disk names; nil: one
-// that cannot be read.
-func (v *survey) unnamedLayers() (map[uuid.UUID]*layer.Header, error) {
+// unnamedLayers returns the headers of the layers in layers/ that no readable disk names, without
+// those in except; nil: a header that cannot be read.
+func (v *survey) unnamedLayers(except []uuid.UUID) (map[uuid.UUID]*layer.Header, error) {
 	list, err := v.s.readDir(v.s.path(layersDir))
 	if err != nil {
 		return nil, err
 	}
+	skip := map[uuid.UUID]bool{}
+	for _, id := range except {
+		skip[id] = true
+	}
 	unnamed := map[uuid.UUID]*layer.Header{}
 	for _, e := range list {
 		id, err := uuid.Parse(e.Name())
-		if err != nil || len(v.users(id, "")) > 0 {
+		if err != nil || skip[id] || len(v.users(id, "")) > 0 {
 			continue
 		}
 		unnamed[id] = nil
-		if h, err := layer.ReadHeader(v.s.fs, v.s.path(layersDir, e.Name(), mapFile)); err == nil {
+		if h, err := v.s.headerOf(id); err == nil {
 			unnamed[id] = &h
 		}
 	}
@@ -329,8 +333,13 @@ func (v *survey) unnamedLayers() (map[uuid.UUID]*layer.Header, error) {
 // isSealed reports whether the header of a layer in layers/ can be read and says that the layer is
 // sealed.
 func (s *Store) isSealed(id uuid.UUID) bool {
-	h, err := layer.ReadHeader(s.fs, s.path(layersDir, id.String(), mapFile))
+	h, err := s.headerOf(id)
 	return err == nil && h.State == layer.Sealed
+}
+
+// headerOf reads the header of a layer in layers/.
+func (s *Store) headerOf(id uuid.UUID) (layer.Header, error) {
+	return layer.ReadHeader(s.fs, s.path(layersDir, id.String(), mapFile))
 }
 
 // renamed reports whether an existing disk is the disk of e under another name.
